@@ -1,0 +1,1 @@
+"""Where and in what order it runs: sources, plan, build, Beam graph, commands. Imports `schemas` and `masks`."""

@@ -1,0 +1,67 @@
+"""Packaging of maskmill. Everything but this list of packages and dependencies is in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOMS = ["schemas", "masks", "pipelines", "training"]
+
+# One number for the shards' provenance, the package and the CHANGELOG.
+VERSION = "0.1.0"
+
+BASE = [
+    "apache-beam>=2.77",
+    "google-crc32c>=1.5",
+    "imagesize>=1.4.1",
+    "jinja2>=3.1",
+    "matplotlib>=3.9",
+    "numba>=0.61",
+    "numpy>=2.0",
+    "opencv-python-headless>=4.11",
+    "pillow>=10.3",
+    "protobuf>=5.29",
+    "pyarrow>=16",
+    "pycocotools>=2.0.8",
+    "pyyaml>=6.0",
+    "rich>=13.7",
+    "scikit-image>=0.24",
+    "scipy>=1.13",
+]
+TRAIN = [
+    "flax>=0.12.8",
+    "jax>=0.10.2",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "safetensors>=0.5",
+    "tensorboardX>=2.6",
+    "tensorflow>=2.19",
+]
+GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
+DEV = [
+    "faster-coco-eval>=1.6",
+    "hypothesis>=6.100",
+    "jsonschema>=4.22",
+    "mypy>=1.11",
+    "pytest>=8.2",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "ruff>=0.6",
+    "tensorflow-datasets>=4.9.6",
+    "types-PyYAML",
+]
+
+setup(
+    name="maskmill",
+    version=VERSION,
+    description="Object masks for millions of images: FH, MCG-style, grid and ground-truth mask datasets, and a DetCon trainer.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    packages=[p for room in ROOMS for p in find_packages(include=[room, f"{room}.*"])],
+    package_data={room: ["*.proto", "*.json", "*.npz", "*.html", "*.css", "*.js", "*.j2", "*.yaml"] for room in ROOMS},
+    install_requires=BASE,
+    extras_require={"train": TRAIN, "gcp": GCP, "dev": DEV + TRAIN + GCP},
+    entry_points={"console_scripts": ["maskmill=pipelines.cli:main", "detcon=training.cli:main"]},
+)
