@@ -1,0 +1,143 @@
+"""COCO run-length encoding, the one form in which masks are stored.
+
+A mask of h x w pixels is read in *column-major* order (down the first column, then the second ...) and described by the
+lengths of its runs, which alternate and begin with zeros (so a mask whose first pixel is set starts with a run of 0).
+The runs sum to h * w. In *compressed* form each run is one little-endian base-32 varint, written as ASCII characters
+from 48 up: 5 data bits, one continuation bit (32), the last group's bit 16 being the sign. From the fourth run on, the
+*difference* to the run two places before is written, because neighbouring columns look alike.
+
+    [6, 1, 40, 4, 5, 4, 5, 4, 21]  (runs)   <->   b"61X13mN000`0"  (compressed)
+
+Everything read from outside goes through `decode_counts`, in pure NumPy, before any C code sees it: pycocotools 2.0.11
+reads uninitialised memory when runs do not fill the picture, crashes on absurd sizes and can hang on malformed strings.
+"""
+
+import numpy as np
+
+# 2**31 pixels is far beyond what any decoder here accepts; it keeps every sum in range of int64 and of pycocotools' uint32.
+MAX_PIXELS = 2**31 - 1
+
+
+class RleError(ValueError):
+    """Runs that do not describe a mask of the stated size."""
+
+
+def check_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Checks that runs describe an h x w mask.
+
+    Args:
+        runs: integers, any shape-1 sequence; alternating zeros and ones, zeros first.
+        height, width: pixels, each at least 1, product at most `MAX_PIXELS`.
+
+    Returns:
+        The runs as int64[n], n >= 1.
+
+    Raises:
+        RleError: not one-dimensional integers, a negative run, or a sum other than height * width.
+    """
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise RleError(f"mask size {height} x {width} is outside 1 .. {MAX_PIXELS} pixels")
+    values = np.asarray(runs)
+    if values.ndim != 1 or values.size == 0:
+        raise RleError(f"runs must be a non-empty flat list, got shape {values.shape}")
+    if values.dtype.kind not in "iu":
+        raise RleError(f"runs must be integers, got {values.dtype}")
+    # uint64 beyond int64 would wrap to negative and be caught just below; object arrays (huge Python ints) fail above.
+    values = values.astype(np.int64)
+    if values.min() < 0:
+        raise RleError(f"run {int(values.argmin())} is negative ({int(values.min())})")
+    if values.max() > height * width or int(values.sum()) != height * width:
+        raise RleError(f"runs sum to {int(values.sum())}, but {height} x {width} has {height * width} pixels")
+    return values
+
+
+def decode_counts(counts: bytes, height: int, width: int) -> np.ndarray:
+    """Compressed counts to runs, trusting nothing.
+
+    Args:
+        counts: compressed COCO counts, ASCII.
+        height, width: the mask's size in pixels.
+
+    Returns:
+        Runs, int64[n], alternating zeros and ones from zeros, summing to height * width.
+
+    Raises:
+        RleError: a character outside 48..111, an unfinished or overlong number, or what `check_runs` refuses.
+    """
+    if not isinstance(counts, bytes | bytearray | memoryview):
+        raise RleError(f"compressed counts must be bytes, got {type(counts).__name__}")
+    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if codes.size == 0:
+        raise RleError("compressed counts are empty")
+    if codes.min() < 0 or codes.max() > 63:
+        bad = int(np.argmax((codes < 0) | (codes > 63)))
+        raise RleError(f"byte {bad} of the compressed counts is {counts[bad]}, outside 48..111")
+    last = (codes & 32) == 0
+    if not last[-1]:
+        raise RleError("compressed counts end in the middle of a number")
+    ends = np.flatnonzero(last)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if lengths.max() > 7:  # 7 groups hold 35 bits; a run has at most 31 and a difference 32
+        raise RleError(f"a number of {int(lengths.max())} groups is longer than any run")
+    place = np.arange(codes.size) - np.repeat(starts, lengths)
+    values = np.add.reduceat((codes & 31) << (5 * place), starts)
+    negative = (codes[ends] & 16) != 0
+    values[negative] -= np.int64(1) << (5 * lengths[negative])
+    # Undo the differences: runs 1, 3, 5, ... and 2, 4, 6, ... are two independent running sums (run 0 stands alone).
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return check_runs(values, height, width)
+
+
+def encode_runs(runs: np.ndarray) -> bytes:
+    """Runs to compressed counts, byte for byte what pycocotools writes.
+
+    Args:
+        runs: int64[n], n >= 1, non-negative (see `check_runs`, which the caller has applied).
+
+    Returns:
+        Compressed counts, ASCII.
+    """
+    values = np.array(runs, np.int64)
+    values[3:] = values[3:] - np.asarray(runs, np.int64)[1:-2]
+    pieces = []
+    for value in values.tolist():
+        more = True
+        while more:
+            code = value & 31
+            value >>= 5
+            more = value != (-1 if code & 16 else 0)
+            pieces.append(48 + (code | 32 if more else code))
+    return bytes(pieces)
+
+
+def runs_to_mask(runs: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Draws runs as a picture: bool[height, width]. The runs are checked first."""
+    runs = check_runs(runs, height, width)
+    flat = np.repeat(np.arange(runs.size) & 1, runs).astype(bool)
+    return flat.reshape(width, height).T
+
+
+def mask_to_runs(mask: np.ndarray) -> np.ndarray:
+    """Runs of a picture bool[height, width]; int64[n], zeros first."""
+    flat = np.asarray(mask, bool).T.reshape(-1)
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    bounds = np.concatenate(([0], edges, [flat.size]))
+    runs = np.diff(bounds)
+    return np.concatenate(([0], runs)) if flat[0] else runs
+
+
+def decode_mask(counts: bytes, height: int, width: int) -> np.ndarray:
+    """Compressed counts to bool[height, width]; raises RleError as `decode_counts`."""
+    return runs_to_mask(decode_counts(counts, height, width), height, width)
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """A picture bool[height, width] to compressed counts."""
+    return encode_runs(mask_to_runs(mask))
+
+
+def area_of_runs(runs: np.ndarray) -> int:
+    """Pixels set in the mask that `runs` describe."""
+    return int(np.sum(runs[1::2]))
