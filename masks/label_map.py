@@ -133,10 +133,12 @@ def encode_label_map(label_map: np.ndarray) -> MaskSet:
     label_map = np.ascontiguousarray(label_map)
     if label_map.ndim != 2 or label_map.size == 0 or label_map.dtype.kind not in "iu":
         raise ValueError(f"a label map is a non-empty int array [height, width], got {label_map.dtype}{label_map.shape}")
-    top = int(label_map.max())
-    if int(label_map.min()) < -1 or top >= label_map.size:
-        raise ValueError(f"labels must lie in -1 .. {label_map.size - 1}, got {int(label_map.min())} .. {top}")
+    if int(label_map.min()) < -1:
+        raise ValueError(f"labels must be -1 or more, got {int(label_map.min())}")
+    if int(label_map.max()) >= label_map.size:  # large names with gaps would make the tables below large
+        label_map = relabel_dense(label_map)
     label_map = label_map.astype(np.int32, copy=False)
+    top = int(label_map.max())
     labels, starts, ends, per_label, first = _column_runs(label_map, top + 1)
     buffer = np.empty(_MAX_GROUPS * (2 * labels.size + top + 1), np.uint8)
     bounds = np.empty(top + 2, np.int64)
