@@ -69,7 +69,10 @@ class Manifest:
         counts: inputs, written, failed, skipped; inputs is the sum of the other three.
         decoder: how pixels were decoded, and counters of what was re-encoded.
         versions: of this package and of the libraries that can change a byte.
-        abo: layer -> {"abo", "instances", "masks_per_image"}, from the integer sums of `schemas.stats`.
+        abo: layer -> {"abo", "instances", "masks_per_image", "coverage"}, from the integer sums of `schemas.stats`.
+        labels: where class labels come from, in words.
+        categories: category id as text -> name.
+        plan_digest: identity of the inputs and their order.
         schema_version: of the records; this package reads `SCHEMA_VERSION` only.
     """
 
@@ -83,6 +86,9 @@ class Manifest:
     decoder: dict
     versions: dict
     abo: dict = dataclasses.field(default_factory=dict)
+    labels: str = ""
+    categories: dict = dataclasses.field(default_factory=dict)
+    plan_digest: str = ""
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from pipelines.inputs import Input, Refusal
-from pipelines.tree import Location, list_tree
+from pipelines.tree import Location, is_archive, list_tree
 from schemas import storage
 from schemas.errors import InputError
 
@@ -101,8 +101,10 @@ class Coco:
         except ValueError as error:
             return Refusal(name, "list", "unreadable", str(error))
         location = files.get(name) or files.get(prefix + name)
-        if location is None:
+        if location is None and is_archive(self.images):
             return Refusal(name, "list", "not_found", f"the json lists {name}, but {self.images} has no such file")
+        if location is None:  # fails when it is read, so that `retry` finds it once it is there
+            location = Location(storage.join(self.images, *name.split("/")))
         height, width = _index(image.get("height")), _index(image.get("width"))
         size = (height, width) if height is not None and width is not None else None
         return Input(name, location, str(image_id), size=size, annotations=tuple(by_image.get(image_id, ())))
