@@ -1,7 +1,6 @@
 """The end of a build: every input accounted for, the tables written, the manifest last."""
 
 import dataclasses
-import importlib.metadata
 import json
 import math
 from collections import Counter
@@ -22,20 +21,7 @@ from schemas.example import SCHEMA_VERSION
 from schemas.manifest import FAILURES, IMAGES, MANIFEST, Manifest, Shard, digest
 from schemas.stats import LayerSums
 
-# Libraries whose version can change a byte of a record.
-_VERSIONED = ("maskmill", "numpy", "numba", "opencv-python-headless", "pycocotools", "scikit-image", "scipy")
 _STAGES = ("decode", "annotate", "overlap", "encode")
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of the libraries that can change a byte of a record."""
-    found = {}
-    for name in _VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def read_sidecars(folder: str, plan: Plan) -> Iterator[Sidecar]:
@@ -180,7 +166,7 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         shards=tuple(shards),
         counts=counts,
         decoder={"name": DECODER, "reencoded": dict(sorted(totals.reencoded.items()))},
-        versions=versions(),
+        versions=plan.versions,
         abo={
             layer: {
                 "abo": sums.abo,

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 
 from pipelines.config import BuildConfig
 from pipelines.inputs import Input, Refusal
+from pipelines.provenance import versions
 from schemas import storage
 from schemas.errors import DamageError, InputError, UsageError
 from schemas.manifest import WORK, digest
@@ -64,8 +65,9 @@ class Plan:
         labels: where class labels come from, in words.
         inputs: images planned, without those refused.
         refused: inputs refused or skipped while listing; their lines are in `refused.jsonl`.
+        versions: of the software that makes the bytes; a worker with others refuses to work.
         parts: per shard, the parts.
-        digest: identity: same inputs, same configuration, same order.
+        digest: identity: same inputs, same configuration, same versions, same order.
     """
 
     requested: dict
@@ -74,6 +76,7 @@ class Plan:
     labels: str
     inputs: int
     refused: int
+    versions: dict[str, str]
     parts: tuple[tuple[PartTask, ...], ...]
     digest: str
 
@@ -151,7 +154,7 @@ def make_plan(config: BuildConfig, folder: str, part_size: int = 0) -> Plan:
     if lines and shards > len(lines):
         raise UsageError(f"--num-shards {shards} is more than the {len(lines)} images there are")
     resolved = {**config.to_dict(), "num_shards": shards}
-    identity = hashlib.sha256(digest(resolved).encode())
+    identity = hashlib.sha256(digest([resolved, versions()]).encode())
     for line in lines:
         identity.update(line + b"\n")
     for refusal in refused:
@@ -181,6 +184,7 @@ def make_plan(config: BuildConfig, folder: str, part_size: int = 0) -> Plan:
         labels=source.labels,
         inputs=len(lines),
         refused=len(refused),
+        versions=versions(),
         parts=tuple(parts),
         digest=plan_digest,
     )
