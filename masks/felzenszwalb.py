@@ -25,7 +25,9 @@ def segment(image: np.ndarray, scales=(500, 1000, 1500), min_sizes=None, sigma: 
     """
     sizes = scales if min_sizes is None else min_sizes
     return [
-        relabel_dense(felzenszwalb(image, scale=scale, sigma=sigma, min_size=size, channel_axis=-1 if image.ndim == 3 else None))
+        relabel_dense(
+            felzenszwalb(image, scale=scale, sigma=sigma, min_size=size, channel_axis=-1 if image.ndim == 3 else None)
+        )
         for scale, size in zip(scales, sizes, strict=True)
     ]
 

@@ -79,7 +79,12 @@ def _lock(folder: str) -> Iterator[None]:
 
 def _remove_incomplete(folder: str) -> None:
     """Removes what interrupted writers left behind; the lock says that none is at work."""
-    for place in (folder, os.path.join(folder, WORK), os.path.join(folder, WORK, "parts"), os.path.join(folder, WORK, SHARDS)):
+    for place in (
+        folder,
+        os.path.join(folder, WORK),
+        os.path.join(folder, WORK, "parts"),
+        os.path.join(folder, WORK, SHARDS),
+    ):
         for name in storage.names(place):
             if name.endswith(storage.INCOMPLETE):
                 storage.remove(os.path.join(place, name))
@@ -106,7 +111,9 @@ def plan_or_resume(config: BuildConfig, folder: str, part_size: int = 0) -> Plan
     plan = load_plan(folder)
     if plan is None:
         if storage.exists(storage.join(folder, MANIFEST)):
-            raise UsageError(f"{folder} holds a finished data set without its {WORK} folder; choose another --out or --overwrite")
+            raise UsageError(
+                f"{folder} holds a finished data set without its {WORK} folder; choose another --out or --overwrite"
+            )
         return make_plan(config, folder, part_size)
     if plan.requested != config.to_dict():
         lines = "\n".join(difference(plan.requested, config.to_dict()))
@@ -127,7 +134,9 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def build(config: BuildConfig, folder: str, run: RunOptions, *, overwrite: bool = False, quiet: bool = False) -> Outcome:
+def build(
+    config: BuildConfig, folder: str, run: RunOptions, *, overwrite: bool = False, quiet: bool = False
+) -> Outcome:
     """Builds a data set, or whatever of it is missing.
 
     Args:
@@ -230,4 +239,3 @@ def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, i
                 for other in plan.parts[task.shard]:
                     storage.remove(sidecar_path(folder, other.name))
     return plan, again
-

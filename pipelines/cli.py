@@ -100,7 +100,10 @@ def main(argv: list[str] | None = None) -> int:
             raise
         text = str(error).strip().splitlines()
         detail = text[0] if text else type(error).__name__
-        print(f"maskmill: internal error: {type(error).__name__}: {detail}\nRun with --debug for the traceback.", file=sys.stderr)
+        print(
+            f"maskmill: internal error: {type(error).__name__}: {detail}\nRun with --debug for the traceback.",
+            file=sys.stderr,
+        )
         return INTERNAL
 
 

@@ -84,7 +84,9 @@ def read_header(data: bytes, max_pixels: int) -> Header:
                 with Image.open(io.BytesIO(data)) as image:
                     header = Header(image.format or "?", image.mode, *image.size)
         except Image.DecompressionBombError as error:
-            raise ImageError("too_large", "decode", f"over {2 * Image.MAX_IMAGE_PIXELS} pixels, the limit is {max_pixels}") from error
+            raise ImageError(
+                "too_large", "decode", f"over {2 * Image.MAX_IMAGE_PIXELS} pixels, the limit is {max_pixels}"
+            ) from error
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error) as error:
             raise _unopenable(data, error) from error
     if header.width < 1 or header.height < 1:

@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     code = cli.main(command)
     if code == 0:
         dataset = os.path.join(out, "dataset")
-        print(f"took {time.monotonic() - start:.0f} s; see one picture with its masks: maskmill view {dataset} coffee.png")
+        print(
+            f"took {time.monotonic() - start:.0f} s; see one picture with its masks: maskmill view {dataset} coffee.png"
+        )
     return code
 
 

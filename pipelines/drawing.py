@@ -58,7 +58,9 @@ def layer_masks(example: ImageExample, index: int, limit: int = 500):
         yield rle.decode_mask(counts, example.height, example.width)
 
 
-def draw_example(example: ImageExample, layer_names: list[str], categories: dict[str, str], panel_px: int = 480) -> Image.Image:
+def draw_example(
+    example: ImageExample, layer_names: list[str], categories: dict[str, str], panel_px: int = 480
+) -> Image.Image:
     """One record as a sheet: picture, ground truth, then every layer with its number of masks and mean best IoU.
 
     Args:

@@ -132,7 +132,10 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
     stages = [*_STAGES, *dict.fromkeys(layer.generator for layer in layers)]
     totals = Totals(sums=[LayerSums() for _ in layers])
     schema = image_schema(names, stages)
-    with storage.create(storage.join(folder, FAILURES)) as ledger, storage.create(storage.join(folder, IMAGES)) as table:
+    with (
+        storage.create(storage.join(folder, FAILURES)) as ledger,
+        storage.create(storage.join(folder, IMAGES)) as table,
+    ):
         for refusal in read_refused(folder):
             totals.failed += refusal.outcome == "failed"
             totals.skipped += refusal.outcome == "skipped"

@@ -102,7 +102,8 @@ class ImageBuilder:
         with watch.stage("overlap"):
             overlaps = [best_iou(m, annotations, height, width) for m in masks]
             covered = [
-                covered_pixels(m, height, width, disjoint=layer.disjoint) for m, layer in zip(masks, self.layers, strict=True)
+                covered_pixels(m, height, width, disjoint=layer.disjoint)
+                for m, layer in zip(masks, self.layers, strict=True)
             ]
         best = np.asarray(overlaps, np.float64).reshape(len(masks), len(annotations))
         with watch.stage("encode"):

@@ -27,9 +27,7 @@ _LENGTHS = struct.Struct("<II")
 _LOG = logging.getLogger("maskmill")
 
 # One heavy thread per child: the pool is as wide as the machine, and results must not depend on a thread count.
-_SINGLE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-}
+_SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 
 def _send(stream: BinaryIO, head: dict, body: bytes = b"") -> None:
@@ -107,7 +105,9 @@ class ChildProcess:
             except (EOFError, OSError):
                 refusal = self._post_mortem(item, attempt)
                 last = attempt == MAX_ATTEMPTS or (refusal.reason == "timeout" and attempt > 1)
-                _LOG.warning("%s: %s, attempt %d%s", item.id, refusal.message, attempt, "" if last else "; trying again")
+                _LOG.warning(
+                    "%s: %s, attempt %d%s", item.id, refusal.message, attempt, "" if last else "; trying again"
+                )
                 if last:
                     return Built(b"", refusal, {})
                 continue

@@ -35,7 +35,9 @@ def find_record(dataset: Dataset, wanted: str) -> ImageExample:
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise InputError(f"{dataset.folder} has no record {wanted!r}{hint}. Its ids are in {IMAGES}")
     if len(hits) > 1:
-        raise InputError(f"{wanted!r} is the name of {len(hits)} records: {', '.join(hits.column('id').to_pylist()[:5])}")
+        raise InputError(
+            f"{wanted!r} is the name of {len(hits)} records: {', '.join(hits.column('id').to_pylist()[:5])}"
+        )
     identity, shard = hits.column("id")[0].as_py(), dataset.manifest.shards[hits.column("shard")[0].as_py()]
     for example in read_shard(dataset.folder, shard, len(dataset.manifest.layers)):
         if example.filename == identity:

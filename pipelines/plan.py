@@ -162,7 +162,8 @@ def make_plan(config: BuildConfig, folder: str, part_size: int = 0) -> Plan:
     plan_digest = identity.hexdigest()
 
     storage.write_bytes(
-        storage.join(folder, WORK, REFUSED), b"".join(json.dumps(dataclasses.asdict(r)).encode() + b"\n" for r in refused)
+        storage.join(folder, WORK, REFUSED),
+        b"".join(json.dumps(dataclasses.asdict(r)).encode() + b"\n" for r in refused),
     )
     parts: list[tuple[PartTask, ...]] = []
     offset = 0

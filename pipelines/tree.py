@@ -53,14 +53,18 @@ class Location:
             inflater = zlib.decompressobj(-zlib.MAX_WBITS)
             data = inflater.decompress(data, self.plain + 1)
             if len(data) != self.plain:
-                raise ImageError("unreadable", "read", f"inflates to other than the {self.plain} bytes its archive states")
+                raise ImageError(
+                    "unreadable", "read", f"inflates to other than the {self.plain} bytes its archive states"
+                )
             return data
         except FileNotFoundError as error:
             raise ImageError("not_found", "read", f"no file at {self.path}") from error
         except EOFError as error:
             raise ImageError("truncated", "read", f"the archive is shorter than its index: {error}") from error
         except (OSError, zlib.error) as error:
-            raise ImageError("unreadable", "read", f"{self.path}: {getattr(error, 'strerror', None) or error}") from error
+            raise ImageError(
+                "unreadable", "read", f"{self.path}: {getattr(error, 'strerror', None) or error}"
+            ) from error
 
 
 def is_archive(path: str) -> bool:
@@ -106,7 +110,9 @@ def _list_zip(path: str) -> Iterator[tuple[str, Location]]:
                 continue
             name = _checked(info.filename, path)
             if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise InputError(f"{path}: {name} is encrypted or packed by method {info.compress_type}; repack with zip -0")
+                raise InputError(
+                    f"{path}: {name} is encrypted or packed by method {info.compress_type}; repack with zip -0"
+                )
             # The local header's name and extra field may be longer than the central one's, so it must be read.
             stream.seek(info.header_offset)
             header = stream.read(30)

@@ -14,7 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier build in --out first")
     add_run_options(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.usage = "maskmill build --dataset KIND --images PATH --masks SPEC [--masks SPEC] --out FOLDER [options] [-- BEAM OPTIONS]"
+    parser.usage = "maskmill build --dataset KIND --images PATH --masks SPEC --out FOLDER [options] [-- BEAM OPTIONS]"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,7 +27,9 @@ def run(args: argparse.Namespace) -> int:
     config, options, out = read_options(args)
     if not out:
         raise UsageError("--out is missing: the folder for the dataset")
-    on_interrupt(f"what is finished is kept, and the same command resumes; see how far: maskmill status {shlex.quote(out)}")
+    on_interrupt(
+        f"what is finished is kept, and the same command resumes; see how far: maskmill status {shlex.quote(out)}"
+    )
     outcome = build(config, out, options, overwrite=args.overwrite, quiet=args.json)
     if args.json:
         manifest = outcome.manifest

@@ -11,7 +11,11 @@ _FLAGS = (
     ("synsets", "FILE", "list of all synsets, or the devkit's meta.mat (imagenet)"),
     ("name", "NAME", "dataset name in the shards' file names (default: the kind)"),
     ("split", "NAME", "split name in the shards' file names (default: train)"),
-    ("bad_annotations", "HOW", "fail: an annotation that cannot be read loses its image to the ledger (default); drop: only itself"),
+    (
+        "bad_annotations",
+        "HOW",
+        "fail: an annotation that cannot be read loses its image to the ledger (default); drop: only itself",
+    ),
 )
 _NUMBERS = (
     ("num_shards", "N", "number of shards (default: one per about 1,000 images)"),
@@ -39,10 +43,16 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Options that change no byte."""
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core; 0: none but this one)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one per core; 0: none but this one)"
+    )
     parser.add_argument("--part-size", type=int, metavar="N", help="images per work item (default: 128)")
-    parser.add_argument("--image-timeout", type=float, metavar="S", help="seconds before a picture is given up (default: 300)")
-    parser.add_argument("--max-failure-rate", type=float, metavar="R", help="exit with 3 above this share of failures (default: 0.01)")
+    parser.add_argument(
+        "--image-timeout", type=float, metavar="S", help="seconds before a picture is given up (default: 300)"
+    )
+    parser.add_argument(
+        "--max-failure-rate", type=float, metavar="R", help="exit with 3 above this share of failures (default: 0.01)"
+    )
 
 
 def read_options(args: argparse.Namespace):
@@ -57,7 +67,9 @@ def read_options(args: argparse.Namespace):
     given = {}
     if args.config:
         given = read_config_file(args.config, {**build_types, **run_types, "out": str})
-    given.update({k: v for k, v in vars(args).items() if v is not None and (k in build_types or k in run_types or k == "out")})
+    given.update(
+        {k: v for k, v in vars(args).items() if v is not None and (k in build_types or k in run_types or k == "out")}
+    )
     given["masks"] = tuple(given.get("masks", ()))
     given["beam_args"] = tuple(given.get("beam_args", ()))
     out = given.pop("out", "")

@@ -35,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
     config, options, out = read_options(args)
     source = config.source()
     lines, refused = list_inputs(config, source)
-    builder = ImageBuilder(Settings(config.masks, config.max_pixels, config.masks_only, config.bad_annotations == "drop"))
+    builder = ImageBuilder(
+        Settings(config.masks, config.max_pixels, config.masks_only, config.bad_annotations == "drop")
+    )
     # Lines are in the seeded order of records, so the first ones are a random sample.
     seconds, sizes, failures, oversize = [], [], 0, 0
     begin = time.perf_counter()
@@ -87,7 +89,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(estimate)
         return 0
-    print(f"{len(lines) + len(refused):,} inputs, {len(lines):,} to build into {shards:,} shards; labels: {source.labels}")
+    print(
+        f"{len(lines) + len(refused):,} inputs, {len(lines):,} to build into {shards:,} shards; labels: {source.labels}"
+    )
     for reason, count in sorted(estimate["refused_at_listing"].items()):
         print(f"  refused or skipped at listing: {count:,} {reason}")
     if per_image is None:

@@ -12,7 +12,9 @@ from pipelines.commands.options import add_run_options
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("folder", metavar="FOLDER", help="a build's folder")
-    parser.add_argument("--reason", action="append", metavar="REASON", help="only failures with this reason; repeatable")
+    parser.add_argument(
+        "--reason", action="append", metavar="REASON", help="only failures with this reason; repeatable"
+    )
     add_run_options(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -36,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
     options = RunOptions(**{name: value for name, value in given.items() if value is not None})
     outcome = build(plan.build_config, args.folder, options, quiet=args.json)
     if args.json:
-        print_json({"out": args.folder, "tried_again": again, "counts": outcome.manifest.counts, "abo": outcome.manifest.abo})
+        print_json(
+            {"out": args.folder, "tried_again": again, "counts": outcome.manifest.counts, "abo": outcome.manifest.abo}
+        )
     else:
         print(f"tried {again:,} failed images again")
         print("\n".join(summary_lines(outcome.manifest, args.folder)))

@@ -9,13 +9,15 @@ from schemas.manifest import FAILURES, Manifest
 
 def failure_counts(folder: str) -> Counter:
     """Reason -> number of lines of the ledger."""
-    return Counter(json.loads(line)["reason"] for line in storage.read_bytes(storage.join(folder, FAILURES)).splitlines())
+    return Counter(
+        json.loads(line)["reason"] for line in storage.read_bytes(storage.join(folder, FAILURES)).splitlines()
+    )
 
 
 def summary_lines(manifest: Manifest, folder: str) -> list[str]:
     """What a user wants to know at the end of a build."""
     counts = manifest.counts
-    lines = [f"inputs {counts['inputs']:,} = written {counts['written']:,} + failed {counts['failed']:,} + skipped {counts['skipped']:,}"]
+    lines = ["inputs {inputs:,} = written {written:,} + failed {failed:,} + skipped {skipped:,}".format(**counts)]
     if counts["failed"] + counts["skipped"]:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in failure_counts(folder).most_common())
         lines.append(f"not written: {reasons}; every one is in {storage.join(folder, FAILURES)}")

@@ -32,5 +32,8 @@ def run(args: argparse.Namespace) -> int:
             f"count agrees with the manifest"
         )
     else:
-        print(f"maskmill: {len(damage)} kinds of damage in {args.folder}; build it again with --overwrite", file=sys.stderr)
+        print(
+            f"maskmill: {len(damage)} kinds of damage in {args.folder}; build it again with --overwrite",
+            file=sys.stderr,
+        )
     return DamageError.exit_code if damage else 0
