@@ -48,7 +48,7 @@ class Built:
 class Stopwatch:
     """CPU-independent wall time per stage, milliseconds."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.ms: dict[str, float] = {}
 
     @contextmanager

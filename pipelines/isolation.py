@@ -16,7 +16,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from typing import BinaryIO
+from typing import IO
 
 from pipelines.image_builder import Built, ImageBuilder, Settings
 from pipelines.inputs import Input, Refusal
@@ -30,14 +30,14 @@ _LOG = logging.getLogger("maskmill")
 _SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 
-def _send(stream: BinaryIO, head: dict, body: bytes = b"") -> None:
+def _send(stream: IO[bytes], head: dict, body: bytes = b"") -> None:
     text = json.dumps(head).encode()
     stream.write(_LENGTHS.pack(len(text), len(body)) + text)
     stream.write(body)
     stream.flush()
 
 
-def _receive(stream: BinaryIO) -> tuple[dict, bytes]:
+def _receive(stream: IO[bytes]) -> tuple[dict, bytes]:
     """One frame; EOFError when the other side is gone."""
     lengths = stream.read(_LENGTHS.size)
     if len(lengths) < _LENGTHS.size:
@@ -69,7 +69,10 @@ class ChildProcess:
     Attributes:
         settings: what to build.
         timeout: seconds per image.
+        program: what the child runs.
     """
+
+    program = "from pipelines.isolation import serve; serve()"
 
     def __init__(self, settings: Settings, timeout: float):
         self.settings, self.timeout = settings, timeout
@@ -82,7 +85,7 @@ class ChildProcess:
         self._log.seek(0)
         self._log.truncate()
         process = subprocess.Popen(
-            [sys.executable, "-c", "from pipelines.isolation import serve; serve()"],
+            [sys.executable, "-c", self.program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -90,6 +93,7 @@ class ChildProcess:
             start_new_session=True,  # Ctrl-C is for the parent, which then ends its children
         )
         with contextlib.suppress(OSError):  # a child that dies at once is found when its first answer is awaited
+            assert process.stdin is not None
             _send(process.stdin, {**dataclasses.asdict(self.settings), "timeout": self.timeout})
         return process
 
@@ -99,20 +103,20 @@ class ChildProcess:
             if self._process is None or self._process.poll() is not None:
                 self.close()
                 self._process = self._start()
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
             try:
                 _send(self._process.stdin, {"item": item.to_json().decode()}, data)
                 head, payload = _receive(self._process.stdout)
             except (EOFError, OSError):
-                refusal = self._post_mortem(item, attempt)
-                last = attempt == MAX_ATTEMPTS or (refusal.reason == "timeout" and attempt > 1)
-                _LOG.warning(
-                    "%s: %s, attempt %d%s", item.id, refusal.message, attempt, "" if last else "; trying again"
-                )
+                lost = self._post_mortem(item, attempt)
+                last = attempt == MAX_ATTEMPTS or (lost.reason == "timeout" and attempt > 1)
+                _LOG.warning("%s: %s, attempt %d%s", item.id, lost.message, attempt, "" if last else "; trying again")
                 if last:
-                    return Built(b"", refusal, {})
+                    return Built(b"", lost, {})
                 continue
-            refusal = Refusal(**head["refusal"]) if head["refusal"] else None
-            return Built(payload, refusal and dataclasses.replace(refusal, attempts=attempt), head["row"])
+            refusal = Refusal(**{**head["refusal"], "attempts": attempt}) if head["refusal"] else None
+            return Built(payload, refusal, head["row"])
         raise AssertionError("unreachable: the last attempt returns")
 
     def _post_mortem(self, item: Input, attempt: int) -> Refusal:

@@ -207,7 +207,10 @@ def load_plan(folder: str) -> Plan | None:
         if fields.pop("format") != FORMAT:
             raise DamageError(f"{path} was written by another version of maskmill; build with --overwrite")
         fields["parts"] = tuple(
-            tuple(PartTask(shard, part, *numbers, fields["digest"]) for part, numbers in enumerate(parts))
+            tuple(
+                PartTask(shard, part, int(numbers[0]), int(numbers[1]), int(numbers[2]), fields["digest"])
+                for part, numbers in enumerate(parts)
+            )
             for shard, parts in enumerate(fields["parts"])
         )
         return Plan(**fields)

@@ -65,9 +65,10 @@ class Coco:
     def list_inputs(self) -> Iterator[Input | Refusal]:
         content = load_instances(self.annotations)
         for category in content["categories"]:
-            if not isinstance(category, dict) or _index(category.get("id")) is None:
+            number = _index(category.get("id")) if isinstance(category, dict) else None
+            if number is None:
                 raise InputError(f"{self.annotations}: a category has no integer id: {str(category)[:100]}")
-            self.categories[_index(category["id"])] = str(category.get("name", category["id"]))
+            self.categories[number] = str(category.get("name", category["id"]))
         by_image: dict[int, list[dict]] = defaultdict(list)
         strays: dict[str, int] = defaultdict(int)
         for annotation in content["annotations"]:
