@@ -5,7 +5,7 @@ The limits are few and stated; they mark what a person should look at, not what 
 
 FAILURE_LIMIT = 0.01  # the default of --max-failure-rate
 EMPTY_LIMIT = 0.01  # images in which a layer has no mask
-FRAGMENT_LIMIT = 0.5  # masks that can vanish in the 7 x 7 pooling
+LARGE_MASKS = 2.0  # masks per image that survive the 7 x 7 pooling; contrast takes two
 STATES = ("good", "look", "bad")
 
 
@@ -17,7 +17,7 @@ def worst_state(checks: list[dict]) -> str:
 def find_checks(document: dict) -> list[dict]:
     """All checks that apply to a document, as {"name", "state", "text"}."""
     checks = [_accounted(document), _failures(document), *_audit(document), *_reference(document)]
-    checks += [*_heuristics(document), *_empty_layers(document), *_fragments(document), *_dropped(document)]
+    checks += [*_heuristics(document), *_empty_layers(document), *_large_masks(document), *_dropped(document)]
     return checks
 
 
@@ -96,16 +96,16 @@ def _empty_layers(document: dict) -> list[dict]:
     return [_check("Empty layers", "look", "; ".join(empty))] if empty else []
 
 
-def _fragments(document: dict) -> list[dict]:
-    crumbs = [
-        f"{layer['name']} {layer['fragments']['value']:.0%}"
-        for layer in document["layers"]
-        if layer["generator"] not in ("gt", "grid") and (layer["fragments"]["value"] or 0) > FRAGMENT_LIMIT
-    ]
-    text = (
-        f"masks smaller than one cell of the 7 x 7 pooling grid: {', '.join(crumbs)}; such masks can vanish in training"
-    )
-    return [_check("Small masks", "look", text)] if crumbs else []
+def _large_masks(document: dict) -> list[dict]:
+    """A layer whose masks all but vanish in the 7 x 7 pooling has nothing to contrast."""
+    few = []
+    for layer in document["layers"]:
+        if layer["generator"] in ("gt", "grid") or layer["fragments"]["value"] is None:
+            continue
+        kept = layer["masks_per_image"]["value"] * (1 - layer["fragments"]["value"])
+        if kept < LARGE_MASKS:
+            few.append(f"{layer['name']} has {kept:.1f} masks per image of at least one cell of the 7 x 7 pooling grid")
+    return [_check("Large enough masks", "look", "; ".join(few))] if few else []
 
 
 def _dropped(document: dict) -> list[dict]:

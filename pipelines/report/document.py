@@ -90,7 +90,7 @@ def make_document(builds: list[dict], stats: ReportStats, failures: list[dict], 
         name: sum(build["counts"].get(name, 0) for build in builds)
         for name in ("inputs", "written", "failed", "skipped", "dropped_annotations")
     }
-    document = {
+    document: dict = {
         "schema_version": SCHEMA_VERSION,
         "builds": builds,
         "images": {

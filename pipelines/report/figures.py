@@ -9,6 +9,7 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -18,7 +19,7 @@ _INK, _SOFT, _GRID = "#010101", "#020202", "#030303"
 _LINES = ("#0a0101", "#0a0202", "#0a0303", "#0a0404", "#0a0505", "#0a0606", "#0a0707", "#0a0808")
 _VARIABLES = {_INK: "--ink", _SOFT: "--soft", _GRID: "--grid"} | {c: f"--s{i}" for i, c in enumerate(_LINES)}
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "maskmill",
     "text.parse_math": False,
@@ -88,7 +89,7 @@ def curves(
     y_label: str,
     x_ticks=None,
 ) -> str:
-    """Lines on axes from 0 to 1 (y), told apart by colour, dash and marker.
+    """Lines of values in 0..1, told apart by colour, dash and marker.
 
     Args:
         name: prefix of ids, unique on the page.
@@ -105,7 +106,9 @@ def curves(
             axes.plot(
                 x, y, color=_LINES[i % len(_LINES)], linestyle=dash, marker=marker, label=_short(label), clip_on=False
             )
-        axes.set_ylim(0, 1)
+        # From zero, to the first quarter that holds every value: low curves stay readable, and no axis exaggerates.
+        top = max((v for _, _, y in lines for v in y), default=1.0)
+        axes.set_ylim(0, next(limit for limit in (0.25, 0.5, 0.75, 1.0) if top <= limit or limit == 1.0))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if x_ticks:

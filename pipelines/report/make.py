@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable
 
 from PIL import Image
@@ -43,13 +44,13 @@ def draw_thumbnails(
     """Pictures of the document's examples, read back from the shards; see `encode_within`."""
     layers = list(manifest.layers)
     members = series_of(layers)[widest(layers)].members if layers else ()
-    wanted = dict.fromkeys(e["id"] for group in document["examples"].values() for e in group)
+    wanted = Counter(e["id"] for group in document["examples"].values() for e in group)
     examples = read_examples(folder, manifest, wanted)
-    panels = {}
+    panels: dict[str, Callable] = {}
     for identity in wanted:
         if identity in examples:
             panels[identity] = functools.partial(_draw, examples[identity], truth(examples[identity]), members)
-    return encode_within(panels, budget_bytes)
+    return encode_within(panels, wanted, budget_bytes)
 
 
 def _draw(example: ImageExample, annotations: Annotations, members: tuple[int, ...], longer_px: int):
@@ -94,7 +95,6 @@ def write_report(
     document = make_document([describe_build(manifest, audit)], stats, read_ledger(folder), read_throughput(folder))
     bare = render_page(document, {})
     thumbnails = draw_thumbnails(folder, manifest, document, truth, MAX_BYTES - len(bare) - _SLACK)
-    # An image may be an example of several groups: its picture then stands on the page as often.
     storage.write_bytes(storage.join(out or folder, REPORT_JSON), to_bytes(document))
     storage.write_bytes(storage.join(out or folder, REPORT_HTML), render_page(document, thumbnails))
     return document

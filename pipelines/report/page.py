@@ -59,14 +59,15 @@ def _share(value: float, digits: int) -> str:
     return f"{percent:.{digits}f}%"
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """Text of a file of this package."""
     return importlib.resources.files("pipelines.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def environment() -> jinja2.Environment:
     """Jinja as this package uses it: everything escaped, a missing name is an error."""
     env = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_resource),
+        loader=jinja2.FunctionLoader(resource),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
@@ -122,7 +123,7 @@ def render_page(document: dict, thumbnails: dict[str, dict]) -> bytes:
         .get_template("report.html.j2")
         .render(
             doc=document,
-            css=_resource("report.css"),
+            css=resource("report.css"),
             title=", ".join(dict.fromkeys(names)),
             sections=sections,
             figures={key: Markup(svg) for key, svg in draw_figures(document).items()},
@@ -145,6 +146,33 @@ def render_page(document: dict, thumbnails: dict[str, dict]) -> bytes:
         )
     )
     return text.encode("utf-8", "backslashreplace")
+
+
+def render_comparison(result: dict) -> bytes:
+    """A comparison (`pipelines.report.compare`) to a page's bytes."""
+    places = [0, 10, 20, 30, 40]
+    shown = [row for row in result["pairs"] if result["images"]["compared"]][:FIGURE_LINES]
+    rows = [
+        (row["old"] if row["old"] == row["new"] else f"{row['old']} → {row['new']}", row["difference_hist"])
+        for row in shown
+    ]
+    figure = (
+        figures.histograms(
+            "f-difference",
+            "Histogram of the difference of each image's mean best IoU, per layer",
+            [(label, [n / result["images"]["compared"] for n in hist]) for label, hist in rows],
+            (places, [f"{(k - 20) / 20:+g}" if k != 20 else "0" for k in places]),
+            "difference of mean best IoU",
+        )
+        if rows
+        else ""
+    )
+    page = (
+        environment()
+        .get_template("compare.html.j2")
+        .render(result=result, css=resource("report.css"), figure=Markup(figure))
+    )
+    return page.encode("utf-8", "backslashreplace")
 
 
 def _shard_summary(shards: list[dict]) -> dict:
@@ -210,8 +238,7 @@ def _distributions(layers: list[dict], images: int) -> dict[str, str]:
     # Bins 0, 1, 2, then (2, 4], (4, 8] ...: an axis that ends where the data do.
     used = max(k for x in layers for k, n in enumerate(x["masks_hist"]) if n)
     bins = min(COUNT_BINS, max(used + 2, 6))
-    labels = ["0", "1", "2", "3-4", *(f"-{2 ** (k - 1)}" for k in range(4, bins))]
-    labels[3:] = [f"{2 ** (k - 2) + 1}–{2 ** (k - 1)}" if k < 7 else f"–{2 ** (k - 1)}" for k in range(3, bins)]
+    labels = ["0", "1", *(f"≤{2 ** (k - 1):,}" for k in range(2, bins))]
     count = figures.histograms(
         "f-count",
         "Histogram of masks per image, per layer",
@@ -223,7 +250,6 @@ def _distributions(layers: list[dict], images: int) -> dict[str, str]:
     width = min(AREA_BINS, max(last + 1, 6))
     octaves = [
         (0, "100%"),
-        (1, "50%"),
         (3, "12.5%"),
         (6, "1.6%"),
         (10, "0.1%"),

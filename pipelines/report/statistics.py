@@ -73,6 +73,7 @@ class ReportStats:
             "annotated_images": 0,
             "image_px": 0,
             "crowds": 0,
+            "audit": {"dropped_annotations": 0, "size_mismatches": 0},
             "replicates": {"instances": [0] * REPLICATES, "iou": [[0] * REPLICATES for _ in range(series)]},
             "rows": [json.loads(json.dumps(per_layer)) for _ in range(layers)],
             "facts": {
@@ -223,6 +224,10 @@ def fold_rows(rows: Sequence[dict], layers: int, series: int, ranking: int) -> R
         "annotated_images": int((instances > 0).sum()),
         "image_px": int(pixels.sum()),
         "crowds": sum(row["crowds"] for row in rows),
+        "audit": {
+            "dropped_annotations": sum(row.get("audit_dropped", 0) for row in rows),
+            "size_mismatches": sum(row.get("size_mismatch", 0) for row in rows),
+        },
     }
     if instances.any():
         drawn = weights(np.asarray(keys, np.int64))

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
@@ -80,7 +80,7 @@ def draw_match(
     for index, counts in zip(best.instances, best.counts, strict=True):
         own = _scaled(rle.decode_mask(annotations.counts[index], example.height, example.width), size)
         outlines, _ = cv2.findContours(own.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(left, outlines, -1, (0, 0, 0), 3)
+        cv2.drawContours(left, outlines, -1, (0, 0, 0), 2)
         cv2.drawContours(left, outlines, -1, _OUTLINE, 1)
         truth |= own
         if counts is None:
@@ -125,13 +125,14 @@ def encode_pair(panels: tuple[Image.Image, Image.Image], quality: int) -> str:
 
 
 def encode_within(
-    panels: dict[str, Callable[[int], tuple[Image.Image, Image.Image]]], budget_bytes: int
+    panels: Mapping[str, Callable[[int], tuple[Image.Image, Image.Image]]], uses: Mapping[str, int], budget_bytes: int
 ) -> dict[str, dict]:
     """Every example as an image, smaller and coarser until all together fit.
 
     Args:
         panels: id -> function that draws its panels at a given longer side.
-        budget_bytes: of all data: URLs together.
+        uses: id -> how often the page shows it; every use repeats its bytes.
+        budget_bytes: of all data: URLs on the page together.
 
     Returns:
         id -> {"url", "width", "height"} in pixels of the pair; empty where not even the smallest fit.
@@ -141,7 +142,7 @@ def encode_within(
         for identity, draw in panels.items():
             pair = draw(longer_px)
             url = encode_pair(pair, quality)
-            total += len(url)
+            total += len(url) * uses[identity]
             if total > budget_bytes:
                 break
             encoded[identity] = {"url": url, "width": 2 * pair[0].size[0] + 2, "height": pair[0].size[1]}
