@@ -1,149 +1,172 @@
-"""Curves and histograms as inline SVG, drawn by matplotlib and made to live in a page.
+"""Curves and histograms as inline SVG, written directly.
 
-matplotlib is asked for text as text (no fonts embedded), no formulas (a name like `$^$` would stop it), fixed ids and no
-date, so that equal numbers give equal bytes. Its colours are then replaced by the page's CSS variables, so that one figure
-serves light, dark and print, and its ids by ids that are unique on the page.
+The page needs two kinds of figure, and needs them to take the page's colours in light, dark and print, to carry a text for
+every mark, and to be the same bytes for the same numbers. Written out, all that is one small file without a plotting
+library: matplotlib took some seconds to start and draw, a good part of a small build; this takes milliseconds.
 """
 
-import html
-import io
-import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
+from markupsafe import Markup
 
-# Colours that stand for CSS variables; anything that draws uses these and nothing else.
-_INK, _SOFT, _GRID = "#010101", "#020202", "#030303"
-_LINES = ("#0a0101", "#0a0202", "#0a0303", "#0a0404", "#0a0505", "#0a0606", "#0a0707", "#0a0808")
-_VARIABLES = {_INK: "--ink", _SOFT: "--soft", _GRID: "--grid"} | {c: f"--s{i}" for i, c in enumerate(_LINES)}
-_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "maskmill",
-    "text.parse_math": False,
-    "text.usetex": False,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # measured with the one font that matplotlib brings; shown in the page's own
-    "font.size": 9.5,
-    "text.color": _INK,
-    "axes.labelcolor": _SOFT,
-    "axes.edgecolor": _GRID,
-    "axes.labelsize": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": _GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": _GRID,
-    "ytick.color": _GRID,
-    "xtick.labelcolor": _SOFT,
-    "ytick.labelcolor": _SOFT,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4.5,
-    "path.simplify": False,
-}
+COLOURS = 8  # --s0 .. --s7 of report.css
+_DASHES = ("", "6 3", "2 2", "8 3 2 3")
+_WIDTH = 540
+_MARKERS = (
+    "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0 -7.2 0Z",  # circle
+    "M-3.2 -3.2H3.2V3.2H-3.2Z",  # square
+    "M0 -4.4L4.4 0L0 4.4L-4.4 0Z",  # diamond
+    "M0 -4.2L4 3.2H-4Z",  # triangle up
+    "M0 4.2L4 -3.2H-4Z",  # triangle down
+    "M-1.3 -4H1.3V-1.3H4V1.3H1.3V4H-1.3V1.3H-4V-1.3H-1.3Z",  # plus
+    "M0 -4.4L2.6 -1.4L4.2 3.6H-4.2L-2.6 -1.4Z",  # house
+    "M-4.2 0L0 -2.4L4.2 0L0 2.4Z",  # flat diamond
+)
 
 
-def _svg(figure: Figure, name: str, title: str) -> str:
-    buffer = io.StringIO()
-    with mpl.rc_context(_STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<style type=\"text/css\">.*?</style>", "", svg, flags=re.DOTALL)  # it would style the whole page
-    svg = re.sub(r"\sxmlns(:\w+)?=\"[^\"]*\"", "", svg)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-    svg = svg.replace("xlink:href", "href")
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'href="#', f'href="#{name}-', svg)
-    svg = svg.replace("url(#", f"url(#{name}-")
-    # The figure's text alternative is its caption and the table beside it; the drawing itself is one image with a name.
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title, quote=True)}" ', 1)
+def _num(value: float) -> str:
+    """A coordinate with at most two decimals: enough for any screen, and short."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
-def _draw(name: str, title: str, size: tuple[float, float], plot: Callable) -> str:
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        plot(figure)
-        return _svg(figure, name, title)
-
-
-def _legend(axes, columns: int) -> None:
-    axes.legend(
-        frameon=False, fontsize=8.5, ncols=columns, loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderaxespad=0
+def _text(x: float, y: float, text: str, anchor: str = "middle", extra: str = "") -> Markup:
+    return Markup('<text x="{}" y="{}" text-anchor="{}"{}>{}</text>').format(
+        _num(x), _num(y), anchor, Markup(extra), text
     )
 
 
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    return Markup('<path class="{}" d="M{} {}L{} {}"/>').format(kind, _num(x1), _num(y1), _num(x2), _num(y2))
+
+
+def _figure(title: str, height: float, parts: list[Markup]) -> Markup:
+    head = Markup('<svg class="fig" role="img" viewBox="0 0 {} {}" aria-label="{}">').format(
+        _WIDTH, _num(height), title
+    )
+    return head + Markup("").join(parts) + Markup("</svg>")
+
+
+def _style(index: int) -> tuple[str, str, str]:
+    """(colour, dash, marker path) of a line: three ways to tell it from its neighbours."""
+    return f"var(--s{index % COLOURS})", _DASHES[index // COLOURS % len(_DASHES)], _MARKERS[index % len(_MARKERS)]
+
+
+def _legend(labels: Sequence[str]) -> Markup:
+    rows = []
+    for i, label in enumerate(labels):
+        colour, dash, marker = _style(i)
+        rows.append(
+            Markup(
+                '<span><svg width="28" height="10" viewBox="-14 -5 28 10" aria-hidden="true"><path d="M-14 0H14" '
+                'stroke="{0}" stroke-width="1.8" stroke-dasharray="{1}"/><path d="{2}" fill="{0}"/></svg><bdi>{3}</bdi></span>'
+            ).format(colour, dash, marker, label)
+        )
+    return Markup('<div class="legend">') + Markup("").join(rows) + Markup("</div>")
+
+
 def curves(
-    name: str,
     title: str,
-    lines: Sequence[tuple[str, list[float], list[float]]],
-    x_label: str,
-    y_label: str,
-    x_ticks=None,
-) -> str:
-    """Lines of values in 0..1, told apart by colour, dash and marker.
+    lines: Sequence[tuple[str, Sequence[float]]],
+    x_labels: Sequence[str],
+    x_name: str,
+    y_name: str,
+) -> Markup:
+    """Lines over common, evenly spaced x places, told apart by colour, dash and marker, with a legend above.
 
     Args:
-        name: prefix of ids, unique on the page.
-        title: what it shows, for those who cannot see it; plain text without markup.
-        lines: (label, x values, y values).
-        x_label, y_label: of the axes.
-        x_ticks: (places, labels) where the x axis is not a plain scale.
+        title: what it shows, for those who cannot see it.
+        lines: (label, a value in 0..1 per place).
+        x_labels: text of each place; empty for none.
+        x_name, y_name: of the axes.
     """
+    left, right, top, height = 46, 14, 12, 250
+    bottom = top + height
+    # From zero, to the first quarter that holds every value: low curves stay readable, and no axis exaggerates.
+    highest = max((v for _, values in lines for v in values), default=1.0)
+    limit = next(edge for edge in (0.25, 0.5, 0.75, 1.0) if highest <= edge or edge == 1.0)
+    step = (_WIDTH - left - right) / max(1, len(x_labels) - 1)
 
-    def plot(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        for i, (label, x, y) in enumerate(lines):
-            dash, marker = _DASHES[i // len(_LINES) % len(_DASHES)], "osD^vP*X"[i % 8]
-            axes.plot(
-                x, y, color=_LINES[i % len(_LINES)], linestyle=dash, marker=marker, label=_short(label), clip_on=False
+    def place(k: int, value: float) -> tuple[float, float]:
+        return left + k * step, bottom - height * min(value / limit, 1.0)
+
+    parts = []
+    for k in range(6):
+        value = limit * k / 5
+        y = bottom - height * k / 5
+        parts += [_line(left, y, _WIDTH - right, y, "grid"), _text(left - 7, y + 3.8, f"{value:.2f}", "end")]
+    for k, label in enumerate(x_labels):
+        if label:
+            parts.append(_text(left + k * step, bottom + 18, label))
+    parts.append(_text((left + _WIDTH - right) / 2, bottom + 36, x_name, extra=' class="name"'))
+    parts.append(_text(0, 0, y_name, extra=f' class="name" transform="translate(11 {top + height / 2:g}) rotate(-90)"'))
+    for i, (label, values) in enumerate(lines):
+        colour, dash, marker = _style(i)
+        points = [place(k, v) for k, v in enumerate(values)]
+        path = "L".join(f"{_num(x)} {_num(y)}" for x, y in points)
+        parts.append(
+            Markup('<path class="curve" d="M{}" stroke="{}" stroke-dasharray="{}"/>').format(path, colour, dash)
+        )
+        for k, (x, y) in enumerate(points):
+            where = x_labels[k] or f"place {k + 1}"
+            parts.append(
+                Markup('<path d="{}" fill="{}" transform="translate({} {})"><title>{}, {}: {}</title></path>').format(
+                    marker, colour, _num(x), _num(y), label, where, f"{values[k]:.4f}"
+                )
             )
-        # From zero, to the first quarter that holds every value: low curves stay readable, and no axis exaggerates.
-        top = max((v for _, _, y in lines for v in y), default=1.0)
-        axes.set_ylim(0, next(limit for limit in (0.25, 0.5, 0.75, 1.0) if top <= limit or limit == 1.0))
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        if x_ticks:
-            axes.set_xticks(*x_ticks)
-        if lines:
-            _legend(axes, min(4, len(lines)))
-
-    return _draw(name, title, (5.4, 3.3 + 0.2 * ((len(lines) + 3) // 4)), plot)
+    return _legend([label for label, _ in lines]) + _figure(title, bottom + 44, parts)
 
 
-def histograms(name: str, title: str, rows: Sequence[tuple[str, list[float]]], ticks, x_label: str) -> str:
-    """Histograms below one another on one x axis, each as shares of its own sum.
+def histograms(
+    title: str,
+    rows: Sequence[tuple[str, Sequence[float]]],
+    bins: Sequence[str],
+    ticks: Sequence[tuple[float, str]],
+    x_name: str,
+) -> Markup:
+    """Histograms below one another on one x axis; each has its own scale, whose top is written beside it.
 
     Args:
-        rows: (label, shares), every list as long as the bins.
-        ticks: (places in bins, labels); place k is the left edge of bin k.
-        x_label: of the axis.
+        title: what it shows, for those who cannot see it.
+        rows: (label, share per bin).
+        bins: what each bin holds, in words.
+        ticks: (place, text); place k is the left edge of bin k.
+        x_name: of the axis.
     """
+    left, right, row, gap = 118, 8, 40, 12
+    step = (_WIDTH - left - right) / len(bins)
+    parts = []
+    y = 8.0
+    for i, (label, shares) in enumerate(rows):
+        base = y + row
+        highest = max(shares, default=0.0)
+        parts.append(_text(0, base - row / 2 + 4, _short(label), "start", ' class="label"'))
+        parts.append(_text(left - 6, y + 8, f"{highest:.0%}" if highest >= 0.01 else f"{highest:.1%}", "end"))
+        parts += [_line(left, y, _WIDTH - right, y, "grid"), _line(left, base, _WIDTH - right, base, "base")]
+        for k, share in enumerate(shares):
+            if share <= 0:
+                continue
+            size = max(row * share / highest, 0.8)  # what is there stays visible
+            parts.append(
+                Markup(
+                    '<rect x="{}" y="{}" width="{}" height="{}" fill="var(--s{})"><title>{}, {}: {}</title></rect>'
+                ).format(
+                    _num(left + k * step + step * 0.07),
+                    _num(base - size),
+                    _num(step * 0.86),
+                    _num(size),
+                    i % COLOURS,
+                    label,
+                    bins[k],
+                    f"{share:.2%}",
+                )
+            )
+        y = base + gap
+    for place, text in ticks:
+        x = left + place * step
+        parts += [_line(x, y - gap, x, y - gap + 4, "base"), _text(x, y - gap + 18, text)]
+    parts.append(_text((left + _WIDTH - right) / 2, y - gap + 36, x_name, extra=' class="name"'))
+    return _figure(title, y - gap + 44, parts)
 
-    def plot(figure: Figure) -> None:
-        axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
-        for i, (axis, (label, shares)) in enumerate(zip(axes, rows, strict=True)):
-            bins = len(shares)
-            top = max([*shares, 1e-9])
-            axis.bar([k + 0.5 for k in range(bins)], shares, width=0.86, color=_LINES[i % len(_LINES)], linewidth=0)
-            axis.set_xlim(0, bins)
-            axis.set_ylim(0, top * 1.18)
-            axis.set_yticks([top], [f"{top:.0%}"])
-            axis.set_ylabel(_short(label), rotation=0, ha="right", va="center", color=_INK, labelpad=8)
-            axis.set_xticks(*ticks)
-            axis.tick_params(length=0 if i < len(rows) - 1 else 3)
-        axes[-1].set_xlabel(x_label)
 
-    return _draw(name, title, (5.4, 0.75 + 0.62 * len(rows)), plot)
-
-
-def _short(label: str, limit: int = 24) -> str:
+def _short(label: str, limit: int = 13) -> str:
     return label if len(label) <= limit else label[: limit - 1] + "…"

@@ -4,6 +4,7 @@ Everything from a data set passes Jinja's autoescape and `clean`; the page has n
 Its size is bounded: tables are cut at fixed lengths, and thumbnails get what room the numbers leave.
 """
 
+import functools
 import importlib.resources
 import json
 import unicodedata
@@ -64,6 +65,7 @@ def resource(name: str) -> str:
     return importlib.resources.files("pipelines.report").joinpath(name).read_text(encoding="utf-8")
 
 
+@functools.lru_cache(maxsize=1)
 def environment() -> jinja2.Environment:
     """Jinja as this package uses it: everything escaped, a missing name is an error."""
     env = jinja2.Environment(
@@ -99,6 +101,7 @@ def render_page(document: dict, thumbnails: dict[str, dict]) -> bytes:
         for stage in document["throughput"]["stages"]
         if stage["images"]
     ]
+    drawn = draw_figures(document)
     names = [f"{build['dataset']}/{build['split']}" for build in document["builds"]]
     truth = document["instances"]["all"] > 0
     scored = [
@@ -126,7 +129,7 @@ def render_page(document: dict, thumbnails: dict[str, dict]) -> bytes:
             css=resource("report.css"),
             title=", ".join(dict.fromkeys(names)),
             sections=sections,
-            figures={key: Markup(svg) for key, svg in draw_figures(document).items()},
+            figures=drawn,
             thumbnails=thumbnails,
             example_groups=EXAMPLE_GROUPS,
             ranking=series_of(layers)[widest(layers)].name,
@@ -150,27 +153,22 @@ def render_page(document: dict, thumbnails: dict[str, dict]) -> bytes:
 
 def render_comparison(result: dict) -> bytes:
     """A comparison (`pipelines.report.compare`) to a page's bytes."""
-    places = [0, 10, 20, 30, 40]
     shown = [row for row in result["pairs"] if result["images"]["compared"]][:FIGURE_LINES]
-    rows = [
-        (row["old"] if row["old"] == row["new"] else f"{row['old']} → {row['new']}", row["difference_hist"])
-        for row in shown
-    ]
-    figure = (
-        figures.histograms(
-            "f-difference",
-            "Histogram of the difference of each image's mean best IoU, per layer",
-            [(label, [n / result["images"]["compared"] for n in hist]) for label, hist in rows],
-            (places, [f"{(k - 20) / 20:+g}" if k != 20 else "0" for k in places]),
-            "difference of mean best IoU",
-        )
-        if rows
-        else ""
+    rows = []
+    for row in shown:
+        label = row["old"] if row["old"] == row["new"] else f"{row['old']} → {row['new']}"
+        rows.append((clean(label, 40), [n / result["images"]["compared"] for n in row["difference_hist"]]))
+    figure = figures.histograms(
+        "Histogram of the difference of each image's mean best IoU, per layer",
+        rows,
+        [f"{(k - 20) / 20:+.2f} to {(k - 19) / 20:+.2f}" for k in range(40)],
+        [(k, f"{(k - 20) / 20:+g}" if k != 20 else "0") for k in range(0, 41, 10)],
+        "difference of mean best IoU",
     )
     page = (
         environment()
         .get_template("compare.html.j2")
-        .render(result=result, css=resource("report.css"), figure=Markup(figure))
+        .render(result=result, css=resource("report.css"), figure=figure if rows else "")
     )
     return page.encode("utf-8", "backslashreplace")
 
@@ -189,7 +187,7 @@ def _shard_summary(shards: list[dict]) -> dict:
     }
 
 
-def draw_figures(document: dict) -> dict[str, str]:
+def draw_figures(document: dict) -> dict[str, Markup]:
     """The page's figures as SVG, by name; only those that have something to show."""
     drawn = {}
     layers = document["layers"][:FIGURE_LINES]
@@ -197,36 +195,26 @@ def draw_figures(document: dict) -> dict[str, str]:
         total = document["instances"]["all"]
         shown = [s for s in document["series"] if s["generators"] != ["gt"]][:FIGURE_LINES] or document["series"]
         drawn["recall"] = figures.curves(
-            "f-recall",
             "Recall against the IoU threshold, per layer",
-            [(s["name"], document["recall_thresholds"], [r["value"] for r in s["recall"]]) for s in shown],
+            [(_label(s), [r["value"] for r in s["recall"]]) for s in shown],
+            [f"{t:.2f}"[1:] for t in document["recall_thresholds"]],
             "IoU threshold",
             "recall",
         )
-        edges = [0, 5, 10, 15, 20]
         drawn["best"] = figures.histograms(
-            "f-best",
             "Histogram of the best IoU of each instance, per layer",
-            [(s["name"], [n / total for n in s["best_iou_hist"]]) for s in shown],
-            (edges, [f"{k / 20:g}" for k in edges]),
-            "best IoU",
+            [(_label(s), [n / total for n in s["best_iou_hist"]]) for s in shown],
+            [f"IoU {k / 20:.2f} to {(k + 1) / 20:.2f}" for k in range(20)],
+            [(k, f"{k / 20:g}") for k in range(0, 21, 5)],
+            "best IoU of an instance",
         )
         made = [layer for layer in layers if layer["generator"] != "gt"] or layers
-        budgets = [str(k["masks"]) for k in made[0]["kept"]]
         drawn["kept"] = figures.curves(
-            "f-kept",
             "ABO against the number of masks kept, per layer",
-            [
-                (
-                    x["name"],
-                    list(range(len(budgets))),
-                    [k["first" if x["ranked"] else "drawn"]["value"] for k in x["kept"]],
-                )
-                for x in made
-            ],
+            [(_label(x), [k["first" if x["ranked"] else "drawn"]["value"] for k in x["kept"]]) for x in made],
+            [str(k["masks"]) for k in made[0]["kept"]],
             "masks kept per image",
             "ABO",
-            (list(range(len(budgets))), budgets),
         )
     images = document["images"]["measured"]
     if images and layers:
@@ -234,43 +222,44 @@ def draw_figures(document: dict) -> dict[str, str]:
     return drawn
 
 
-def _distributions(layers: list[dict], images: int) -> dict[str, str]:
-    # Bins 0, 1, 2, then (2, 4], (4, 8] ...: an axis that ends where the data do.
-    used = max(k for x in layers for k, n in enumerate(x["masks_hist"]) if n)
-    bins = min(COUNT_BINS, max(used + 2, 6))
-    labels = ["0", "1", *(f"≤{2 ** (k - 1):,}" for k in range(2, bins))]
-    count = figures.histograms(
-        "f-count",
-        "Histogram of masks per image, per layer",
-        [(x["name"], [n / images for n in x["masks_hist"][:bins]]) for x in layers],
-        ([k + 0.5 for k in range(bins)], labels),
-        "masks per image",
-    )
-    last = max((k for x in layers for k, n in enumerate(x["area_hist"]) if n), default=1)
-    width = min(AREA_BINS, max(last + 1, 6))
-    octaves = [
-        (0, "100%"),
-        (3, "12.5%"),
-        (6, "1.6%"),
-        (10, "0.1%"),
-        (13, "0.01%"),
-        (17, "0.001%"),
-        (20, "0.0001%"),
+def _label(row: dict) -> str:
+    return clean(row["name"], 40)
+
+
+def _distributions(layers: list[dict], images: int) -> dict[str, Markup]:
+    # The axes end where the data do. Counts: 0, 1, 2, then up to 4, 8 ...; areas: a halving of the picture per bin.
+    counts = min(COUNT_BINS, 1 + max((k for x in layers for k, n in enumerate(x["masks_hist"]) if n), default=1))
+    count_names = ["0", "1", *(f"≤{2 ** (k - 1):,}" for k in range(2, counts))]
+    areas = min(AREA_BINS, 1 + max((k for x in layers for k, n in enumerate(x["area_hist"]) if n), default=1))
+    area_ticks = [
+        (0, "all"),
+        (3, "1/8"),
+        (6, "1/64"),
+        (10, "1/1,000"),
+        (13, "1/8,000"),
+        (17, "1/131,000"),
+        (20, "1/1,000,000"),
     ]
-    ticks = [(place, text) for place, text in octaves if place <= width]
-    area = figures.histograms(
-        "f-area",
-        "Histogram of mask area as a share of the picture, per layer",
-        [(x["name"], [n / max(1, x["masks"]) for n in x["area_hist"][:width]]) for x in layers],
-        ([p for p, _ in ticks], [t for _, t in ticks]),
-        "area of a mask as a share of the picture",
-    )
-    edges = [0, 5, 10, 15, 20]
-    coverage = figures.histograms(
-        "f-coverage",
-        "Histogram of the share of the picture covered by masks, per layer",
-        [(x["name"], [n / images for n in x["coverage_hist"]]) for x in layers],
-        (edges, [f"{100 * k // COVERAGE_BINS}%" for k in edges]),
-        "coverage of a picture",
-    )
-    return {"count": count, "area": area, "coverage": coverage}
+    return {
+        "count": figures.histograms(
+            "Histogram of masks per image, per layer",
+            [(_label(x), [n / images for n in x["masks_hist"][:counts]]) for x in layers],
+            [f"{name} masks" for name in count_names],
+            [(k + 0.5, name) for k, name in enumerate(count_names)],
+            "masks per image",
+        ),
+        "area": figures.histograms(
+            "Histogram of mask area as a share of the picture, per layer",
+            [(_label(x), [n / max(1, x["masks"]) for n in x["area_hist"][:areas]]) for x in layers],
+            [f"at most 1/{2**k:,} of the picture, more than half of that" for k in range(areas)],
+            [(place, text) for place, text in area_ticks if place <= areas],
+            "area of a mask, as a share of the picture",
+        ),
+        "coverage": figures.histograms(
+            "Histogram of the share of the picture covered by masks, per layer",
+            [(_label(x), [n / images for n in x["coverage_hist"]]) for x in layers],
+            [f"{5 * k}% to {5 * (k + 1)}%" for k in range(COVERAGE_BINS)],
+            [(k, f"{100 * k // COVERAGE_BINS}%") for k in range(0, COVERAGE_BINS + 1, 5)],
+            "coverage of a picture",
+        ),
+    }
