@@ -69,7 +69,9 @@ class Felzenszwalb:
 
     @property
     def _sizes(self) -> tuple[int, ...]:
-        return tuple(round(s) for s in self.scales) if self.min_sizes is None else self.min_sizes
+        if isinstance(self.min_sizes, tuple):
+            return self.min_sizes
+        return tuple(round(s) for s in self.scales)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
