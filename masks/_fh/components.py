@@ -3,8 +3,10 @@
 import numpy as np
 from numba import njit
 
+from masks._fh.thinning import FALLING, RIGHT, RISING
 from masks._fh.tiles import CLOSED, DIRECTION_SHIFT
 
+UNNUMBERED = np.uint32(0xFFFFFFFF)
 BLOCK_MASK = (1 << DIRECTION_SHIFT) - 1
 
 
@@ -13,9 +15,9 @@ def ends_of(edge_id, width):
     """Returns the raster indices of an edge's two pixels."""
     direction = np.int64(edge_id) >> DIRECTION_SHIFT
     block = np.int64(edge_id) & BLOCK_MASK
-    first = block + np.int64(direction == 3)
-    second = block + np.int64(direction == 0 or direction == 2) + width * np.int64(direction != 0)
-    return first, second
+    first = block + np.int64(direction == RISING)
+    second = block + np.int64(direction in (RIGHT, FALLING)) + width * np.int64(direction != RIGHT)
+    return np.uintp(first), np.uintp(second)
 
 
 @njit(nogil=True, cache=True)
@@ -61,13 +63,13 @@ def join_nodes(weights, ids, k, node_of_pixel, width, sizes, costs, limits, labe
 def number_components(node_of_pixel, labels, sizes, costs, numbers, nodes, component_sizes, component_costs):
     """Turns nodes into components, numbered from 0 in raster order, in place. Returns how many there are."""
     for node in range(nodes):
-        numbers[node] = -1
+        numbers[node] = UNNUMBERED
     count = 0
     for i in range(node_of_pixel.size):
         label = labels[node_of_pixel[i]]
         number = numbers[label]
-        if number < 0:
-            number = count
+        if number == UNNUMBERED:
+            number = np.uint32(count)
             numbers[label] = number
             component_sizes[number] = sizes[label]
             component_costs[number] = costs[label]

@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 
 from masks._fh.components import join_nodes, number_components
-from masks._fh.pairs import SLOTS, find_pairs
+from masks._fh.pairs import NO_PAIR, SLOTS, find_pairs
 from masks._fh.runs import COLUMNS, MOST_GROUPS, find_runs, write_counts
 from masks._fh.scales import join_components, name_ends, paint
 from masks._fh.smoothing import smooth
@@ -31,10 +31,10 @@ class SharedComponents:
     """What is the same at every scale of a picture, and all that a scale needs. Arrays live in the workspace.
 
     Attributes:
-        component_of_pixel: int32[height, width], numbered from 0 in raster order.
-        sizes, costs: pixels (int32) and heaviest tree edge (float64) of each component.
+        component_of_pixel: uint32[height, width], numbered from 0 in raster order.
+        sizes, costs: pixels (uint32) and heaviest tree edge (float64) of each component.
         pair_weights, pair_firsts, pair_seconds: weight and components of the lightest edge between neighbours, sorted.
-        rejected: int32 scratch as long as the pairs.
+        rejected: uint32 scratch as long as the pairs.
     """
 
     component_of_pixel: np.ndarray
@@ -56,7 +56,7 @@ def _tile_scratch(workspace: Workspace) -> tuple[np.ndarray, ...]:
         take("tile_tags", slots, np.uint32),
         take("tile_spare_weights", slots, np.float64),
         take("tile_spare_tags", slots, np.uint32),
-        take("sort_starts", 2 * DIGITS, np.int64).reshape(2, DIGITS),
+        take("sort_starts", 2 * DIGITS, np.uint32).reshape(2, DIGITS),
         take("tile_pending", 2 * (slots // PATIENCE + 2), np.int64).reshape(-1, 2),
         take("tile_bounds", TILE_PIXELS, np.float32),
         take("tile_limits", TILE_PIXELS, np.float32),
@@ -65,7 +65,7 @@ def _tile_scratch(workspace: Workspace) -> tuple[np.ndarray, ...]:
         take("tile_sizes", TILE_PIXELS, np.uint16),
         take("tile_costs", TILE_PIXELS, np.float64),
         take("tile_parents", TILE_PIXELS, np.uint16),
-        take("tile_numbers", TILE_PIXELS, np.int32),
+        take("tile_numbers", TILE_PIXELS, np.uint32),
     )
 
 
@@ -76,7 +76,7 @@ def _sort(weights: np.ndarray, ids: np.ndarray, workspace: Workspace) -> None:
         ids,
         workspace.take("spare_weights", count, np.float64),
         workspace.take("spare_ids", count, np.uint32),
-        workspace.take("sort_starts", 2 * DIGITS, np.int64).reshape(2, DIGITS),
+        workspace.take("sort_starts", 2 * DIGITS, np.uint32).reshape(2, DIGITS),
         workspace.take("sort_pending", 2 * (count // PATIENCE + 2), np.int64).reshape(-1, 2),
     )
 
@@ -86,8 +86,8 @@ def _join_everywhere(planes: np.ndarray, k: float, workspace: Workspace) -> tupl
     take = workspace.take
     height, width = planes.shape[1:]
     pixels = height * width
-    component = take("component_of_pixel", pixels, np.int32)  # of nodes first, in the same place
-    node_sizes = take("node_sizes", pixels + 1, np.int32)
+    component = take("component_of_pixel", pixels, np.uint32)  # of nodes first, in the same place
+    node_sizes = take("node_sizes", pixels + 1, np.uint32)
     node_costs = take("node_costs", pixels + 1, np.float64)
     capacity = edge_capacity(height, width)
     weights = take("edge_weights", capacity, np.float64)
@@ -98,13 +98,13 @@ def _join_everywhere(planes: np.ndarray, k: float, workspace: Workspace) -> tupl
     )  # fmt: skip
     weights, ids = weights[:edges], ids[:edges]
     _sort(weights, ids, workspace)
-    labels = take("labels", nodes, np.int32)
-    members = take("members", nodes, np.int32)
+    labels = take("labels", nodes, np.uint32)
+    members = take("members", nodes, np.uint32)
     join_nodes(
         weights, ids, k, component, width, node_sizes, node_costs, take("limits", nodes, np.float32),
-        labels, take("following", nodes, np.int32), members, nodes,
+        labels, take("following", nodes, np.uint32), members, nodes,
     )  # fmt: skip
-    sizes = take("component_sizes", nodes, np.int32)
+    sizes = take("component_sizes", nodes, np.uint32)
     costs = take("component_costs", nodes, np.float64)
     count = number_components(component, labels, node_sizes, node_costs, members, nodes, sizes, costs)
     return component, sizes[:count], costs[:count]
@@ -115,9 +115,9 @@ def _find_pairs(planes: np.ndarray, component: np.ndarray, workspace: Workspace)
     take = workspace.take
     height, width = planes.shape[1:]
     image = component.reshape(height, width)
-    slot_pairs = take("slot_pairs", SLOTS, np.int64)
-    slot_pairs[:] = -1
-    slot_places = take("slot_places", SLOTS, np.int64)
+    slot_pairs = take("slot_pairs", SLOTS, np.uint64)
+    slot_pairs[:] = NO_PAIR
+    slot_places = take("slot_places", SLOTS, np.uint32)
     capacity = edge_capacity(height, width)
     weights = take("edge_weights", capacity, np.float64)  # the tiles' edges are done with
     ids = take("edge_ids", capacity, np.uint32)
@@ -152,27 +152,26 @@ def share_components(image: np.ndarray, smallest_scale: float, sigma: float, wor
     _sort(weights, ids, workspace)
     if crowded:
         workspace.drop("spare_ids", "sort_pending")
-    ends = workspace.take("spare_weights", weights.size, np.int64).view(np.int32)  # as large as two ends per pair
+    ends = workspace.take("spare_weights", weights.size, np.float64).view(np.uint32)  # as large as two ends per pair
     firsts, seconds = ends[: weights.size], ends[weights.size :]
     name_ends(ids, component, width, firsts, seconds)
-    rejected = ids.view(np.int32)  # the ids are done with
-    return SharedComponents(component.reshape(height, width), sizes, costs, weights, firsts, seconds, rejected)
+    return SharedComponents(component.reshape(height, width), sizes, costs, weights, firsts, seconds, rejected=ids)
 
 
 def join_scale(shared: SharedComponents, scale: float, min_size: int, workspace: Workspace) -> tuple[np.ndarray, int]:
     """Joins components into one scale's segments.
 
     Returns:
-        int32 segment of each component, numbered from 0 in raster order of their first pixels, and their number.
+        uint32 segment of each component, numbered from 0 in raster order of their first pixels, and their number.
     """
     take = workspace.take
     count = shared.sizes.size
-    segment_of_component = take("labels", count, np.int32)
+    segment_of_component = take("labels", count, np.uint32)
     segments = join_components(
         shared.pair_weights, shared.pair_firsts, shared.pair_seconds, scale / BYTE_SCALE, min_size,
         shared.sizes, shared.costs,
-        segment_of_component, take("following", count, np.int32), take("members", count, np.int32),
-        take("node_sizes", count, np.int32), take("limits", count, np.float32), shared.rejected,
+        segment_of_component, take("following", count, np.uint32), take("members", count, np.uint32),
+        take("node_sizes", count, np.uint32), take("limits", count, np.float32), shared.rejected,
     )  # fmt: skip
     return segment_of_component, segments
 
@@ -185,11 +184,11 @@ def paint_segments(shared: SharedComponents, segment_of_component: np.ndarray) -
 
 
 def list_runs(shared: SharedComponents, workspace: Workspace) -> tuple[np.ndarray, np.ndarray]:
-    """Returns component (int32) and first pixel (uint32, down the columns) of each run of the components."""
+    """Returns component (uint32) and first pixel (uint32, down the columns) of each run of the components."""
     height, width = shared.component_of_pixel.shape
-    components = workspace.take("node_costs", height * width + 1, np.int32)  # the nodes are done with
+    components = workspace.take("node_costs", height * width + 1, np.uint32)  # the nodes are done with
     starts = workspace.take("run_starts", height * width + 1, np.uint32)
-    turned = workspace.take("turned_columns", COLUMNS * height, np.int32).reshape(COLUMNS, height)
+    turned = workspace.take("turned_columns", COLUMNS * height, np.uint32).reshape(COLUMNS, height)
     runs = find_runs(shared.component_of_pixel, turned, components, starts)
     return components[:runs], starts[:runs]
 
@@ -210,8 +209,8 @@ def encode_segments(
     areas = np.empty(segments, np.int64)
     write_counts(
         components, starts, count, segment_of_component, segments, shared.component_of_pixel.size,
-        take("members", count + 1, np.int32), take("limits", count + 1, np.uint32),
-        take("following", count + 1, np.int32), take("merged_bounds", segments + 1, np.int64), text, ends, areas,
+        take("members", count + 1, np.uint32), take("limits", count + 1, np.uint32),
+        take("following", count + 1, np.uint32), take("merged_bounds", segments + 1, np.int64), text, ends, areas,
     )  # fmt: skip
     written = text[: ends[-1]].tobytes()
     return [written[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)], areas

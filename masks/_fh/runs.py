@@ -8,6 +8,8 @@ the format). Segments differ from their neighbours, so a merged run ends exactly
 import numpy as np
 from numba import njit
 
+from masks._fh.components import UNNUMBERED
+
 COLUMNS = 32  # columns turned at a time: a row's share is two cache lines
 MOST_GROUPS = 7  # of 5 bits, in one number: differences of runs below 2**30 have 31 bits with their sign
 
@@ -17,17 +19,17 @@ def find_runs(component, turned, run_components, run_starts):
     """Lists the runs of equal component in column-major order.
 
     Args:
-        component: (height, width) int32.
-        turned: (COLUMNS, height) int32 scratch.
-        run_components, run_starts: int32 and uint32, height * width + 1 elements; receive each run's component and its
+        component: (height, width) uint32.
+        turned: (COLUMNS, height) uint32 scratch.
+        run_components, run_starts: uint32, height * width + 1 elements; receive each run's component and its
             first pixel, counted down the columns.
 
     Returns:
         The number of runs.
     """
     height, width = component.shape
-    runs = 0
-    previous = np.int32(-1)
+    runs = np.uintp(0)
+    previous = UNNUMBERED
     for left in range(0, width, COLUMNS):
         columns = min(COLUMNS, width - left)
         for y in range(height):
@@ -41,9 +43,9 @@ def find_runs(component, turned, run_components, run_starts):
                 current = column[y]
                 run_components[runs] = current
                 run_starts[runs] = np.uint32(start + y)
-                runs += np.int64(current != previous)
+                runs += np.uintp(current != previous)
                 previous = current
-    return runs
+    return np.int64(runs)
 
 
 @njit(nogil=True, cache=True)
@@ -62,15 +64,15 @@ def _put_number(text, at, value):
 @njit(nogil=True, cache=True)
 def _merge_runs(run_components, run_starts, runs, segment_of_component, merged_segments, merged_starts):
     """Drops the runs that only continue the segment before. Every slot is written, only new segments advance."""
-    merged = 0
-    previous = np.int32(-1)
+    merged = np.uintp(0)
+    previous = UNNUMBERED
     for i in range(runs):
         segment = segment_of_component[run_components[i]]
         merged_segments[merged] = segment
         merged_starts[merged] = run_starts[i]
-        merged += np.int64(segment != previous)
+        merged += np.uintp(segment != previous)
         previous = segment
-    return merged
+    return np.int64(merged)
 
 
 @njit(nogil=True, cache=True)
@@ -79,12 +81,12 @@ def _group_runs(merged_segments, merged, segments, bounds, order):
     for s in range(segments + 1):
         bounds[s] = 0
     for i in range(merged):
-        bounds[merged_segments[i] + 1] += 1
+        bounds[np.int64(merged_segments[i]) + 1] += 1
     for s in range(segments):
         bounds[s + 1] += bounds[s]
     for i in range(merged):
         s = merged_segments[i]
-        order[bounds[s]] = i
+        order[np.uintp(bounds[s])] = i
         bounds[s] += 1
     for s in range(segments, 0, -1):  # each bound has moved to its segment's end
         bounds[s] = bounds[s - 1]
@@ -105,7 +107,7 @@ def write_counts(
         run_components, run_starts, runs: from `find_runs`.
         segment_of_component, segments: from `masks._fh.scales`.
         pixels: of the picture.
-        merged_segments, merged_starts, order: int32, uint32 and int32 scratch, runs + 1 elements.
+        merged_segments, merged_starts, order: uint32 scratch, runs + 1 elements.
         bounds: int64 scratch, segments + 1 elements.
         text: uint8, MOST_GROUPS * (2 * runs + segments) elements; receives the counts.
         ends: int64[segments]; receives where in `text` each segment's counts end.

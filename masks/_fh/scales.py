@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from masks._fh.components import ends_of
+from masks._fh.components import UNNUMBERED, ends_of
 
 
 @njit(nogil=True, cache=True)
@@ -52,7 +52,7 @@ def join_components(
             a = _join(a, b, labels, following, members, sizes)
             limits[a] = np.float32(weights[i] + k / sizes[a])
         else:
-            rejected[rejections] = i
+            rejected[np.uintp(rejections)] = np.uint32(i)
             rejections += 1
     for i in range(rejections):
         a = labels[firsts[rejected[i]]]
@@ -62,11 +62,11 @@ def join_components(
     segments = 0
     numbers = members
     for c in range(components):
-        numbers[c] = -1
+        numbers[c] = UNNUMBERED
     for c in range(components):
         label = labels[c]
-        if numbers[label] < 0:
-            numbers[label] = segments
+        if numbers[label] == UNNUMBERED:
+            numbers[label] = np.uint32(segments)
             segments += 1
         labels[c] = numbers[label]  # no later component asks for this one's label
     return segments

@@ -35,7 +35,7 @@ def _counting_pass(bits, tags, low, high, out_bits, out_tags, base, shift, digit
         key = max((bits[i] - base) >> shift, np.int64(0))
         digit = (key >> digit_shift) & (DIGITS - 1)
         place = starts[digit]
-        starts[digit] = place + 1
+        starts[digit] = np.uint32(place + 1)
         out_bits[place] = bits[i]
         out_tags[place] = tags[i]
 
@@ -91,7 +91,7 @@ def sort_edges(weights, tags, spare_weights, spare_tags, starts, pending):
     Args:
         weights: float64, >= 0, no NaN. tags: uint32, all different.
         spare_weights, spare_tags: scratch of at least as many elements.
-        starts: (2, DIGITS) int64 scratch. pending: (n, 2) int64 scratch, n > edges / PATIENCE + 1.
+        starts: (2, DIGITS) uint32 scratch. pending: (n, 2) int64 scratch, n > edges / PATIENCE + 1.
     """
     bits = weights.view(np.int64)
     spare_bits = spare_weights.view(np.int64)

@@ -27,7 +27,7 @@ from numba import njit
 TILE = 126  # the widest window, without its halo
 STRIP = 16  # the highest window, without its halo
 LANES = 128  # elements that every row loop runs over, whatever the window's width: a constant count vectorises whole
-FRONT = 8  # elements before the first row, so that lane 0 may look one to the left
+FRONT = 16  # elements before the first row, so that lane 0 may look one to the left
 PITCH = LANES + 8  # from one row of values to the next; whole cache lines, and room to look one to the right
 RIGHT, DOWN, FALLING, RISING = 0, 1, 2, 3
 PIXELS = 4 * PITCH  # in a lattice row of `exact`: four rows of weights, then three of pixel values

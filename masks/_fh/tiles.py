@@ -72,13 +72,14 @@ def round_down(weight):
 @njit(nogil=True, cache=True)
 def _collect_row(exact, rounded, i, direction, first, last, tag, list_weights, list_tags, place):
     """Appends a lattice row's kept edges: every slot is written, only kept ones advance. Returns the next place."""
-    weights = FRONT + i * EXACT_ROW + direction * PITCH
-    flags = FRONT + i * ROUNDED_ROW + direction * PITCH
-    for j in range(first, last):
-        list_weights[place] = exact[weights + j]
-        list_tags[place] = np.uint32(tag + j)
-        place += np.int64(rounded[flags + j] < INFINITY)
-    return place
+    weights = np.uintp(FRONT + i * EXACT_ROW + direction * PITCH)
+    flags = np.uintp(FRONT + i * ROUNDED_ROW + direction * PITCH)
+    slot = np.uintp(place)
+    for j in range(np.uintp(first), np.uintp(last)):
+        list_weights[slot] = exact[weights + j]
+        list_tags[slot] = np.uint32(tag + np.int64(j))
+        slot += np.uintp(rounded[flags + j] < INFINITY)
+    return np.int64(slot)
 
 
 @njit(nogil=True, cache=True)
@@ -146,14 +147,14 @@ def _note_leaving(
 @njit(nogil=True, cache=True)
 def _gather_lists(list_weights, list_tags, places):
     """Closes the gaps between the four lists. Returns the number of edges."""
-    count = places[0]
+    count = np.uintp(places[0])
     for direction in range(1, 4):
         start = direction << TAG_BITS
-        for place in range(start, places[direction]):
+        for place in range(np.uintp(start), np.uintp(places[direction])):
             list_weights[count] = list_weights[place]
             list_tags[count] = list_tags[place]
-            count += 1
-    return count
+            count += np.uintp(1)
+    return np.int64(count)
 
 
 @njit(nogil=True, cache=True)
@@ -236,17 +237,19 @@ def _join_tile(
 @njit(nogil=True, cache=True)
 def _number_nodes(labels, sizes, costs, shape, numbers, node_of_pixel, top, left, node_sizes, node_costs, node_count):
     """Gives the tile's components the next node numbers. Returns the new number of nodes."""
+    node = np.uintp(node_count)
     for row in range(shape[0]):
-        for pixel in range(row * TILE_ROW, row * TILE_ROW + shape[1]):
-            numbers[pixel] = node_count
-            node_sizes[node_count] = sizes[pixel]
-            node_costs[node_count] = costs[pixel]
-            node_count += np.int64(labels[pixel] == pixel)
+        for pixel in range(np.uintp(row * TILE_ROW), np.uintp(row * TILE_ROW + shape[1])):
+            numbers[pixel] = np.uint32(node)
+            node_sizes[node] = np.uint32(sizes[pixel])
+            node_costs[node] = costs[pixel]
+            node += np.uintp(labels[pixel] == pixel)
     for row in range(shape[0]):
-        out = node_of_pixel[top + row]
-        for column in range(shape[1]):
-            out[left + column] = numbers[labels[row * TILE_ROW + column]]
-    return node_count
+        out = node_of_pixel[top + row, left : left + shape[1]]
+        names = labels[row * TILE_ROW : row * TILE_ROW + shape[1]]
+        for column in range(out.size):
+            out[column] = numbers[names[column]]
+    return np.int64(node)
 
 
 @njit(nogil=True, cache=True)

@@ -9,6 +9,7 @@ import threading
 import numpy as np
 
 KEPT_BYTES = 512 * 2**20
+CACHE_LINE = 64  # bytes; vector loads that straddle two lines cost twice
 
 
 class Workspace:
@@ -24,12 +25,14 @@ class Workspace:
         self._buffers: dict[str, np.ndarray] = {}
 
     def take(self, name: str, count: int, dtype: type) -> np.ndarray:
-        """Returns `count` uninitialised elements of `dtype`; earlier views of `name` become invalid."""
+        """Returns `count` uninitialised elements of `dtype`, aligned to cache lines; earlier views of `name` become invalid."""
         needed = int(count) * np.dtype(dtype).itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.nbytes < needed:
             self._buffers.pop(name, None)
-            buffer = np.empty(needed, np.uint8)
+            roomy = np.empty(needed + CACHE_LINE, np.uint8)
+            start = -roomy.ctypes.data % CACHE_LINE
+            buffer = roomy[start : start + needed]
             self._buffers[name] = buffer
         return buffer[:needed].view(dtype)
 
