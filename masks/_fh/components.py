@@ -11,7 +11,7 @@ BLOCK_MASK = (1 << DIRECTION_SHIFT) - 1
 
 
 @njit(nogil=True, cache=True)
-def ends_of(edge_id, width):
+def _ends_of(edge_id, width):
     """Returns the raster indices of an edge's two pixels."""
     direction = np.int64(edge_id) >> DIRECTION_SHIFT
     block = np.int64(edge_id) & BLOCK_MASK
@@ -21,7 +21,19 @@ def ends_of(edge_id, width):
 
 
 @njit(nogil=True, cache=True)
-def join_nodes(weights, ids, k, node_of_pixel, width, sizes, costs, limits, labels, following, members, nodes):
+def name_ends(ids, owner_of_pixel, width, firsts, seconds):
+    """Looks up to whom the two pixels of each edge belong.
+
+    A loop of its own: the look-ups all over the picture are independent of each other, and so overlap in time.
+    """
+    for i in range(ids.size):
+        first, second = _ends_of(ids[i], width)
+        firsts[i] = owner_of_pixel[first]
+        seconds[i] = owner_of_pixel[second]
+
+
+@njit(nogil=True, cache=True)
+def join_nodes(weights, firsts, seconds, k, sizes, costs, limits, labels, following, members, nodes):
     """The shared pass over the whole picture, on the tiles' nodes.
 
     Invariant: an untainted component is the component that FH has built at every scale >= 255 k.
@@ -31,10 +43,9 @@ def join_nodes(weights, ids, k, node_of_pixel, width, sizes, costs, limits, labe
         following[node] = node
         members[node] = 1
         limits[node] = np.float32(costs[node] + k / sizes[node])
-    for i in range(ids.size):
-        first, second = ends_of(ids[i], width)
-        a = labels[node_of_pixel[first]]
-        b = labels[node_of_pixel[second]]
+    for i in range(weights.size):
+        a = labels[firsts[i]]
+        b = labels[seconds[i]]
         if a == b:
             continue
         weight = weights[i]

@@ -13,10 +13,10 @@ import dataclasses
 
 import numpy as np
 
-from masks._fh.components import join_nodes, number_components
+from masks._fh.components import join_nodes, name_ends, number_components
 from masks._fh.pairs import NO_PAIR, SLOTS, find_pairs
 from masks._fh.runs import COLUMNS, MOST_GROUPS, find_runs, write_counts
-from masks._fh.scales import join_components, name_ends, paint
+from masks._fh.scales import join_components, paint
 from masks._fh.smoothing import smooth
 from masks._fh.sorting import DIGITS, PATIENCE, sort_edges
 from masks._fh.thinning import EXACT_SIZE, ROUNDED_SIZE
@@ -81,6 +81,16 @@ def _sort(weights: np.ndarray, ids: np.ndarray, workspace: Workspace) -> None:
     )
 
 
+def _name_ends(
+    ids: np.ndarray, owner_of_pixel: np.ndarray, width: int, workspace: Workspace
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the owners of each edge's ends, in the memory that the sort of the edges has left."""
+    ends = workspace.take("spare_weights", ids.size, np.float64).view(np.uint32)
+    firsts, seconds = ends[: ids.size], ends[ids.size :]
+    name_ends(ids, owner_of_pixel, width, firsts, seconds)
+    return firsts, seconds
+
+
 def _join_everywhere(planes: np.ndarray, k: float, workspace: Workspace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Runs the shared pass, tiles first. Returns component of pixel (flat), sizes and costs of the components."""
     take = workspace.take
@@ -98,10 +108,11 @@ def _join_everywhere(planes: np.ndarray, k: float, workspace: Workspace) -> tupl
     )  # fmt: skip
     weights, ids = weights[:edges], ids[:edges]
     _sort(weights, ids, workspace)
+    firsts, seconds = _name_ends(ids, component, width, workspace)
     labels = take("labels", nodes, np.uint32)
     members = take("members", nodes, np.uint32)
     join_nodes(
-        weights, ids, k, component, width, node_sizes, node_costs, take("limits", nodes, np.float32),
+        weights, firsts, seconds, k, node_sizes, node_costs, take("limits", nodes, np.float32),
         labels, take("following", nodes, np.uint32), members, nodes,
     )  # fmt: skip
     sizes = take("component_sizes", nodes, np.uint32)
@@ -152,9 +163,7 @@ def share_components(image: np.ndarray, smallest_scale: float, sigma: float, wor
     _sort(weights, ids, workspace)
     if crowded:
         workspace.drop("spare_ids", "sort_pending")
-    ends = workspace.take("spare_weights", weights.size, np.float64).view(np.uint32)  # as large as two ends per pair
-    firsts, seconds = ends[: weights.size], ends[weights.size :]
-    name_ends(ids, component, width, firsts, seconds)
+    firsts, seconds = _name_ends(ids, component, width, workspace)
     return SharedComponents(component.reshape(height, width), sizes, costs, weights, firsts, seconds, rejected=ids)
 
 

@@ -3,15 +3,7 @@
 import numpy as np
 from numba import njit
 
-from masks._fh.components import UNNUMBERED, ends_of
-
-
-@njit(nogil=True, cache=True)
-def name_ends(ids, component, width, firsts, seconds):
-    for i in range(ids.size):
-        first, second = ends_of(ids[i], width)
-        firsts[i] = component[first]
-        seconds[i] = component[second]
+from masks._fh.components import UNNUMBERED
 
 
 @njit(nogil=True, cache=True)
