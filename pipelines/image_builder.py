@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import numpy as np
+
 from masks.registry import parse_specs
 from pipelines.annotations import parse_annotations
 from pipelines.decode import decode_image
