@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.plan import difference
-from pipelines.report.bootstrap import image_key, interval, weights
+from pipelines.report.bootstrap import REPLICATES, image_key, interval, weights
 from pipelines.report.document import NO_INSTANCES, metric, metric_pair, ratio
 from pipelines.report.series import series_of, widest
 from schemas import storage
@@ -104,7 +104,7 @@ def compare(old: Dataset, new: Dataset, asked: Sequence[str] = ()) -> dict:
     for a, b in pairs:
         before = left.columns[f"{a}/iou_units"][at_left][kept].astype(np.int64)
         after = right.columns[f"{b}/iou_units"][at_right][kept].astype(np.int64)
-        rows.append({"old": a, "new": b, **_pair(names, keys, instances[kept], before, after)})
+        rows.append({"old": a, "new": b, **difference_of(names, keys, instances[kept], before, after)})
     return {
         "images": {
             "old": len(left.rows),
@@ -118,10 +118,23 @@ def compare(old: Dataset, new: Dataset, asked: Sequence[str] = ()) -> dict:
     }
 
 
-def _pair(names: list[str], keys: np.ndarray, instances: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict:
+def difference_of(
+    names: list[str], keys: np.ndarray, instances: np.ndarray, before: np.ndarray, after: np.ndarray
+) -> dict:
+    """How n images differ between two sides.
+
+    Args:
+        names: their ids.
+        keys: int64[n], of `image_key`.
+        instances: int64[n], each at least 1.
+        before, after: int64[n], sums of best IoUs in units of 1 / `IOU_UNIT`.
+
+    Returns:
+        Both ABOs, their difference and its interval, a histogram of the images' differences, those that moved most.
+    """
     total = int(instances.sum())
     delta = after - before
-    numerators, denominators = [0] * weights(keys[:0]).shape[1], [0] * weights(keys[:0]).shape[1]
+    numerators, denominators = [0] * REPLICATES, [0] * REPLICATES
     for start in range(0, len(keys), _CHUNK):
         drawn = weights(keys[start : start + _CHUNK])
         part = slice(start, start + _CHUNK)

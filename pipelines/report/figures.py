@@ -132,14 +132,15 @@ def histograms(
         ticks: (place, text); place k is the left edge of bin k.
         x_name: of the axis.
     """
-    left, right, row, gap = 118, 8, 40, 12
+    names = [_short(label) for label, _ in rows]
+    left, right, row, gap = 54 + 6.6 * max(map(len, names), default=0), 8, 40, 12
     step = (_WIDTH - left - right) / len(bins)
     parts = []
     y = 8.0
-    for i, (label, shares) in enumerate(rows):
+    for i, ((label, shares), name) in enumerate(zip(rows, names, strict=True)):
         base = y + row
         highest = max(shares, default=0.0)
-        parts.append(_text(0, base - row / 2 + 4, _short(label), "start", ' class="label"'))
+        parts.append(_text(0, base - row / 2 + 4, name, "start", ' class="label"'))
         parts.append(_text(left - 6, y + 8, f"{highest:.0%}" if highest >= 0.01 else f"{highest:.1%}", "end"))
         parts += [_line(left, y, _WIDTH - right, y, "grid"), _line(left, base, _WIDTH - right, base, "base")]
         for k, share in enumerate(shares):
@@ -168,5 +169,5 @@ def histograms(
     return _figure(title, y - gap + 44, parts)
 
 
-def _short(label: str, limit: int = 13) -> str:
+def _short(label: str, limit: int = 24) -> str:
     return label if len(label) <= limit else label[: limit - 1] + "…"

@@ -69,7 +69,10 @@ def render_layers(example: ImageExample, names: list[str], categories: dict[str,
     if len(gt):
         crowds = len(gt) - singles.size
         note = ", ".join(labels[:20]) + (f"; {crowds} crowd" if crowds else "")
-        rows.append({"name": "ground truth", "counts": gt.counts, "mean": None, "note": note})
+        rows.append({"name": "annotations", "counts": gt.counts, "mean": None, "note": note})
+    # Shown at first: the layer that fits best, ground truth's own aside.
+    fits = [-1.0 if row["mean"] is None or row["mean"] > 0.9999 else row["mean"] for row in rows]
+    first = fits.index(max(fits)) if fits else 0
     page = b""
     for side in _SIDES:
         scale = min(1.0, side / max(image.shape[:2]))
@@ -95,6 +98,7 @@ def render_layers(example: ImageExample, names: list[str], categories: dict[str,
                 width=size[0],
                 height=size[1],
                 layers=layers,
+                first=first,
                 masks_shown=MASKS_SHOWN,
                 css=resource("report.css"),
             )

@@ -49,9 +49,17 @@ def read_examples(folder: str, manifest: Manifest, wanted: Iterable[str]) -> dic
     """
     examples = {}
     for identity, (shard, offset, size) in sorted(locate(folder, wanted).items(), key=lambda item: item[1]):
+        if not 0 <= shard < len(manifest.shards):
+            raise DamageError(f"{IMAGES} says that {identity!r} is in shard {shard} of {len(manifest.shards)}")
         name = manifest.shards[shard].name
-        data = storage.read_bytes(storage.join(folder, name), offset, size)
-        (payload,) = read_records(storage.as_file(data), f"{name} from byte {offset} on")
+        try:
+            data = storage.read_bytes(storage.join(folder, name), offset, size)
+        except FileNotFoundError:
+            raise DamageError(f"{name} is missing from {folder}") from None
+        payloads = list(read_records(storage.as_file(data), f"{name} from byte {offset} on"))
+        if len(payloads) != 1:
+            raise DamageError(f"{name} has no record at byte {offset}, where {IMAGES} says that {identity!r} is")
+        payload = payloads[0]
         example = decode_example(payload, len(manifest.layers))
         if example.filename != identity:
             raise DamageError(f"{name} holds {example.filename!r} at byte {offset}, {IMAGES} says {identity!r}")

@@ -51,7 +51,7 @@ def read_throughput(folder: str) -> dict:
                     total += np.nan_to_num(ms)
                     _count(stages[name], np.rint(ms[np.isfinite(ms)] * 1e3).astype(np.int64))
                 top = np.argsort(-total, kind="stable")[:SLOWEST]
-                ids = batch.column("id").take(top).to_pylist()
+                ids = [batch.column("id")[i].as_py() for i in top.tolist()]
                 slowest = heapq.nsmallest(
                     SLOWEST,
                     slowest + [(-round(float(total[i]), 3), identity) for i, identity in zip(top, ids, strict=True)],

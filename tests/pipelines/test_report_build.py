@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import jsonschema
+import pyarrow.parquet as pq
 import pytest
 from drawn import write_coco
 
@@ -224,3 +225,21 @@ def test_only_crowds_is_no_ground_truth(tmp_path):
     agreement = document["agreement"]["mean_best_iou"]
     assert [[cell["value"] for cell in row] for row in agreement] == [[1.0, 0.25], [0.25, 1.0]]
     assert "1 crowd is left out" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_table_that_contradicts_the_shards_is_named(built, tmp_path, capsys):
+    shutil.copytree(built, tmp_path / "copy")
+    path = tmp_path / "copy" / "images.parquet"
+    table = pq.read_table(path)
+    sizes = table.column("record_bytes").to_pylist()
+    wrong = {"record_bytes": [sizes[0] + 1, *sizes[1:]], "shard": [99] * len(sizes)}
+    for (name, values), expected in zip(
+        wrong.items(), ("tfrecord-00000-of-00002 from byte 0 on", "in shard 99 of 2"), strict=True
+    ):
+        column = table.schema.get_field_index(name)
+        pq.write_table(table.set_column(column, table.schema.field(name), [values]), path)
+        assert main(["report", str(tmp_path / "copy")]) == 5, name
+        assert expected in capsys.readouterr().err
+    path.unlink()
+    assert main(["report", str(tmp_path / "copy")]) == 5
+    assert "images.parquet is missing" in capsys.readouterr().err
