@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 
-KEPT_BYTES = 512 * 2**20
+KEPT_BYTES = 2**30  # holds the buffers of about 13 megapixels
 CACHE_LINE = 64  # bytes; vector loads that straddle two lines cost twice
 
 
@@ -25,7 +25,7 @@ class Workspace:
         self._buffers: dict[str, np.ndarray] = {}
 
     def take(self, name: str, count: int, dtype: type) -> np.ndarray:
-        """Returns `count` uninitialised elements of `dtype`, aligned to cache lines; earlier views of `name` become invalid."""
+        """Returns `count` uninitialised elements, aligned to cache lines; earlier views of `name` become invalid."""
         needed = int(count) * np.dtype(dtype).itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.nbytes < needed:
