@@ -29,11 +29,10 @@ component that another, tree edge could not join.)
 import numpy as np
 from numba import njit
 
-from masks._fh.forest import AHEAD, TAINTED, join, look_ahead, plant
+from masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_numbers, join, look_ahead, plant
 from masks._fh.thinning import FALLING, RIGHT, RISING
 from masks._fh.tiles import DIRECTION_SHIFT
 
-UNNUMBERED = np.uint32(0xFFFFFFFF)
 BLOCK_MASK = (1 << DIRECTION_SHIFT) - 1
 
 
@@ -92,17 +91,16 @@ def join_nodes(weights, firsts, seconds, k, nodes, labels):
 
 
 @njit(nogil=True, cache=True)
-def number_components(owner_of_pixel, nodes, labels, numbers, component_sizes, component_costs):
+def number_components(owner_of_pixel, nodes, labels, component_sizes, component_costs):
     """Replaces each pixel's node by its component, numbered from 0 in raster order. Returns how many there are."""
-    for i in range(labels.size):
-        numbers[i] = UNNUMBERED
+    forget_numbers(nodes, labels)
     count = 0
     for i in range(owner_of_pixel.size):
         label = labels[owner_of_pixel[i]]
-        number = numbers[label]
+        number = nodes[label].members
         if number == UNNUMBERED:
             number = np.uint32(count)
-            numbers[label] = number
+            nodes[label].members = number
             component_sizes[number] = nodes[label].size
             component_costs[number] = nodes[label].cost
             count += 1

@@ -16,11 +16,12 @@ NODE = np.dtype(
         ("cost", np.float64),  # weight of the heaviest edge inside
         ("limit", np.float32),  # edges of at least this weight are rejected; below zero: the set is tainted
         ("size", np.uint32),  # pixels
-        ("members", np.uint32),  # nodes
+        ("members", np.uint32),  # nodes; once all is joined, the number given to the set
         ("following", np.uint32),  # the next node of the ring; this one is every node's, not its label's
     ]
 )
 TAINTED = np.float32(-1.0)
+UNNUMBERED = np.uint32(0xFFFFFFFF)
 AHEAD = 32  # edges
 
 
@@ -28,8 +29,8 @@ AHEAD = 32  # edges
 def look_ahead(nodes, labels, firsts, seconds, start):
     """Reads the sets of the AHEAD edges from `start` on, so that their cache misses overlap instead of queueing.
 
-    On a large picture this halves the time of a walk over the edges. Returns the lowest limit seen: a use for what was read,
-    without which the compiler would drop the reading.
+    On a large picture this halves the time of a walk over the edges. Returns the lowest limit seen: a use for what was
+    read, without which the compiler would drop the reading.
     """
     lowest = np.float32(np.inf)
     for i in range(start, min(start + AHEAD, firsts.size)):
@@ -67,3 +68,10 @@ def join(nodes, labels, a, b):
     kept.members += lost.members
     kept.size += lost.size
     return a
+
+
+@njit(nogil=True, cache=True)
+def forget_numbers(nodes, labels):
+    """Turns every set's `members` into its number, not given yet."""
+    for i in range(labels.size):
+        nodes[i].members = UNNUMBERED

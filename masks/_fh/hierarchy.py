@@ -119,7 +119,7 @@ def _join_everywhere(planes: np.ndarray, k: float, workspace: Workspace) -> tupl
     join_nodes(weights, firsts, seconds, k, nodes, labels)
     sizes = take("component_sizes", node_count, np.uint32)
     costs = take("component_costs", node_count, np.float64)
-    count = number_components(component, nodes, labels, take("numbers", node_count, np.uint32), sizes, costs)
+    count = number_components(component, nodes, labels, sizes, costs)
     return component, sizes[:count], costs[:count]
 
 
@@ -137,7 +137,7 @@ def _find_pairs(planes: np.ndarray, component: np.ndarray, workspace: Workspace)
     row, count = find_pairs(image, planes, 0, slot_pairs, slot_places, weights, ids, 0)
     if row < height:
         # Nearly every pixel is a component of its own: there are up to four pairs per pixel, and no room to waste.
-        workspace.drop("nodes", "labels", "numbers", "spare_weights", "spare_ids")
+        workspace.drop("nodes", "labels", "spare_weights", "spare_ids")
         weights = workspace.grow("edge_weights", count, 4 * height * width, np.float64)
         ids = workspace.grow("edge_ids", count, 4 * height * width, np.uint32)
         row, count = find_pairs(image, planes, row, slot_pairs, slot_places, weights, ids, count)
@@ -179,8 +179,7 @@ def join_scale(shared: SharedComponents, scale: float, min_size: int, workspace:
     segment_of_component = take("labels", count, np.uint32)
     segments = join_components(
         shared.pair_weights, shared.pair_firsts, shared.pair_seconds, scale / BYTE_SCALE, min_size, shared.sizes,
-        shared.costs, take("nodes", count, NODE), segment_of_component, shared.rejected, take("numbers", count,
-        np.uint32),
+        shared.costs, take("nodes", count, NODE), segment_of_component, shared.rejected,
     )  # fmt: skip
     return segment_of_component, segments
 

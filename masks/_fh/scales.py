@@ -8,12 +8,11 @@ that the first walk rejected can do anything there, because all others ended up 
 import numpy as np
 from numba import njit
 
-from masks._fh.components import UNNUMBERED
-from masks._fh.forest import AHEAD, TAINTED, join, look_ahead, plant
+from masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_numbers, join, look_ahead, plant
 
 
 @njit(nogil=True, cache=True)
-def join_components(weights, firsts, seconds, k, min_size, sizes, costs, nodes, labels, rejected, numbers):
+def join_components(weights, firsts, seconds, k, min_size, sizes, costs, nodes, labels, rejected):
     """Joins components into the segments of one scale.
 
     Invariants: before edge i of the first walk, the sets are FH's components at the weight of edge i. In the second,
@@ -26,7 +25,6 @@ def join_components(weights, firsts, seconds, k, min_size, sizes, costs, nodes, 
         sizes, costs: of the components.
         nodes: forest.NODE scratch, one per component. rejected: uint32 scratch, one per pair.
         labels: uint32, one per component; receives its segment, numbered from 0 in order of the components.
-        numbers: uint32 scratch, one per component.
 
     Returns:
         The number of segments.
@@ -55,15 +53,14 @@ def join_components(weights, firsts, seconds, k, min_size, sizes, costs, nodes, 
         b = labels[seconds[rejected[r]]]
         if a != b and (nodes[a].size < min_size or nodes[b].size < min_size):
             join(nodes, labels, a, b)
-    for c in range(sizes.size):
-        numbers[c] = UNNUMBERED
+    forget_numbers(nodes, labels)
     segments = 0
     for c in range(sizes.size):
         label = labels[c]
-        if numbers[label] == UNNUMBERED:
-            numbers[label] = np.uint32(segments)
+        if nodes[label].members == UNNUMBERED:
+            nodes[label].members = np.uint32(segments)
             segments += 1
-        labels[c] = numbers[label]  # no later component asks for this one's label
+        labels[c] = nodes[label].members  # no later component asks for this one's label
     return segments
 
 
