@@ -30,7 +30,11 @@ class GroundTruth:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        return (Layer("gt", "gt", {}, {"labels": "the data set's own instance annotations, crowds left out"}, disjoint=False),)
+        return (
+            Layer(
+                "gt", "gt", {}, {"labels": "the data set's own instance annotations, crowds left out"}, disjoint=False
+            ),
+        )
 
     def __call__(self, record: ImageRecord) -> tuple[MaskSet, ...]:
         gt = record.annotations

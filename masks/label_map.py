@@ -132,7 +132,9 @@ def encode_label_map(label_map: np.ndarray) -> MaskSet:
     """
     label_map = np.ascontiguousarray(label_map)
     if label_map.ndim != 2 or label_map.size == 0 or label_map.dtype.kind not in "iu":
-        raise ValueError(f"a label map is a non-empty int array [height, width], got {label_map.dtype}{label_map.shape}")
+        raise ValueError(
+            f"a label map is a non-empty int array [height, width], got {label_map.dtype}{label_map.shape}"
+        )
     if int(label_map.min()) < -1:
         raise ValueError(f"labels must be -1 or more, got {int(label_map.min())}")
     if int(label_map.max()) >= label_map.size:  # large names with gaps would make the tables below large

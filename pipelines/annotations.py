@@ -12,7 +12,9 @@ from schemas import rle
 from schemas.errors import ImageError
 from schemas.image import Annotations
 
-MARGIN_PX = 2.0  # how far polygons may lie outside the picture; people's drawing tools overshoot by fractions of a pixel
+MARGIN_PX = (
+    2.0  # how far polygons may lie outside the picture; people's drawing tools overshoot by fractions of a pixel
+)
 MAX_POINTS = 100_000
 
 
@@ -31,15 +33,20 @@ def _polygons(parts: list, height: int, width: int) -> bytes:
     for part in parts:
         if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
             length = len(part) if isinstance(part, list) else type(part).__name__
-            raise AnnotationError("bad_annotation", f"a polygon needs at least 3 points (6 numbers, an even count), got {length}")
+            raise AnnotationError(
+                "bad_annotation", f"a polygon needs at least 3 points (6 numbers, an even count), got {length}"
+            )
         if len(part) > 2 * MAX_POINTS:
-            raise AnnotationError("bad_annotation", f"a polygon of {len(part) // 2} points is over the limit of {MAX_POINTS}")
+            raise AnnotationError(
+                "bad_annotation", f"a polygon of {len(part) // 2} points is over the limit of {MAX_POINTS}"
+            )
         if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in part):
             raise AnnotationError("bad_annotation", "a polygon holds something other than finite numbers")
         for values, side, axis in ((part[0::2], width, "x"), (part[1::2], height, "y")):
             if min(values) < -MARGIN_PX or max(values) > side + MARGIN_PX:
                 raise AnnotationError(
-                    "bad_annotation", f"a polygon's {axis} spans {min(values):g} .. {max(values):g}, the picture 0 .. {side}"
+                    "bad_annotation",
+                    f"a polygon's {axis} spans {min(values):g} .. {max(values):g}, the picture 0 .. {side}",
                 )
         polygons.append([float(v) for v in part])
     return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))["counts"]
@@ -86,7 +93,9 @@ def parse_annotation(annotation: dict, height: int, width: int) -> tuple[bytes, 
     return counts, area, numbers[0], numbers[1], bool(numbers[2])
 
 
-def parse_annotations(annotations: tuple[dict, ...], height: int, width: int, *, drop_bad: bool = False) -> tuple[Annotations, int]:
+def parse_annotations(
+    annotations: tuple[dict, ...], height: int, width: int, *, drop_bad: bool = False
+) -> tuple[Annotations, int]:
     """An image's raw annotations to ground truth, ordered by annotation id.
 
     Args:

@@ -60,12 +60,16 @@ class BuildConfig:
         if not self.images:
             raise UsageError("--images is missing: the folder, .zip or .tar of the pictures")
         if self.dataset == "coco" and not self.annotations:
-            raise UsageError("--dataset coco needs --annotations, COCO's instances_*.json; without one use --dataset folder")
+            raise UsageError(
+                "--dataset coco needs --annotations, COCO's instances_*.json; without one use --dataset folder"
+            )
         for option, owner in (("annotations", "coco"), ("ground_truth", "imagenet"), ("synsets", "imagenet")):
             if getattr(self, option) and self.dataset != owner:
                 raise UsageError(f"--{option.replace('_', '-')} belongs to --dataset {owner}, not {self.dataset}")
         if not self.masks:
-            raise UsageError('--masks is missing: say which, e.g. --masks "fh(scales=(500, 1000, 1500))" --masks "grid(n=5)"')
+            raise UsageError(
+                '--masks is missing: say which, e.g. --masks "fh(scales=(500, 1000, 1500))" --masks "grid(n=5)"'
+            )
         if any(spec.split("(")[0].strip() == "gt" for spec in self.masks) and self.dataset != "coco":
             raise UsageError("gt() needs annotations; use --dataset coco with --annotations")
         for option, low in (("num_shards", 0), ("limit", 0), ("max_pixels", 1)):

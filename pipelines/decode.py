@@ -84,7 +84,9 @@ def read_header(data: bytes, max_pixels: int) -> Header:
                 with Image.open(io.BytesIO(data)) as image:
                     header = Header(image.format or "?", image.mode, *image.size)
         except Image.DecompressionBombError as error:
-            raise ImageError("too_large", "decode", f"over {2 * Image.MAX_IMAGE_PIXELS} pixels, the limit is {max_pixels}") from error
+            raise ImageError(
+                "too_large", "decode", f"over {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, the limit is {max_pixels}"
+            ) from error
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error) as error:
             raise _unopenable(data, error) from error
     if header.width < 1 or header.height < 1:
@@ -118,6 +120,8 @@ def _unopenable(data: bytes, error: Exception) -> ImageError:
 
 def _verdict(data: bytes) -> ImageError | None:
     """A second opinion, Pillow's, on data that OpenCV refused or that looks damaged; None when Pillow can decode it."""
+    if data.startswith(_PNG) and b"IDAT" not in data:
+        return ImageError("truncated", "decode", "the PNG ends before its picture data")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -176,8 +180,8 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
         raise ImageError("decode_error", "decode", f"decoded to {image.dtype}{image.shape}, not RGB bytes")
     if header.format in ("JPEG", "MPO"):
         damaged = _looks_damaged(data)
-        if damaged and (error := _verdict(data)):
-            raise error
+        if damaged and (verdict := _verdict(data)):
+            raise verdict
         if header.mode in ("L", "RGB") and not damaged:
             return Picture(image, data, "JPEG")
         note = "damaged_jpeg" if damaged else f"{header.mode.lower()}_jpeg"

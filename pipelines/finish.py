@@ -1,7 +1,6 @@
 """The end of a build: every input accounted for, the tables written, the manifest last."""
 
 import dataclasses
-import importlib.metadata
 import json
 import math
 from collections import Counter
@@ -22,20 +21,7 @@ from schemas.example import SCHEMA_VERSION
 from schemas.manifest import FAILURES, IMAGES, MANIFEST, Manifest, Shard, digest
 from schemas.stats import LayerSums
 
-# Libraries whose version can change a byte of a record.
-_VERSIONED = ("maskmill", "numpy", "numba", "opencv-python-headless", "pycocotools", "scikit-image", "scipy")
 _STAGES = ("decode", "annotate", "overlap", "encode")
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of the libraries that can change a byte of a record."""
-    found = {}
-    for name in _VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def read_sidecars(folder: str, plan: Plan) -> Iterator[Sidecar]:
@@ -146,7 +132,10 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
     stages = [*_STAGES, *dict.fromkeys(layer.generator for layer in layers)]
     totals = Totals(sums=[LayerSums() for _ in layers])
     schema = image_schema(names, stages)
-    with storage.create(storage.join(folder, FAILURES)) as ledger, storage.create(storage.join(folder, IMAGES)) as table:
+    with (
+        storage.create(storage.join(folder, FAILURES)) as ledger,
+        storage.create(storage.join(folder, IMAGES)) as table,
+    ):
         for refusal in read_refused(folder):
             totals.failed += refusal.outcome == "failed"
             totals.skipped += refusal.outcome == "skipped"
@@ -180,7 +169,7 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         shards=tuple(shards),
         counts=counts,
         decoder={"name": DECODER, "reencoded": dict(sorted(totals.reencoded.items()))},
-        versions=versions(),
+        versions=plan.versions,
         abo={
             layer: {
                 "abo": sums.abo,

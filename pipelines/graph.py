@@ -13,7 +13,8 @@ from apache_beam.metrics import Metrics
 from pipelines.assemble import assemble_shard
 from pipelines.isolation import ChildProcess, InProcess
 from pipelines.part import build_part, settings_of
-from pipelines.plan import PartTask, Plan, load_plan
+from pipelines.plan import PartTask, Plan, difference, load_plan
+from pipelines.provenance import versions
 from schemas import storage
 
 # Exceptions of parts built in this process, for the driver: Beam passes only their text on. Remote workers' are in its logs.
@@ -46,7 +47,11 @@ class BuildPart(beam.DoFn):
         self.part_ms = Metrics.distribution("maskmill", "part_msec")
 
     def setup(self):
-        settings = settings_of(_plan(self.folder, self.plan_digest))
+        plan = _plan(self.folder, self.plan_digest)
+        if plan.versions != versions():
+            lines = "; ".join(difference(plan.versions, versions()))
+            raise RuntimeError(f"this worker's software is not the one the plan was made with: {lines}")
+        settings = settings_of(plan)
         self.builder = ChildProcess(settings, self.image_timeout) if self.isolate else InProcess(settings)
         self.read_ahead = 8 if storage.is_remote(self.folder) else 2
 

@@ -8,6 +8,7 @@ ends it when an image takes too long, whatever native code holds; no child outli
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from typing import BinaryIO
+from typing import IO
 
 from pipelines.image_builder import Built, ImageBuilder, Settings
 from pipelines.inputs import Input, Refusal
@@ -27,19 +28,17 @@ _LENGTHS = struct.Struct("<II")
 _LOG = logging.getLogger("maskmill")
 
 # One heavy thread per child: the pool is as wide as the machine, and results must not depend on a thread count.
-_SINGLE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-}
+_SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 
-def _send(stream: BinaryIO, head: dict, body: bytes = b"") -> None:
+def _send(stream: IO[bytes], head: dict, body: bytes = b"") -> None:
     text = json.dumps(head).encode()
     stream.write(_LENGTHS.pack(len(text), len(body)) + text)
     stream.write(body)
     stream.flush()
 
 
-def _receive(stream: BinaryIO) -> tuple[dict, bytes]:
+def _receive(stream: IO[bytes]) -> tuple[dict, bytes]:
     """One frame; EOFError when the other side is gone."""
     lengths = stream.read(_LENGTHS.size)
     if len(lengths) < _LENGTHS.size:
@@ -49,6 +48,23 @@ def _receive(stream: BinaryIO) -> tuple[dict, bytes]:
     if len(text) < text_length or len(body) < body_length:
         raise EOFError
     return json.loads(text), body
+
+
+class _Forward(logging.Handler):
+    """Sends the child's log lines to its parent, which has a terminal."""
+
+    def __init__(self, stream: IO[bytes]):
+        super().__init__(logging.WARNING)
+        self.stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _send(self.stream, {"say": record.getMessage()})
+
+
+@functools.lru_cache(maxsize=64)
+def _say_once(message: str) -> None:
+    """Logs what a child said; several children say the same when they start."""
+    _LOG.warning("%s", message)
 
 
 class InProcess:
@@ -71,7 +87,10 @@ class ChildProcess:
     Attributes:
         settings: what to build.
         timeout: seconds per image.
+        program: what the child runs.
     """
+
+    program = "from pipelines.isolation import serve; serve()"
 
     def __init__(self, settings: Settings, timeout: float):
         self.settings, self.timeout = settings, timeout
@@ -84,7 +103,7 @@ class ChildProcess:
         self._log.seek(0)
         self._log.truncate()
         process = subprocess.Popen(
-            [sys.executable, "-c", "from pipelines.isolation import serve; serve()"],
+            [sys.executable, "-c", self.program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -92,6 +111,7 @@ class ChildProcess:
             start_new_session=True,  # Ctrl-C is for the parent, which then ends its children
         )
         with contextlib.suppress(OSError):  # a child that dies at once is found when its first answer is awaited
+            assert process.stdin is not None
             _send(process.stdin, {**dataclasses.asdict(self.settings), "timeout": self.timeout})
         return process
 
@@ -101,18 +121,23 @@ class ChildProcess:
             if self._process is None or self._process.poll() is not None:
                 self.close()
                 self._process = self._start()
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
             try:
                 _send(self._process.stdin, {"item": item.to_json().decode()}, data)
                 head, payload = _receive(self._process.stdout)
+                while "say" in head:
+                    _say_once(head["say"])
+                    head, payload = _receive(self._process.stdout)
             except (EOFError, OSError):
-                refusal = self._post_mortem(item, attempt)
-                last = attempt == MAX_ATTEMPTS or (refusal.reason == "timeout" and attempt > 1)
-                _LOG.warning("%s: %s, attempt %d%s", item.id, refusal.message, attempt, "" if last else "; trying again")
+                lost = self._post_mortem(item, attempt)
+                last = attempt == MAX_ATTEMPTS or (lost.reason == "timeout" and attempt > 1)
+                _LOG.warning("%s: %s, attempt %d%s", item.id, lost.message, attempt, "" if last else "; trying again")
                 if last:
-                    return Built(b"", refusal, {})
+                    return Built(b"", lost, {})
                 continue
-            refusal = Refusal(**head["refusal"]) if head["refusal"] else None
-            return Built(payload, refusal and dataclasses.replace(refusal, attempts=attempt), head["row"])
+            refusal = Refusal(**{**head["refusal"], "attempts": attempt}) if head["refusal"] else None
+            return Built(payload, refusal, head["row"])
         raise AssertionError("unreachable: the last attempt returns")
 
     def _post_mortem(self, item: Input, attempt: int) -> Refusal:
@@ -148,7 +173,9 @@ def serve() -> None:
         import cv2
 
         cv2.setNumThreads(1)
+        logging.getLogger("masks").addHandler(_Forward(answers))
         builder = ImageBuilder(Settings(**{**head, "masks": tuple(head["masks"])}))
+        builder.warm_up()  # loading compiled code, or compiling it, is not the first picture's time
         while True:
             head, data = _receive(requests)
             # The default action of SIGALRM ends the process even inside native code that never returns to Python.

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 
 from pipelines.config import BuildConfig
 from pipelines.inputs import Input, Refusal
+from pipelines.provenance import versions
 from schemas import storage
 from schemas.errors import DamageError, InputError, UsageError
 from schemas.manifest import WORK, digest
@@ -64,8 +65,9 @@ class Plan:
         labels: where class labels come from, in words.
         inputs: images planned, without those refused.
         refused: inputs refused or skipped while listing; their lines are in `refused.jsonl`.
+        versions: of the software that makes the bytes; a worker with others refuses to work.
         parts: per shard, the parts.
-        digest: identity: same inputs, same configuration, same order.
+        digest: identity: same inputs, same configuration, same versions, same order.
     """
 
     requested: dict
@@ -74,6 +76,7 @@ class Plan:
     labels: str
     inputs: int
     refused: int
+    versions: dict[str, str]
     parts: tuple[tuple[PartTask, ...], ...]
     digest: str
 
@@ -151,7 +154,7 @@ def make_plan(config: BuildConfig, folder: str, part_size: int = 0) -> Plan:
     if lines and shards > len(lines):
         raise UsageError(f"--num-shards {shards} is more than the {len(lines)} images there are")
     resolved = {**config.to_dict(), "num_shards": shards}
-    identity = hashlib.sha256(digest(resolved).encode())
+    identity = hashlib.sha256(digest([resolved, versions()]).encode())
     for line in lines:
         identity.update(line + b"\n")
     for refusal in refused:
@@ -159,7 +162,8 @@ def make_plan(config: BuildConfig, folder: str, part_size: int = 0) -> Plan:
     plan_digest = identity.hexdigest()
 
     storage.write_bytes(
-        storage.join(folder, WORK, REFUSED), b"".join(json.dumps(dataclasses.asdict(r)).encode() + b"\n" for r in refused)
+        storage.join(folder, WORK, REFUSED),
+        b"".join(json.dumps(dataclasses.asdict(r)).encode() + b"\n" for r in refused),
     )
     parts: list[tuple[PartTask, ...]] = []
     offset = 0
@@ -181,6 +185,7 @@ def make_plan(config: BuildConfig, folder: str, part_size: int = 0) -> Plan:
         labels=source.labels,
         inputs=len(lines),
         refused=len(refused),
+        versions=versions(),
         parts=tuple(parts),
         digest=plan_digest,
     )
@@ -202,7 +207,10 @@ def load_plan(folder: str) -> Plan | None:
         if fields.pop("format") != FORMAT:
             raise DamageError(f"{path} was written by another version of maskmill; build with --overwrite")
         fields["parts"] = tuple(
-            tuple(PartTask(shard, part, *numbers, fields["digest"]) for part, numbers in enumerate(parts))
+            tuple(
+                PartTask(shard, part, int(numbers[0]), int(numbers[1]), int(numbers[2]), fields["digest"])
+                for part, numbers in enumerate(parts)
+            )
             for shard, parts in enumerate(fields["parts"])
         )
         return Plan(**fields)

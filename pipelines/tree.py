@@ -24,7 +24,7 @@ class Location:
     Attributes:
         path: file path, local or gs://.
         offset: first byte within `path`; -1 when the file is `path` itself.
-        size: stored bytes.
+        size: stored bytes; 0 for a file of its own, so that a plan does not change when a broken file is mended.
         deflated: whether the bytes are a raw deflate stream (zip), and then `plain` is the size once inflated.
         plain: bytes once inflated.
     """
@@ -42,25 +42,31 @@ class Location:
             ImageError: not_found, unreadable, truncated or too_large, stage "read".
         """
         if max(self.size, self.plain) > MAX_FILE_BYTES:
-            size = max(self.size, self.plain)
-            raise ImageError("too_large", "read", f"the file has {size} bytes, the limit is {MAX_FILE_BYTES}")
+            raise ImageError("too_large", "read", f"the file has more than {MAX_FILE_BYTES} bytes")
         try:
             if self.offset < 0:
-                return storage.read_bytes(self.path)
+                data = storage.read_bytes(self.path, 0, MAX_FILE_BYTES + 1)
+                if len(data) > MAX_FILE_BYTES:
+                    raise ImageError("too_large", "read", f"the file has more than {MAX_FILE_BYTES} bytes")
+                return data
             data = storage.read_range(self.path, self.offset, self.size)
             if not self.deflated:
                 return data
             inflater = zlib.decompressobj(-zlib.MAX_WBITS)
             data = inflater.decompress(data, self.plain + 1)
             if len(data) != self.plain:
-                raise ImageError("unreadable", "read", f"inflates to other than the {self.plain} bytes its archive states")
+                raise ImageError(
+                    "unreadable", "read", f"inflates to other than the {self.plain} bytes its archive states"
+                )
             return data
         except FileNotFoundError as error:
             raise ImageError("not_found", "read", f"no file at {self.path}") from error
         except EOFError as error:
             raise ImageError("truncated", "read", f"the archive is shorter than its index: {error}") from error
         except (OSError, zlib.error) as error:
-            raise ImageError("unreadable", "read", f"{self.path}: {getattr(error, 'strerror', None) or error}") from error
+            raise ImageError(
+                "unreadable", "read", f"{self.path}: {getattr(error, 'strerror', None) or error}"
+            ) from error
 
 
 def is_archive(path: str) -> bool:
@@ -83,8 +89,8 @@ def list_tree(path: str) -> Iterator[tuple[str, Location]]:
             with storage.open_read(path) as stream:
                 yield from _list_tar(path, stream, 0, storage.size(path), "")
         else:
-            for name, size in storage.walk(path):
-                yield name, Location(storage.join(path, *name.split("/")), -1, size)
+            for name, _ in storage.walk(path):
+                yield name, Location(storage.join(path, *name.split("/")))
     except FileNotFoundError as error:
         raise InputError(f"{path} not found; --images takes a folder, a .zip or a .tar of pictures") from error
     except NotADirectoryError as error:
@@ -96,7 +102,8 @@ def list_tree(path: str) -> Iterator[tuple[str, Location]]:
 
 
 def _visible(name: str) -> bool:
-    return bool(name) and not any(part.startswith(".") for part in name.split("/"))
+    # ".." is not hidden: it is refused, by `_checked`
+    return bool(name) and not any(part.startswith(".") and part != ".." for part in name.split("/"))
 
 
 def _list_zip(path: str) -> Iterator[tuple[str, Location]]:
@@ -106,7 +113,9 @@ def _list_zip(path: str) -> Iterator[tuple[str, Location]]:
                 continue
             name = _checked(info.filename, path)
             if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise InputError(f"{path}: {name} is encrypted or packed by method {info.compress_type}; repack with zip -0")
+                raise InputError(
+                    f"{path}: {name} is encrypted or packed by method {info.compress_type}; repack with zip -0"
+                )
             # The local header's name and extra field may be longer than the central one's, so it must be read.
             stream.seek(info.header_offset)
             header = stream.read(30)

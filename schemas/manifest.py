@@ -27,6 +27,11 @@ def shard_name(dataset: str, split: str, index: int, count: int) -> str:
     return f"{dataset}-{split}.tfrecord-{index:05d}-of-{count:05d}"
 
 
+def is_shard_name(name: str) -> bool:
+    """Whether a file name is one that `shard_name` gives."""
+    return _SHARD_NAME.match(name) is not None
+
+
 def canonical_json(value) -> bytes:
     """JSON with one spelling per value, for digests: sorted keys, no spaces, no NaN, ASCII only."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
@@ -145,7 +150,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     except (KeyError, TypeError, ValueError) as error:
         raise DamageError(f"{where} is incomplete: {error}") from error
     for shard in manifest.shards:
-        if not _SHARD_NAME.match(shard.name):
+        if not is_shard_name(shard.name):
             raise DamageError(f"{where}: {shard.name!r} is not a shard's name")
     if counts["inputs"] != counts["written"] + counts["failed"] + counts["skipped"]:
         raise DamageError(f"{where}: inputs are not written + failed + skipped: {counts}")
@@ -169,6 +174,8 @@ def load_manifest(folder: str) -> Manifest:
         data = storage.read_bytes(path)
     except FileNotFoundError:
         if storage.exists(storage.join(folder, WORK, "plan.json")):
-            raise InputError(f"{folder} has no {MANIFEST}: its build has not finished; the same build command resumes it") from None
+            raise InputError(
+                f"{folder} has no {MANIFEST}: its build has not finished; the same build command resumes it"
+            ) from None
         raise InputError(f"{folder} has no {MANIFEST}: not a maskmill data set") from None
     return parse_manifest(data, path)

@@ -49,9 +49,11 @@ def check_relative(name: str) -> str:
 @functools.lru_cache(maxsize=1)
 def _client_of(pid: int):
     try:
-        from google.cloud import storage as gcs
+        from google.cloud import storage as gcs  # type: ignore[attr-defined]
     except ImportError:
-        raise InputError("gs:// paths need google-cloud-storage; install it with: pip install 'maskmill[gcp]'") from None
+        raise InputError(
+            "gs:// paths need google-cloud-storage; install it with: pip install 'maskmill[gcp]'"
+        ) from None
     from google.auth.exceptions import DefaultCredentialsError
 
     try:
@@ -242,7 +244,10 @@ def names(folder: str) -> set[str]:
     if is_remote(folder):
         bucket, prefix = _bucket_and_name(folder.rstrip("/") + "/")
         with _remote_errors(folder):
-            return {b.name[len(prefix) :] for b in bucket.list_blobs(prefix=prefix, delimiter="/", fields="items(name),nextPageToken")}
+            return {
+                b.name[len(prefix) :]
+                for b in bucket.list_blobs(prefix=prefix, delimiter="/", fields="items(name),nextPageToken")
+            }
     try:
         return {entry.name for entry in os.scandir(folder) if entry.is_file()}
     except (FileNotFoundError, NotADirectoryError):
@@ -261,11 +266,13 @@ def read_range(path: str, offset: int, length: int) -> bytes:
     if is_remote(path):
         data = read_bytes(path, offset, length)
     else:
+        now = os.stat(path)
+        identity = (path, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
         last = getattr(_OPEN_ARCHIVES, "last", None)
-        if last is None or last[0] != path:
+        if last is None or last[0] != identity:
             if last is not None:
                 last[1].close()
-            last = (path, open(path, "rb"))  # noqa: SIM115  (kept open on purpose)
+            last = (identity, open(path, "rb"))  # noqa: SIM115  (kept open on purpose)
             _OPEN_ARCHIVES.last = last
         last[1].seek(offset)
         data = last[1].read(length)

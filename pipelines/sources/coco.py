@@ -65,15 +65,18 @@ class Coco:
     def list_inputs(self) -> Iterator[Input | Refusal]:
         content = load_instances(self.annotations)
         for category in content["categories"]:
-            if not isinstance(category, dict) or _index(category.get("id")) is None:
+            number = _index(category.get("id")) if isinstance(category, dict) else None
+            if number is None:
                 raise InputError(f"{self.annotations}: a category has no integer id: {str(category)[:100]}")
-            self.categories[_index(category["id"])] = str(category.get("name", category["id"]))
+            self.categories[number] = str(category.get("name", category["id"]))
         by_image: dict[int, list[dict]] = defaultdict(list)
         strays: dict[str, int] = defaultdict(int)
         for annotation in content["annotations"]:
             image_id = _index(annotation.get("image_id")) if isinstance(annotation, dict) else None
             if image_id is None:
-                strays[f"image_id={str(annotation.get('image_id') if isinstance(annotation, dict) else annotation)[:60]}"] += 1
+                strays[
+                    f"image_id={str(annotation.get('image_id') if isinstance(annotation, dict) else annotation)[:60]}"
+                ] += 1
             else:
                 by_image[image_id].append({name: annotation[name] for name in _KEPT if name in annotation})
         content["annotations"] = []  # half of the memory; the pieces live on in by_image
@@ -86,15 +89,21 @@ class Coco:
         for image_id in sorted(set(by_image) - seen):
             strays[f"image_id={image_id}"] += len(by_image[image_id])
         for name, count in sorted(strays.items()):
-            yield Refusal(name, "list", "dangling_image_id", f"{count} annotations name an image that the file does not list")
+            yield Refusal(
+                name, "list", "dangling_image_id", f"{count} annotations name an image that the file does not list"
+            )
 
     def _entry(self, image, files: dict[str, Location], prefix: str, by_image, seen: set[int]) -> Input | Refusal:
         name = image.get("file_name") if isinstance(image, dict) else None
         image_id = _index(image.get("id")) if isinstance(image, dict) else None
         if image_id is None or not isinstance(name, str):
-            return Refusal(f"image {str(image)[:80]}", "list", "bad_annotation", "an image needs an integer id and a file_name")
+            return Refusal(
+                f"image {str(image)[:80]}", "list", "bad_annotation", "an image needs an integer id and a file_name"
+            )
         if image_id in seen:
-            return Refusal(f"{name} (image id {image_id})", "list", "duplicate_id", f"image id {image_id} is listed twice")
+            return Refusal(
+                f"{name} (image id {image_id})", "list", "duplicate_id", f"image id {image_id} is listed twice"
+            )
         seen.add(image_id)
         try:
             storage.check_relative(name)

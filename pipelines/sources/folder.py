@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Iterator
 
 from pipelines.inputs import Input, Refusal
-from pipelines.tree import Location, list_tree
+from pipelines.tree import list_tree
 
 # Endings of files that people keep beside pictures. Everything else is opened and decided by content.
-NOT_PICTURES = frozenset(
-    ".txt .md .rst .json .jsonl .csv .tsv .xml .yaml .yml .html .htm .pdf .py .m .mat .npy .npz .parquet .tfrecord "
-    ".zip .tar .gz .tgz .bz2 .xz .7z .doc .docx .mp4 .avi .mov .log .ini .db .sqlite .lock .sha256 .md5".split()
-)
+_TEXT = "txt md rst json jsonl csv tsv xml yaml yml html htm pdf doc docx log ini"
+_DATA = "py m mat npy npz parquet tfrecord zip tar gz tgz bz2 xz 7z mp4 avi mov db sqlite lock sha256 md5"
+NOT_PICTURES = frozenset(f".{ending}" for words in (_TEXT, _DATA) for ending in words.split())
 
 
 def skip_other_files(name: str) -> Refusal | None:
@@ -37,6 +36,3 @@ class Folder:
     def list_inputs(self) -> Iterator[Input | Refusal]:
         for name, location in list_tree(self.images):
             yield skip_other_files(name) or Input(name, location)
-
-
-__all__ = ["NOT_PICTURES", "Folder", "Location", "skip_other_files"]

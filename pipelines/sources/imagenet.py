@@ -139,7 +139,7 @@ class ImageNet:
                     f"{self.images} has no synset folders (n01440764/...); for the flat validation set give "
                     "--ground-truth, for any other tree of pictures use --dataset folder"
                 )
-        known = sorted(set(names) | set(by_file.values()) if not names else names)
+        known = sorted(names if names else set(names) | set(by_file.values()))
         index = {synset: label for label, synset in enumerate(known)}
         whole = f"all {len(known)} of the list given" if names else f"the {len(known)} synsets present"
         self.labels = f"0..{len(known) - 1} in sorted order of {whole}"
@@ -150,7 +150,9 @@ class ImageNet:
     def _match_ground_truth(self, files, rows) -> dict[str, str]:
         if rows and rows[0][0]:
             table = dict(rows)
-            return {name: table[stem] for name, _ in files if (stem := name.rsplit("/", 1)[-1].rsplit(".", 1)[0]) in table}
+            return {
+                name: table[stem] for name, _ in files if (stem := name.rsplit("/", 1)[-1].rsplit(".", 1)[0]) in table
+            }
         ordered = sorted(name for name, _ in files)
         if len(rows) != len(ordered):
             raise InputError(f"{self.ground_truth} has {len(rows)} lines, {self.images} has {len(ordered)} pictures")
