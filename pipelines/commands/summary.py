@@ -33,6 +33,8 @@ def summary_lines(manifest: Manifest, folder: str) -> list[str]:
         lines.append(f"{layer.name:<{width}}  {abo:>6}  {masks:>11}  {coverage:>8}")
     size = sum(shard.bytes for shard in manifest.shards)
     lines.append(f"{len(manifest.shards)} shards, {size / 1e6:,.1f} MB, in {folder}")
+    if storage.exists(storage.join(folder, "report.html")):
+        lines.append(f"report: {storage.join(folder, 'report.html')}")
     lines.append(f"next: maskmill validate {folder}")
     if counts["failed"]:
         lines.append(f"      maskmill retry {folder}   (once the cause is mended)")

@@ -7,11 +7,11 @@ ground-truth instances does. The draw is by hash of the id, so the images of a m
 import numpy as np
 
 from masks.overlap import iou_matrix
-from pipelines.report.facts import to_units
 from pipelines.report.records import read_examples
 from pipelines.report.statistics import ReportStats
 from schemas.example import ImageExample
 from schemas.manifest import Manifest
+from schemas.stats import to_units
 
 IMAGES = 64
 

@@ -14,7 +14,7 @@ from masks.overlap import covered_pixels, iou_matrix
 from pipelines.report.series import Series
 from schemas.image import Annotations
 from schemas.mask import Layer, MaskSet
-from schemas.stats import IOU_UNIT
+from schemas.stats import to_units
 
 BUDGETS = (1, 2, 4, 8, 16)  # masks kept; "all" is the layer's own sum
 AREA_BINS = 24  # bin k: a mask of more than 2**-(k+1) and at most 2**-k of the picture
@@ -51,11 +51,6 @@ def _draw_weights(count: int) -> np.ndarray:
             if j < count - k:
                 weight *= (count - j - k) / (count - 1 - j)
     return table
-
-
-def to_units(iou: np.ndarray) -> np.ndarray:
-    """IoUs (float64, 0..1) as int64 multiples of 1 / `IOU_UNIT`."""
-    return np.rint(iou * IOU_UNIT).astype(np.int64)
 
 
 def _budget_sums(matrix: np.ndarray) -> tuple[list[int], list[int]]:

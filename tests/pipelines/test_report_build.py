@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import jsonschema
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from drawn import write_coco
@@ -237,7 +238,7 @@ def test_a_table_that_contradicts_the_shards_is_named(built, tmp_path, capsys):
         wrong.items(), ("tfrecord-00000-of-00002 from byte 0 on", "in shard 99 of 2"), strict=True
     ):
         column = table.schema.get_field_index(name)
-        pq.write_table(table.set_column(column, table.schema.field(name), [values]), path)
+        pq.write_table(table.set_column(column, name, pa.array(values, table.schema.field(name).type)), path)
         assert main(["report", str(tmp_path / "copy")]) == 5, name
         assert expected in capsys.readouterr().err
     path.unlink()
