@@ -27,10 +27,12 @@ def run(args: argparse.Namespace) -> int:
     from pipelines.report.collect import recorded_stats
     from pipelines.report.make import REPORT_HTML, own_truth, to_bytes, write_report
     from schemas import storage
+    from schemas.manifest import WORK
     from schemas.reader import Dataset
 
     dataset = Dataset.open(args.folder)
     out = args.out or args.folder
+    work = args.out or storage.join(args.folder, WORK)
     with output_errors(out):
         truth, audit = own_truth, None
         stats = None if args.annotations or args.from_shards else recorded_stats(args.folder, dataset.manifest)
@@ -38,11 +40,11 @@ def run(args: argparse.Namespace) -> int:
             from pipelines.report.audit import Audit
 
             found = Audit(args.folder, dataset.manifest, args.annotations)
-            tasks = found.tasks()
+            tasks = found.tasks(work)
             from pipelines.report.job import measured_stats
 
             try:
-                stats = measured_stats(args.folder, dataset.manifest, tasks, args.beam_args)
+                stats = measured_stats(args.folder, dataset.manifest, work, tasks, args.beam_args)
             finally:
                 found.forget(tasks)
             truth, audit = found.truth, found.describe(stats.sums)
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
                 )
             from pipelines.report.job import measured_stats
 
-            stats = measured_stats(args.folder, dataset.manifest, (), args.beam_args)
+            stats = measured_stats(args.folder, dataset.manifest, work, (), args.beam_args)
         document = write_report(args.folder, dataset.manifest, stats, truth=truth, audit=audit, out=out)
     if args.json:
         print(to_bytes(document).decode(), end="")

@@ -20,7 +20,7 @@ from schemas import storage
 from schemas.errors import DamageError, InputError
 from schemas.example import ImageExample
 from schemas.image import Annotations
-from schemas.manifest import IMAGES, WORK, Manifest
+from schemas.manifest import IMAGES, Manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,21 +29,21 @@ class AuditTask:
 
     Attributes:
         shard: its index.
-        offset, size: its entries in the file `name` of the work folder: one gzip member.
+        offset, size: its entries in the file at `path`: one gzip member.
         audits: whether there are entries; else the records' own ground truth counts.
-        name: the file's name.
+        path: of the file.
     """
 
     shard: int
     offset: int
     size: int
     audits: bool
-    name: str = ""
+    path: str = ""
 
 
-def read_entries(folder: str, task: AuditTask) -> dict[str, dict]:
+def read_entries(task: AuditTask) -> dict[str, dict]:
     """The entries of a task's shard: record id -> {"size", "annotations"}."""
-    member = storage.read_bytes(storage.join(folder, WORK, task.name), task.offset, task.size)
+    member = storage.read_bytes(task.path, task.offset, task.size)
     entries = (json.loads(line) for line in gzip.decompress(member).splitlines())
     return {entry["id"]: entry for entry in entries}
 
@@ -111,23 +111,24 @@ class Audit:
                 used.add(entry["image_id"])
         return len(by_id) - len(used)
 
-    def tasks(self) -> list[AuditTask]:
-        """Writes the entries to the work folder, a gzip member per shard, and refers to them. See `forget`."""
-        name = f"audit-{os.getpid()}-{secrets.token_hex(4)}.jsonl.gz"
+    def tasks(self, work: str) -> list[AuditTask]:
+        """Writes the entries to a file in the folder `work`, a gzip member per shard, and refers to them. See `forget`."""
+        path = storage.join(work, f"audit-{os.getpid()}-{secrets.token_hex(4)}.jsonl.gz")
         tasks, offset = [], 0
-        with storage.create(storage.join(self._folder, WORK, name)) as file:
+        with storage.create(path) as file:
             for shard, identities in enumerate(self._shards):
                 lines = (json.dumps({"id": i, **self._entry(i)}).encode() + b"\n" for i in identities)
                 member = gzip.compress(b"".join(lines), compresslevel=3, mtime=0)
                 file.write(member)
-                tasks.append(AuditTask(shard, offset, len(member), True, name))
+                tasks.append(AuditTask(shard, offset, len(member), True, path))
                 offset += len(member)
         return tasks
 
-    def forget(self, tasks: list[AuditTask]) -> None:
+    @staticmethod
+    def forget(tasks: list[AuditTask]) -> None:
         """Removes what `tasks` wrote."""
-        for name in {task.name for task in tasks}:
-            storage.remove(storage.join(self._folder, WORK, name))
+        for path in {task.path for task in tasks}:
+            storage.remove(path)
 
     def _entry(self, identity: str) -> dict:
         entry = self._entries[identity]

@@ -64,7 +64,7 @@ def measure_example(example: ImageExample, layers: Sequence[Layer], truth: Annot
 def measure_shard(task: AuditTask, folder: str, shards: Sequence[Shard], layers: Sequence[Layer]) -> Iterator[tuple]:
     """(row, facts) of every record of a shard, against its own ground truth or the task's entries."""
     shard = shards[task.shard]
-    entries = read_entries(folder, task) if task.audits else {}
+    entries = read_entries(task) if task.audits else {}
     for example in read_shard(folder, shard, len(layers)):
         try:
             check_example(example)

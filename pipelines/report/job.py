@@ -17,7 +17,7 @@ from pipelines.report.collect import measure_shard
 from pipelines.report.series import series_of, widest
 from pipelines.report.statistics import FOLD, ReportStats, fold_facts
 from schemas import storage
-from schemas.manifest import WORK, Manifest, Shard
+from schemas.manifest import Manifest, Shard
 from schemas.mask import Layer
 
 # Exceptions of shards measured in this process, for the driver: Beam passes only their text on.
@@ -73,13 +73,14 @@ def _save(stats: dict, path: str) -> None:
 
 
 def measured_stats(
-    folder: str, manifest: Manifest, tasks: Sequence[AuditTask] = (), flags: Sequence[str] = ()
+    folder: str, manifest: Manifest, work: str, tasks: Sequence[AuditTask] = (), flags: Sequence[str] = ()
 ) -> ReportStats:
     """Statistics measured anew from the records, as a Beam job.
 
     Args:
-        folder: a finished build; a few temporary files go to its work folder.
+        folder: a finished build.
         manifest: its manifest.
+        work: folder for a temporary file that all workers reach.
         tasks: from `Audit.tasks`; empty to measure against the records' own ground truth.
         flags: for Beam; the local runner where there are none.
 
@@ -88,15 +89,15 @@ def measured_stats(
     """
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    work = tasks or [AuditTask(i, 0, 0, False) for i in range(len(manifest.shards))]
-    path = storage.join(folder, WORK, f"report-{os.getpid()}-{secrets.token_hex(4)}.json")
+    shards = tasks or [AuditTask(i, 0, 0, False) for i in range(len(manifest.shards))]
+    path = storage.join(work, f"report-{os.getpid()}-{secrets.token_hex(4)}.json")
     options = PipelineOptions(list(flags) or ["--runner=FnApiRunner", "--no_save_main_session"])
     LOCAL_ERRORS.clear()
     try:
         with beam.Pipeline(options=options) as pipeline:
             _ = (
                 pipeline
-                | "Shards" >> beam.Create(list(work), reshuffle=False)
+                | "Shards" >> beam.Create(list(shards), reshuffle=False)
                 | "BreakFusion" >> beam.Reshuffle()
                 | "MeasureShard" >> beam.FlatMap(_guarded, folder, manifest.shards, manifest.layers)
                 | "CombineReport" >> beam.CombineGlobally(CombineReport(manifest.layers))
