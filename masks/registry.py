@@ -53,7 +53,9 @@ def _literal(node: ast.AST, spec: str):
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        raise UsageError(f"masks spec {spec!r}: arguments must be plain values, such as 5, 0.8 or (500, 1000)") from None
+        raise UsageError(
+            f"masks spec {spec!r}: arguments must be plain values, such as 5, 0.8 or (500, 1000)"
+        ) from None
 
 
 def parse_spec(spec: str) -> Generator:
@@ -71,13 +73,13 @@ def parse_spec(spec: str) -> Generator:
     try:
         node = ast.parse(spec.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise UsageError(f"masks spec {spec!r} is not of the form name(key=value, ...), e.g. \"grid(n=5)\"") from None
+        raise UsageError(f'masks spec {spec!r} is not of the form name(key=value, ...), e.g. "grid(n=5)"') from None
     if isinstance(node, ast.Name):
         name, keywords, positional = node.id, [], []
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         name, keywords, positional = node.func.id, node.keywords, node.args
     else:
-        raise UsageError(f"masks spec {spec!r} is not of the form name(key=value, ...), e.g. \"grid(n=5)\"")
+        raise UsageError(f'masks spec {spec!r} is not of the form name(key=value, ...), e.g. "grid(n=5)"')
     cls = generator_class(name)
     fields = {f.name for f in dataclasses.fields(cls) if f.init}
     listed = ", ".join(sorted(fields)) or "none"

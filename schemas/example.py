@@ -199,7 +199,9 @@ def decode_example(payload: bytes, num_layers: int) -> ImageExample:
     if layer.size and (layer.min() < 0 or layer.max() >= num_layers or (np.diff(layer) < 0).any()):
         raise DamageError(f"masks/layer must rise within 0..{num_layers - 1}")
     if len(f["gt/best_iou"]) != num_layers * instances:
-        raise DamageError(f"gt/best_iou has {len(f['gt/best_iou'])} values for {num_layers} layers x {instances} annotations")
+        raise DamageError(
+            f"gt/best_iou has {len(f['gt/best_iou'])} values for {num_layers} layers x {instances} annotations"
+        )
     bounds = np.searchsorted(layer, np.arange(num_layers + 1))
     masks = tuple(
         MaskSet(
@@ -238,8 +240,14 @@ def decode_example(payload: bytes, num_layers: int) -> ImageExample:
 def check_example(example: ImageExample) -> None:
     """Checks what the decoder takes on trust: every RLE fills the picture, every stored area is the RLE's, every overlap
     is in range. Raises DamageError naming the mask."""
-    groups = [(f"mask {i} of layer {k}", c, a) for k, m in enumerate(example.masks) for i, (c, a) in enumerate(zip(m.counts, m.area))]
-    groups += [(f"annotation {i}", c, a) for i, (c, a) in enumerate(zip(example.annotations.counts, example.annotations.area))]
+    groups = [
+        (f"mask {i} of layer {k}", c, a)
+        for k, m in enumerate(example.masks)
+        for i, (c, a) in enumerate(zip(m.counts, m.area))
+    ]
+    groups += [
+        (f"annotation {i}", c, a) for i, (c, a) in enumerate(zip(example.annotations.counts, example.annotations.area))
+    ]
     for what, counts, area in groups:
         try:
             actual = rle.area_of_runs(rle.decode_counts(counts, example.height, example.width))

@@ -163,6 +163,8 @@ def load_manifest(folder: str) -> Manifest:
         data = storage.read_bytes(path)
     except FileNotFoundError:
         if storage.exists(storage.join(folder, WORK, "plan.json")):
-            raise InputError(f"{folder} has no {MANIFEST}: its build has not finished; the same build command resumes it") from None
+            raise InputError(
+                f"{folder} has no {MANIFEST}: its build has not finished; the same build command resumes it"
+            ) from None
         raise InputError(f"{folder} has no {MANIFEST}: not a maskmill data set") from None
     return parse_manifest(data, path)

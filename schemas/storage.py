@@ -51,7 +51,9 @@ def _client_of(pid: int):
     try:
         from google.cloud import storage as gcs
     except ImportError:
-        raise InputError("gs:// paths need google-cloud-storage; install it with: pip install 'maskmill[gcp]'") from None
+        raise InputError(
+            "gs:// paths need google-cloud-storage; install it with: pip install 'maskmill[gcp]'"
+        ) from None
     from google.auth.exceptions import DefaultCredentialsError
 
     try:
@@ -242,7 +244,10 @@ def names(folder: str) -> set[str]:
     if is_remote(folder):
         bucket, prefix = _bucket_and_name(folder.rstrip("/") + "/")
         with _remote_errors(folder):
-            return {b.name[len(prefix) :] for b in bucket.list_blobs(prefix=prefix, delimiter="/", fields="items(name),nextPageToken")}
+            return {
+                b.name[len(prefix) :]
+                for b in bucket.list_blobs(prefix=prefix, delimiter="/", fields="items(name),nextPageToken")
+            }
     try:
         return {entry.name for entry in os.scandir(folder) if entry.is_file()}
     except (FileNotFoundError, NotADirectoryError):

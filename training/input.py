@@ -90,7 +90,7 @@ class Batches:
             DamageError: a shard or a record is broken; names it.
         """
         failure: list[BaseException] = []
-        batches = iter(self._pipeline(self._descriptions(step, failure), self._order.batch))
+        batches = iter(self._pipeline(step, failure))
         while True:
             try:
                 batch = next(batches)
@@ -141,30 +141,30 @@ class Batches:
 
         return generate
 
-    def _pipeline(self, descriptions, batch: int | None, stage: str = "views") -> tf.data.Dataset:
-        # `stage` and `batch=None` serve the benchmark, which stops the pipeline at an earlier stage.
+    def records(self, step: int, failure: list[BaseException] | None = None) -> tf.data.Dataset:
+        """Serialized records in the order of training, from a step on: string[c] and their uint64[c] keys, in chunks
+        of up to `CHUNK`. What our own code raises while reading is appended to `failure`."""
         signature = (
             tf.TensorSpec([None], tf.string),
             tf.TensorSpec([], tf.int64),
             tf.TensorSpec([None], tf.int64),
             tf.TensorSpec([None], tf.uint64),
         )
+        descriptions = self._descriptions(step, [] if failure is None else failure)
         data = tf.data.Dataset.from_generator(descriptions, output_signature=signature)
-        data = data.map(_read_group).prefetch(1).flat_map(_chunks)
-        if stage == "read":
-            return data
-        data = data.map(self._masks if stage == "views" else self._no_masks, num_parallel_calls=tf.data.AUTOTUNE)
+        return data.map(_read_group).prefetch(1).flat_map(_chunks)
+
+    def _pipeline(self, step: int, failure: list[BaseException]) -> tf.data.Dataset:
+        data = self.records(step, failure).map(self._masks, num_parallel_calls=tf.data.AUTOTUNE)
         data = data.unbatch().map(self._images, num_parallel_calls=tf.data.AUTOTUNE)
-        if batch is not None:
-            data = data.batch(batch, drop_remainder=True)
+        data = data.batch(self._order.batch, drop_remainder=True)
         options = tf.data.Options()
         options.deterministic = True
-        options.experimental_warm_start = True
         return data.with_options(options).prefetch(2)
 
     def _masks(self, records, keys) -> dict[str, tf.Tensor]:
         # Serialized records of a chunk to everything but pixels. Selected masks in order of image and layer.
-        parsed = tf.io.parse_example(records, _FEATURES)
+        parsed = tf.io.parse_example(records, FEATURES)
         counts, layer = parsed["masks/counts"], parsed["masks/layer"]
         rank = tf.gather(tf.constant(self._ranks, tf.int64), layer.values)
         groups = [(counts.values, counts.value_rowids(), rank)]
@@ -178,11 +178,14 @@ class Batches:
         codes = tf.io.decode_raw(tf.strings.reduce_join(counts), tf.uint8)
         ends = tf.cumsum(tf.cast(tf.strings.length(counts), tf.int64))
         inputs = [keys, parsed["image/height"], parsed["image/width"], codes, ends, image, rank]
-        boxes, weights, ids = tf.numpy_function(
-            self._views, inputs, (tf.int64, tf.float32, tf.int32), stateful=False
-        )
+        kinds = (tf.int64, tf.float32, tf.int32)
+        boxes, weights, ids = tf.numpy_function(self._views, inputs, kinds, stateful=False)
         cells, masks = (self._config.image_size // geometry.CELL) ** 2, self._config.masks_per_view
-        return self._common(parsed, keys) | {
+        return {
+            "encoded": parsed["image/encoded"],
+            "shape": tf.stack([parsed["image/height"], parsed["image/width"]], 1),
+            "label": tf.cast(parsed["image/class/label"], tf.int32),
+            "key": keys,
             "boxes": tf.ensure_shape(boxes, [None, 2, 5]),
             "weights": tf.ensure_shape(weights, [None, 2, masks, cells]),
             "ids": tf.ensure_shape(ids, [None, 2, masks]),
@@ -195,26 +198,6 @@ class Batches:
             raise ValueError("a mask's runs do not fill its image")
         return tuple(views)
 
-    def _no_masks(self, records, keys) -> dict[str, tf.Tensor]:
-        # For the benchmark's bare pipeline: the same boxes' distribution, no masks.
-        parsed = tf.io.parse_example(records, _FEATURES)
-        nothing = np.zeros(0, np.uint8), *[np.zeros(0, np.int64)] * 3
-        boxes = tf.numpy_function(
-            lambda *sides: self._views(*sides, *nothing)[0],
-            [keys, parsed["image/height"], parsed["image/width"]],
-            tf.int64,
-            stateful=False,
-        )
-        return self._common(parsed, keys) | {"boxes": tf.ensure_shape(boxes, [None, 2, 5])}
-
-    def _common(self, parsed, keys) -> dict[str, tf.Tensor]:
-        return {
-            "encoded": parsed["image/encoded"],
-            "shape": tf.stack([parsed["image/height"], parsed["image/width"]], 1),
-            "label": tf.cast(parsed["image/class/label"], tf.int32),
-            "key": keys,
-        }
-
     def _images(self, record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         # One decode, two crops.
         image = decode_image(record["encoded"])
@@ -225,10 +208,9 @@ class Batches:
         first = resize_crop(image, boxes[0], size, antialias)
         second = first if self._config.views == 1 else resize_crop(image, boxes[1], size, antialias)
         result = {"image1": first, "image2": second, "label": record["label"], "key": record["key"]}
-        if "ids" in record:
-            for view in range(2):
-                result[f"weights{view + 1}"] = record["weights"][view]
-                result[f"ids{view + 1}"] = record["ids"][view]
+        for view in range(2):
+            result[f"weights{view + 1}"] = record["weights"][view]
+            result[f"ids{view + 1}"] = record["ids"][view]
         return result
 
     def _explain(self, step: int, error: Exception):
@@ -253,7 +235,8 @@ class Batches:
         raise error
 
 
-_FEATURES = {
+# What is parsed of a record; see `schemas.example.FEATURES`.
+FEATURES = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
     "image/height": tf.io.FixedLenFeature([], tf.int64),
     "image/width": tf.io.FixedLenFeature([], tf.int64),
@@ -293,9 +276,13 @@ def resize_crop(image: tf.Tensor, box: tf.Tensor, size: int, antialias: bool) ->
         uint8[size, size, 3], rounded.
     """
     crop = tf.slice(image, [box[0], box[1], 0], [box[2], box[3], 3])
-    crop = tf.image.resize(crop, [size, size], "bicubic", antialias=antialias)
-    crop = tf.cast(tf.clip_by_value(tf.round(crop), 0, 255), tf.uint8)
-    crop = tf.where(box[4] > 0, crop[:, ::-1], crop)
+    if antialias:
+        crop = tf.image.resize(crop, [size, size], "bicubic", antialias=True)
+    else:  # the same kernel as tf.image.resize, straight from bytes
+        crop = tf.raw_ops.ResizeBicubic(images=crop[None], size=[size, size], half_pixel_centers=True)[0]
+    crop = tf.cast(tf.clip_by_value(crop + 0.5, 0, 255), tf.uint8)
+    # This op takes the flip as data; slicing backwards, or choosing between two arrays, costs as much as resizing.
+    crop = tf.raw_ops.Reverse(tensor=crop, dims=tf.stack([False, box[4] > 0, False]))
     return tf.ensure_shape(crop, [size, size, 3])
 
 

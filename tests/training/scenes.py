@@ -138,7 +138,9 @@ def scene_example(index: int, seed: int, height: int, width: int, kind: str = "J
     )
 
 
-def write_build(folder: str, examples: Sequence[ImageExample], *, layers: Sequence[str] = LAYERS, shards: int = 4) -> Manifest:
+def write_build(
+    folder: str, examples: Sequence[ImageExample], *, layers: Sequence[str] = LAYERS, shards: int = 4
+) -> Manifest:
     """Writes records as a finished build, dealt over shards one by one; returns its manifest."""
     os.makedirs(folder, exist_ok=True)
     listed = []

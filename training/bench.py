@@ -1,0 +1,110 @@
+"""`detcon bench-input`: how many images a core of this machine can feed, beside the least that any input must do."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from training import geometry
+from training.config import DataConfig
+from training.input import FEATURES, Batches, decode_image, resize_crop
+
+_BOXES = 4096  # crops drawn in advance for the bare pipeline
+
+
+def bench_input(
+    data_dir: str, config: DataConfig, *, batch: int = 32, seconds: float = 6.0, rounds: int = 2, out: Callable = print
+) -> dict:
+    """Measures the input of training on a build, stage by stage, and prints a table.
+
+    Rates are per core: images divided by the CPU seconds of this process, which a busy machine disturbs less than the
+    clock. "Bare" decodes every picture once, crops it twice, and does nothing else.
+
+    Args:
+        data_dir: a build's folder.
+        config: as for training.
+        batch: images per batch.
+        seconds: CPU time per stage and round.
+        rounds: repetitions, stages taking turns; the fastest counts.
+        out: takes each line of the table.
+
+    Returns:
+        {"stages_ms": stage -> CPU milliseconds per image, "bare_per_core", "per_core", "images_per_s" (by the clock),
+        "bottleneck"}.
+
+    Raises:
+        As `Batches`.
+    """
+    batches = Batches(data_dir, config, global_batch=batch, seed=0)
+    pipelines = {
+        "read": lambda: ((len(keys), None) for _, keys in batches.records(0)),
+        "decode": lambda: ((batch, None) for _ in _bare(batches, config, batch, crops=False)),
+        "bare": lambda: ((batch, None) for _ in _bare(batches, config, batch, crops=True)),
+        "whole": lambda: ((batch, b) for b in batches.at(0)),
+    }
+    cpu, clock = dict.fromkeys(pipelines, np.inf), dict.fromkeys(pipelines, np.inf)
+    for _ in range(rounds):
+        for name, start in pipelines.items():
+            spent, waited = _measure(start(), seconds)
+            cpu[name], clock[name] = min(cpu[name], spent), min(clock[name], waited)
+    stages = {
+        "reading": cpu["read"],
+        "decoding": cpu["decode"] - cpu["read"],
+        "two crops": cpu["bare"] - cpu["decode"],
+        "masks and batching": cpu["whole"] - cpu["bare"],
+    }
+    stages = {name: 1e3 * max(value, 0.0) for name, value in stages.items()}
+    worst = max(stages, key=stages.get)
+    result = {
+        "stages_ms": stages,
+        "bare_per_core": 1 / cpu["bare"],
+        "per_core": 1 / cpu["whole"],
+        "images_per_s": 1 / clock["whole"],
+        "bottleneck": worst,
+    }
+    out(f"{data_dir}: two {config.image_size} px views, {config.masks_per_view} masks, batches of {batch}")
+    for name, value in stages.items():
+        out(f"  {name:<20}{value:7.2f} ms CPU per image")
+    out(f"  bare decode and two crops {result['bare_per_core']:7.1f} images/s/core")
+    out(
+        f"  whole input               {result['per_core']:7.1f} images/s/core, {result['images_per_s']:.1f} images/s here"
+    )
+    share = stages[worst] / sum(stages.values())
+    out(f"  bottleneck: {worst}, {share:.0%} of the CPU time")
+    if cpu["whole"] < 0.5 * clock["whole"]:
+        out("  the cores were idle more than half of the time: storage, or other work on this machine, is slower")
+    return result
+
+
+def _measure(items, seconds: float) -> tuple[float, float]:
+    # CPU and clock seconds per image, once buffers are filled and parallelism is tuned.
+    warm = time.process_time() + seconds / 4
+    for _ in items:
+        if time.process_time() > warm:
+            break
+    images, cpu, clock = 0, time.process_time(), time.perf_counter()
+    for count, _ in items:
+        images += count
+        if time.process_time() - cpu > seconds:
+            break
+    return (time.process_time() - cpu) / images, (time.perf_counter() - clock) / images
+
+
+def _bare(batches: Batches, config: DataConfig, batch: int, *, crops: bool) -> tf.data.Dataset:
+    numbers = geometry.Geometry.of(config)
+    boxes = [[geometry.crop_box(np.uint64(i), v, 1000, 1000, numbers) for v in range(2)] for i in range(_BOXES)]
+    fractions = tf.constant(np.array(boxes) / [1000, 1000, 1000, 1000, 1], tf.float32)
+
+    def views(record, key):
+        parsed = tf.io.parse_single_example(record, {"image/encoded": FEATURES["image/encoded"]})
+        image = decode_image(parsed["image/encoded"])
+        if not crops:
+            return tf.shape(image)
+        height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
+        box = fractions[tf.cast(key % _BOXES, tf.int32)] * tf.stack([height, width, height, width, 1.0])
+        box = tf.maximum(tf.cast(box, tf.int32), [0, 0, 1, 1, 0])
+        return tuple(resize_crop(image, box[v], config.image_size, config.antialias) for v in range(2))
+
+    data = batches.records(0).unbatch().map(views, num_parallel_calls=tf.data.AUTOTUNE)
+    return data.batch(batch, drop_remainder=True).prefetch(2)
