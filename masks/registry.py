@@ -103,7 +103,9 @@ def parse_spec(spec: str) -> Generator:
 def canonical_spec(generator: Generator) -> str:
     """The spec string with every parameter written out; `parse_spec` of it gives an equal generator."""
     name = next(n for n in GENERATORS if generator_class(n) is type(generator))
-    params = ", ".join(f"{f.name}={getattr(generator, f.name)!r}" for f in dataclasses.fields(generator) if f.init)
+    params = ", ".join(
+        f"{f.name}={getattr(generator, f.name)!r}" for f in dataclasses.fields(generator_class(name)) if f.init
+    )
     return f"{name}({params})"
 
 

@@ -91,7 +91,7 @@ def serialize(features: dict[str, list]) -> bytes:
     Returns:
         The serialized message.
     """
-    message = example_pb2.Example()
+    message = example_pb2.Example()  # type: ignore[attr-defined]
     table = message.features.feature
     for name in sorted(features):
         spec = FEATURES[name]
@@ -153,7 +153,7 @@ def parse_features(payload: bytes) -> dict[str, list]:
     Raises:
         DamageError: not an Example, a feature that is missing, unknown, of another kind, or not single where it must be.
     """
-    message = example_pb2.Example()
+    message = example_pb2.Example()  # type: ignore[attr-defined]
     try:
         message.ParseFromString(payload)
     except DecodeError as error:

@@ -27,6 +27,11 @@ def shard_name(dataset: str, split: str, index: int, count: int) -> str:
     return f"{dataset}-{split}.tfrecord-{index:05d}-of-{count:05d}"
 
 
+def is_shard_name(name: str) -> bool:
+    """Whether a file name is one that `shard_name` gives."""
+    return _SHARD_NAME.match(name) is not None
+
+
 def canonical_json(value) -> bytes:
     """JSON with one spelling per value, for digests: sorted keys, no spaces, no NaN, ASCII only."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
@@ -69,7 +74,10 @@ class Manifest:
         counts: inputs, written, failed, skipped; inputs is the sum of the other three.
         decoder: how pixels were decoded, and counters of what was re-encoded.
         versions: of this package and of the libraries that can change a byte.
-        abo: layer -> {"abo", "instances", "masks_per_image"}, from the integer sums of `schemas.stats`.
+        abo: layer -> {"abo", "instances", "masks_per_image", "coverage"}, from the integer sums of `schemas.stats`.
+        labels: where class labels come from, in words.
+        categories: category id as text -> name.
+        plan_digest: identity of the inputs and their order.
         schema_version: of the records; this package reads `SCHEMA_VERSION` only.
     """
 
@@ -83,6 +91,9 @@ class Manifest:
     decoder: dict
     versions: dict
     abo: dict = dataclasses.field(default_factory=dict)
+    labels: str = ""
+    categories: dict = dataclasses.field(default_factory=dict)
+    plan_digest: str = ""
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -139,7 +150,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     except (KeyError, TypeError, ValueError) as error:
         raise DamageError(f"{where} is incomplete: {error}") from error
     for shard in manifest.shards:
-        if not _SHARD_NAME.match(shard.name):
+        if not is_shard_name(shard.name):
             raise DamageError(f"{where}: {shard.name!r} is not a shard's name")
     if counts["inputs"] != counts["written"] + counts["failed"] + counts["skipped"]:
         raise DamageError(f"{where}: inputs are not written + failed + skipped: {counts}")

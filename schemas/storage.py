@@ -49,7 +49,7 @@ def check_relative(name: str) -> str:
 @functools.lru_cache(maxsize=1)
 def _client_of(pid: int):
     try:
-        from google.cloud import storage as gcs
+        from google.cloud import storage as gcs  # type: ignore[attr-defined]
     except ImportError:
         raise InputError(
             "gs:// paths need google-cloud-storage; install it with: pip install 'maskmill[gcp]'"

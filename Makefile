@@ -1,0 +1,54 @@
+# maskmill: `make demo` and `make test` are all the set-up there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: help demo train-demo test lint format bench clean
+help:
+	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
+	@echo "make train-demo  install the trainer and train briefly on the demo's shards"
+	@echo "make test        install everything and run the tests"
+	@echo "make lint        formatting, linting and types"
+	@echo "make bench       the benchmarks that need no data of yours"
+
+$(VENV)/made:
+	@$(PYTHON) -c "import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit(f'maskmill needs Python 3.11 to 3.13, $(PYTHON) is {v[0]}.{v[1]}; try: make PYTHON=python3.12 ...')"
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/base: $(VENV)/made setup.py constraints.txt
+	@echo "installing maskmill (about 200 MB of wheels) ..."
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/train: $(VENV)/base
+	@echo "installing the trainer: TensorFlow, JAX, Flax (about 800 MB of wheels) ..."
+	@$(PIP) -e '.[train]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/base
+	@echo "installing everything that tests and linters need (about 1 GB of wheels) ..."
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/base
+	$(BIN)/python -m pipelines.demo --out demo-out
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q $(PYTEST_ARGS)
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy schemas masks pipelines
+
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev
+	$(BIN)/python benchmarks/build.py
+
+clean:
+	rm -rf $(VENV) demo-out build *.egg-info

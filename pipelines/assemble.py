@@ -1,0 +1,83 @@
+"""Parts to shards to a data set: byte concatenation, the manifest and the tables beside it."""
+
+import dataclasses
+import hashlib
+import json
+
+import google_crc32c
+
+from pipelines.part import PARTS, Sidecar, load_sidecar, part_path
+from pipelines.plan import Plan
+from schemas import storage
+from schemas.errors import DamageError
+from schemas.manifest import WORK, Shard, shard_name
+
+SHARDS = "shards"
+_CHUNK = 4 << 20
+
+
+def shard_sidecar_path(folder: str, index: int) -> str:
+    """The sidecar that says a shard is whole."""
+    return storage.join(folder, WORK, SHARDS, f"{index:05d}.json")
+
+
+def load_shard(folder: str, plan: Plan, index: int) -> Shard | None:
+    """The shard as committed under this plan, its file still there at its size; else None."""
+    try:
+        fields = json.loads(storage.read_bytes(shard_sidecar_path(folder, index)))
+        if fields.pop("plan_digest") != plan.digest:
+            return None
+        shard = Shard(**fields)
+        return shard if storage.size(storage.join(folder, shard.name)) == shard.bytes else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def assemble_shard(folder: str, plan: Plan, index: int) -> Shard | None:
+    """Joins the parts of a shard, commits it and removes them.
+
+    Returns:
+        The shard, or None while a part is missing.
+
+    Raises:
+        DamageError: a part's bytes are not those its sidecar promises; the sidecar is removed, so the part is built again.
+    """
+    if (done := load_shard(folder, plan, index)) is not None:
+        return done
+    sidecars = [load_sidecar(folder, task) for task in plan.parts[index]]
+    parts = [sidecar for sidecar in sidecars if sidecar is not None]
+    if len(parts) < len(sidecars):
+        return None
+    name = shard_name(plan.config["name"], plan.config["split"], index, plan.num_shards)
+    sha, crc = hashlib.sha256(), google_crc32c.Checksum()
+    with storage.create(storage.join(folder, name)) as target:
+        for part in parts:
+            _append(folder, part, target, (sha, crc))
+    shard = Shard(
+        name,
+        sum(part.records for part in parts),
+        sum(part.bytes for part in parts),
+        sha.hexdigest(),
+        crc.hexdigest().decode(),
+    )
+    fields = {**dataclasses.asdict(shard), "plan_digest": plan.digest}
+    storage.write_bytes(shard_sidecar_path(folder, index), json.dumps(fields).encode() + b"\n")
+    for part in parts:
+        storage.remove(part_path(folder, part))
+    return shard
+
+
+def _append(folder: str, part: Sidecar, target, sums) -> None:
+    own = hashlib.sha256()
+    try:
+        with storage.open_read(part_path(folder, part)) as source:
+            while chunk := source.read(_CHUNK):
+                own.update(chunk)
+                for total in sums:
+                    total.update(chunk)
+                target.write(chunk)
+    except FileNotFoundError:
+        pass  # reported just below as any other difference
+    if own.hexdigest() != part.sha256:
+        storage.remove(storage.join(folder, WORK, PARTS, f"{part.name}.json"))
+        raise DamageError(f"part {part.name} is not what was written; the same build command builds it again")

@@ -1,0 +1,241 @@
+"""The driver of a build: plan or resume, run the graph until every shard is whole, finish."""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+
+from pipelines.assemble import SHARDS, load_shard, shard_sidecar_path
+from pipelines.config import BuildConfig, RunOptions
+from pipelines.finish import finish_build
+from pipelines.part import load_sidecar, sidecar_path
+from pipelines.plan import Plan, difference, load_plan, make_plan
+from pipelines.progress import Tally, show_progress
+from pipelines.provenance import versions
+from schemas import storage
+from schemas.errors import InputError, MaskmillError, UsageError
+from schemas.manifest import FAILURES, IMAGES, MANIFEST, WORK, Manifest, is_shard_name, load_manifest
+
+_LOG = logging.getLogger("maskmill")
+_ATTEMPTS = 3  # runs of the graph in one command; a killed worker fails a local run, and the rest is built by the next
+_OWN_FILES = {MANIFEST, FAILURES, IMAGES, "features.json", "dataset_info.json", "report.html", "report.json"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a build ended.
+
+    Attributes:
+        manifest: of the finished data set.
+        built: whether anything was built; False when the folder was complete already.
+        too_many_failures: whether the failure rate is above the limit.
+    """
+
+    manifest: Manifest
+    built: bool
+    too_many_failures: bool
+
+
+@contextlib.contextmanager
+def output_errors(folder: str) -> Iterator[None]:
+    """What the operating system says about the output, in words that name the folder and the way on."""
+    try:
+        yield
+    except OSError as error:
+        why = {
+            errno.ENOSPC: "the disk is full; free some space and run the same command to resume",
+            errno.EDQUOT: "the disk quota is used up; free some space and run the same command to resume",
+            errno.EROFS: "the file system is read-only",
+            errno.EACCES: "no permission to write there",
+            errno.EPERM: "no permission to write there",
+            errno.ENOTDIR: "part of the path is a file",
+            errno.EEXIST: "part of the path is a file",
+        }.get(error.errno or 0, error.strerror or str(error))
+        where = f" ({error.filename})" if error.filename and str(error.filename) != folder else ""
+        raise InputError(f"cannot write to {folder}{where}: {why}") from error
+
+
+@contextlib.contextmanager
+def _lock(folder: str) -> Iterator[None]:
+    """Keeps a second build out of a local folder. The kernel frees the lock when this process ends, however it ends.
+
+    gs:// has no locks: there, two builds of one plan write the same bytes, and one of another plan is refused.
+    """
+    if storage.is_remote(folder):
+        yield
+        return
+    os.makedirs(os.path.join(folder, WORK), exist_ok=True)
+    with open(os.path.join(folder, WORK, "lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another build is writing to {folder}; wait for it, or choose another --out") from None
+        _remove_incomplete(folder)
+        yield
+
+
+def _remove_incomplete(folder: str) -> None:
+    """Removes what interrupted writers left behind; the lock says that none is at work."""
+    for place in (
+        folder,
+        os.path.join(folder, WORK),
+        os.path.join(folder, WORK, "parts"),
+        os.path.join(folder, WORK, SHARDS),
+    ):
+        for name in storage.names(place):
+            if name.endswith(storage.INCOMPLETE):
+                storage.remove(os.path.join(place, name))
+
+
+def _clear(folder: str) -> None:
+    """Removes an earlier build's files, and nothing else that may lie in the folder."""
+    for name in sorted(storage.names(folder)):
+        if name in _OWN_FILES or is_shard_name(name):
+            storage.remove(storage.join(folder, name))
+    work = storage.join(folder, WORK)
+    with contextlib.suppress(FileNotFoundError):
+        for name, _ in list(storage.walk(work)):
+            if name != "lock":  # removing it would let a second build lock a new file of the same name
+                storage.remove(storage.join(work, name))
+
+
+def plan_or_resume(config: BuildConfig, folder: str, part_size: int = 0) -> Plan:
+    """The plan of the folder when it is one of this configuration, or a new one.
+
+    Raises:
+        UsageError: the folder holds a build of another configuration or of other software versions.
+    """
+    plan = load_plan(folder)
+    if plan is None:
+        if storage.exists(storage.join(folder, MANIFEST)):
+            raise UsageError(
+                f"{folder} holds a finished data set without its {WORK} folder; choose another --out or --overwrite"
+            )
+        return make_plan(config, folder, part_size)
+    if plan.requested != config.to_dict():
+        lines = "\n".join(difference(plan.requested, config.to_dict()))
+        raise UsageError(
+            f"{folder} holds a build of another configuration:\n{lines}\nChoose another --out, or --overwrite to start anew"
+        )
+    if plan.versions != versions():
+        lines = "\n".join(difference(plan.versions, versions()))
+        raise UsageError(
+            f"{folder} was begun with other software, which could mix bytes:\n{lines}\n"
+            "Install those versions, choose another --out, or --overwrite to start anew"
+        )
+    return plan
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def build(
+    config: BuildConfig, folder: str, run: RunOptions, *, overwrite: bool = False, quiet: bool = False
+) -> Outcome:
+    """Builds a data set, or whatever of it is missing.
+
+    Args:
+        config: what to build.
+        folder: where, local or gs://.
+        run: how.
+        overwrite: remove an earlier build in the folder first.
+        quiet: no progress.
+
+    Raises:
+        InputError, UsageError, DamageError: see their texts; the folder can be resumed after each of them.
+    """
+    with output_errors(folder), _lock(folder):
+        if overwrite:
+            _clear(folder)
+        plan = plan_or_resume(config, folder, run.part_size)
+        manifest = _finished(folder, plan)
+        if manifest is None:
+            _run_until_whole(folder, plan, run, quiet)
+            manifest = finish_build(folder, plan)
+            built = True
+        else:
+            built = False
+    considered = manifest.counts["written"] + manifest.counts["failed"]
+    too_many = manifest.counts["failed"] > run.max_failure_rate * considered
+    return Outcome(manifest, built, too_many)
+
+
+def _finished(folder: str, plan: Plan) -> Manifest | None:
+    try:
+        manifest = load_manifest(folder)
+    except InputError:
+        return None
+    whole = all(load_shard(folder, plan, index) is not None for index in range(plan.num_shards))
+    return manifest if whole and manifest.plan_digest == plan.digest else None
+
+
+def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> None:
+    from pipelines import graph  # Beam takes a second to import
+
+    storage.remove(storage.join(folder, MANIFEST))  # while shards are missing, the folder is not a data set
+    remote = any(flag.startswith("--runner") and "FnApiRunner" not in flag for flag in run.beam_args)
+    tally = Tally(folder, plan)
+    last_error: BaseException | None = None
+    with show_progress(tally, quiet):
+        for attempt in range(1, _ATTEMPTS + 1):
+            tasks = [
+                task
+                for index, parts in enumerate(plan.parts)
+                if load_shard(folder, plan, index) is None
+                for task in parts
+            ]
+            if not tasks:
+                return
+            missing = sum(load_sidecar(folder, task) is None for task in tasks)
+            wanted = usable_cores() if run.workers is None else run.workers
+            workers = max(1, min(wanted, missing))
+            flags = list(run.beam_args) if remote else graph.local_options(workers) + list(run.beam_args)
+            graph.LOCAL_ERRORS.clear()
+            try:
+                graph.run(tasks, folder, plan.digest, run.image_timeout, run.workers != 0, flags)
+            except Exception as error:  # the runner's own; the cause, where it was in this process, is in LOCAL_ERRORS
+                last_error = next(iter(graph.LOCAL_ERRORS), error)
+                if remote or isinstance(last_error, OSError) or not isinstance(last_error, Exception):
+                    raise last_error from error
+                _LOG.warning("attempt %d of %d ended early: %s", attempt, _ATTEMPTS, str(last_error).splitlines()[0])
+    left = sum(load_shard(folder, plan, index) is None for index in range(plan.num_shards))
+    if left:
+        message = f"{left} of {plan.num_shards} shards could not be built in {_ATTEMPTS} attempts"
+        if isinstance(last_error, MaskmillError):
+            raise type(last_error)(f"{message}: {last_error}") from last_error
+        raise RuntimeError(message) from last_error
+
+
+def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, int]:
+    """Uncommits the parts that hold failures, so that the next build makes them again.
+
+    Args:
+        folder: a build's folder.
+        reasons: only failures with these reasons; all where empty.
+
+    Returns:
+        The plan and how many failures will be tried again. Inputs refused while listing are not among them.
+    """
+    plan = load_plan(folder)
+    if plan is None:
+        raise InputError(f"{folder} holds no build: it has no {WORK}/plan.json")
+    again = 0
+    with output_errors(folder), _lock(folder):
+        for task in plan.tasks:
+            sidecar = load_sidecar(folder, task)
+            if sidecar is None:
+                continue
+            hits = [f for f in sidecar.failures if not reasons or f["reason"] in reasons]
+            if hits:
+                again += len(hits)
+                # In this order an interruption leaves a folder that resumes: not a data set, then a shard to be built.
+                storage.remove(storage.join(folder, MANIFEST))
+                storage.remove(shard_sidecar_path(folder, task.shard))
+                for other in plan.parts[task.shard]:
+                    storage.remove(sidecar_path(folder, other.name))
+    return plan, again

@@ -1,0 +1,50 @@
+"""`maskmill build`: build a mask dataset, or resume one."""
+
+import argparse
+import shlex
+import sys
+
+from pipelines.commands.options import add_build_options, add_run_options, read_options
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's options."""
+    add_build_options(parser)
+    parser.add_argument("--out", metavar="FOLDER", help="where the dataset goes; local or gs://")
+    parser.add_argument("--overwrite", action="store_true", help="remove an earlier build in --out first")
+    add_run_options(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.usage = "maskmill build --dataset KIND --images PATH --masks SPEC --out FOLDER [options] [-- BEAM OPTIONS]"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds and prints the summary."""
+    from pipelines.build import build
+    from pipelines.cli import DONE, TOO_MANY_FAILURES, on_interrupt, print_json
+    from pipelines.commands.summary import summary_lines
+    from schemas.errors import UsageError
+
+    config, options, out = read_options(args)
+    if not out:
+        raise UsageError("--out is missing: the folder for the dataset")
+    on_interrupt(
+        f"what is finished is kept, and the same command resumes; see how far: maskmill status {shlex.quote(out)}"
+    )
+    outcome = build(config, out, options, overwrite=args.overwrite, quiet=args.json)
+    if args.json:
+        manifest = outcome.manifest
+        print_json({"out": out, "counts": manifest.counts, "abo": manifest.abo, "digest": manifest.digest})
+    else:
+        if not outcome.built:
+            print(f"{out} was complete already")
+        print("\n".join(summary_lines(outcome.manifest, out)))
+    if outcome.too_many_failures:
+        counts = outcome.manifest.counts
+        rate = counts["failed"] / max(1, counts["written"] + counts["failed"])
+        print(
+            f"maskmill: {rate:.2%} of the images failed, above --max-failure-rate {options.max_failure_rate:.2%}; "
+            "everything good is kept",
+            file=sys.stderr,
+        )
+        return TOO_MANY_FAILURES
+    return DONE

@@ -1,0 +1,48 @@
+"""`maskmill plan`: what a build would cost, before anything runs."""
+
+import argparse
+
+from pipelines.commands.options import add_build_options, add_run_options, read_options
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's options."""
+    add_build_options(parser)
+    parser.add_argument("--out", metavar="FOLDER", help="where the dataset would go: its free space is checked")
+    add_run_options(parser)
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the estimate."""
+    import dataclasses
+
+    from pipelines.build import usable_cores
+    from pipelines.cli import print_json
+    from pipelines.estimate import estimate
+    from pipelines.progress import duration
+
+    config, options, out = read_options(args)
+    cost = estimate(config, out, options.workers or usable_cores(), options.part_size)
+    seconds, size = cost.core_seconds, cost.out_bytes
+    if args.json:
+        print_json({**dataclasses.asdict(cost), "core_seconds": seconds, "out_bytes": size})
+        return 0
+    print(
+        f"{cost.inputs:,} inputs, {cost.to_build:,} to build into {cost.shards:,} shards; class labels: {cost.labels}"
+    )
+    for reason, count in cost.refused.items():
+        print(f"  refused or skipped at listing: {count:,} {reason}")
+    if seconds is None or size is None:
+        print("no image of the sample could be built; see why with a small build: maskmill build ... --limit 20")
+        return 0
+    free = "" if cost.free_bytes is None else f", {cost.free_bytes / 1e9:,.0f} GB free"
+    print(
+        f"sampled {cost.sampled}: {cost.seconds_per_image:.3f} s and {size / max(1, cost.to_build) / 1e3:.0f} kB per image, "
+        f"{cost.sample_failures} failed\n"
+        f"estimate: {seconds / 3600:.2f} core-hours, {duration(seconds / cost.cores)} on {cost.cores} cores; "
+        f"{size / 1e9:.2f} GB of shards{free}"
+    )
+    if cost.free_bytes is not None and size > cost.free_bytes:
+        print("warning: the shards would need more than the free space")
+    return 0

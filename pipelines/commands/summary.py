@@ -1,0 +1,39 @@
+"""A finished data set in a few lines of text."""
+
+import json
+from collections import Counter
+
+from schemas import storage
+from schemas.manifest import FAILURES, Manifest
+
+
+def failure_counts(folder: str) -> Counter:
+    """Reason -> number of lines of the ledger."""
+    return Counter(
+        json.loads(line)["reason"] for line in storage.read_bytes(storage.join(folder, FAILURES)).splitlines()
+    )
+
+
+def summary_lines(manifest: Manifest, folder: str) -> list[str]:
+    """What a user wants to know at the end of a build."""
+    counts = manifest.counts
+    lines = ["inputs {inputs:,} = written {written:,} + failed {failed:,} + skipped {skipped:,}".format(**counts)]
+    if counts["failed"] + counts["skipped"]:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in failure_counts(folder).most_common())
+        lines.append(f"not written: {reasons}; every one is in {storage.join(folder, FAILURES)}")
+    if counts.get("dropped_annotations"):
+        lines.append(f"annotations left out as unreadable: {counts['dropped_annotations']:,}")
+    width = max([len(layer.name) for layer in manifest.layers], default=5)
+    lines.append(f"{'layer':<{width}}  {'ABO':>6}  {'masks/image':>11}  {'coverage':>8}")
+    for layer in manifest.layers:
+        row = manifest.abo[layer.name]
+        abo = "none" if row["abo"] is None else f"{row['abo']:.4f}"
+        masks = "none" if row["masks_per_image"] is None else f"{row['masks_per_image']:.1f}"
+        coverage = "none" if row["coverage"] is None else f"{row['coverage']:.1%}"
+        lines.append(f"{layer.name:<{width}}  {abo:>6}  {masks:>11}  {coverage:>8}")
+    size = sum(shard.bytes for shard in manifest.shards)
+    lines.append(f"{len(manifest.shards)} shards, {size / 1e6:,.1f} MB, in {folder}")
+    lines.append(f"next: maskmill validate {folder}")
+    if counts["failed"]:
+        lines.append(f"      maskmill retry {folder}   (once the cause is mended)")
+    return lines

@@ -1,0 +1,39 @@
+"""`maskmill validate`: every byte and record of a dataset against its manifest. Exit code 5 when anything is wrong."""
+
+import argparse
+import sys
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's options."""
+    parser.add_argument("folder", metavar="FOLDER", help="a finished dataset; local or gs://")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Lists all damage."""
+    from pipelines.cli import print_json
+    from pipelines.validate import find_damage
+    from schemas.errors import DamageError
+    from schemas.reader import Dataset
+
+    dataset = Dataset.open(args.folder)
+    damage = []
+    for line in find_damage(dataset):
+        damage.append(line)
+        if not args.json:
+            print(line, file=sys.stderr)
+    manifest = dataset.manifest
+    if args.json:
+        print_json({"folder": args.folder, "records": manifest.num_records, "damage": damage})
+    elif not damage:
+        print(
+            f"valid: {manifest.num_records:,} records in {len(manifest.shards)} shards; every checksum, feature, RLE and "
+            f"count agrees with the manifest"
+        )
+    else:
+        print(
+            f"maskmill: {len(damage)} kinds of damage in {args.folder}; build it again with --overwrite",
+            file=sys.stderr,
+        )
+    return DamageError.exit_code if damage else 0

@@ -1,0 +1,161 @@
+"""One image from file bytes to record: decode, annotate, generate, measure, encode. No Beam, no files."""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from masks.overlap import best_iou, covered_pixels
+from masks.registry import parse_specs
+from pipelines.annotations import parse_annotations
+from pipelines.decode import decode_image
+from pipelines.inputs import Input, Refusal
+from schemas.errors import ImageError
+from schemas.example import ImageExample, encode_example
+from schemas.image import ImageRecord
+from schemas.mask import MaskSet
+from schemas.stats import iou_units
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides an image's record besides the image; the part of `BuildConfig` that workers need. JSON-able."""
+
+    masks: tuple[str, ...]
+    max_pixels: int
+    masks_only: bool
+    drop_bad_annotations: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What became of one image.
+
+    Attributes:
+        payload: the serialized Example; empty when refused.
+        refusal: why there is no record, or None.
+        row: the image's row of `images.parquet` (see `row_of`); {} when refused. JSON-able.
+    """
+
+    payload: bytes
+    refusal: Refusal | None
+    row: dict
+
+
+class Stopwatch:
+    """CPU-independent wall time per stage, milliseconds."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.ms[name] = self.ms.get(name, 0.0) + (time.perf_counter() - start) * 1e3
+
+
+class ImageBuilder:
+    """Builds images one by one with fixed settings. Holds no state between images."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.generators = parse_specs(list(settings.masks))
+        self.layers = tuple(layer for generator in self.generators for layer in generator.layers)
+
+    def build(self, item: Input, data: bytes) -> Built:
+        """One image's bytes to its record. Never raises for what the image holds: bad images come back as refusals."""
+        try:
+            return self._build(item, data)
+        except ImageError as error:
+            return Built(b"", Refusal(item.id, error.stage, error.reason, str(error)), {})
+
+    def _build(self, item: Input, data: bytes) -> Built:
+        watch = Stopwatch()
+        with watch.stage("decode"):
+            picture = decode_image(data, self.settings.max_pixels)
+        height, width = picture.image.shape[:2]
+        if item.size is not None and item.size != (height, width):
+            raise ImageError(
+                "size_mismatch",
+                "annotate",
+                f"the annotation file says {item.size[1]} x {item.size[0]} pixels, the picture has {width} x {height}",
+            )
+        with watch.stage("annotate"):
+            annotations, dropped = parse_annotations(
+                item.annotations, height, width, drop_bad=self.settings.drop_bad_annotations
+            )
+        picture.image.setflags(write=False)  # a generator that scribbles on its input would change the next one's masks
+        record = ImageRecord(item.id, picture.image, annotations)
+        masks: list[MaskSet] = []
+        for generator in self.generators:
+            name = generator.layers[0].generator
+            with watch.stage(name):
+                masks.extend(self._generate(generator, name, record))
+        if not any(len(m) for m in masks):
+            raise ImageError("no_masks", "masks", "no layer has a mask for this image")
+        with watch.stage("overlap"):
+            overlaps = [best_iou(m, annotations, height, width) for m in masks]
+            covered = [
+                covered_pixels(m, height, width, disjoint=layer.disjoint)
+                for m, layer in zip(masks, self.layers, strict=True)
+            ]
+        best = np.asarray(overlaps, np.float64).reshape(len(masks), len(annotations))
+        with watch.stage("encode"):
+            try:
+                payload = encode_example(
+                    ImageExample(
+                        encoded=None if self.settings.masks_only else picture.stored,
+                        format=picture.format,
+                        height=height,
+                        width=width,
+                        filename=item.id,
+                        source_id=item.source_id,
+                        sha256=hashlib.sha256(data).hexdigest(),
+                        label=item.label,
+                        synset=item.synset,
+                        text=item.text,
+                        masks=tuple(masks),
+                        annotations=annotations,
+                        best_iou=best,
+                    )
+                )
+            except (ValueError, TypeError) as error:
+                raise ImageError("encode_error", "encode", f"{type(error).__name__}: {error}") from error
+        singles = ~annotations.is_crowd
+        row = {
+            "id": item.id,
+            "source_id": item.source_id,
+            "label": item.label,
+            "synset": item.synset,
+            "height": height,
+            "width": width,
+            "stored_bytes": len(picture.stored),
+            "record_bytes": len(payload),
+            "reencoded": picture.note,
+            "instances": int(singles.sum()),
+            "crowds": int(annotations.is_crowd.sum()),
+            "dropped_annotations": dropped,
+            "masks": [len(m) for m in masks],
+            "covered_px": covered,
+            "iou_units": [iou_units(row[singles]) for row in best],
+            "ms": {name: round(ms, 3) for name, ms in watch.ms.items()},
+        }
+        return Built(payload, None, row)
+
+    @staticmethod
+    def _generate(generator, name: str, record: ImageRecord) -> tuple[MaskSet, ...]:
+        try:
+            masks = generator(record)
+        except ImageError:
+            raise
+        except Exception as error:  # whatever a generator does to one image must not stop the others
+            raise ImageError("generator_error", name, f"{type(error).__name__}: {error}") from error
+        if len(masks) != len(generator.layers):
+            raise ImageError("generator_error", name, f"made {len(masks)} layers of {len(generator.layers)}")
+        return masks

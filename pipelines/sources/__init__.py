@@ -1,0 +1,1 @@
+"""Data sets as published, each listed as `Input`s: coco, imagenet, folder."""
