@@ -113,7 +113,7 @@ class ViewAugment(_Checked):
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig(_Checked):
-    """Both views' augmentation, and the blur they share: kernel side at 224 px and range of sigma, in pixels (A.1)."""
+    """Both views' augmentation, and the blur they share: side of its kernel and range of sigma, in pixels (A.1)."""
 
     view1: ViewAugment = ViewAugment()
     view2: ViewAugment = ViewAugment(blur_prob=0.1, solarize_prob=0.2)
