@@ -93,7 +93,7 @@ def test_construction_checks_too():
 
 
 def test_unknown_keys_in_json_are_refused():
-    with pytest.raises(UsageError, match="unknown key 'optim.lrr'; did you mean 'optim.lr'"):
+    with pytest.raises(UsageError, match=r"unknown key 'optim.lrr'; did you mean 'optim.lr'"):
         from_dict({"optim": {"lrr": 1}})
     with pytest.raises(UsageError, match="optim must be a mapping"):
         from_dict({"optim": 3})
