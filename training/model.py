@@ -74,7 +74,8 @@ class Pure:
     def module(self, params: Arrays, stats: Arrays) -> nnx.Module:
         """The module with these arrays; extra names are ignored, so that a checkpoint serves a part of its network."""
         pairs = ((self.params, params), (self.stats, stats))
-        states = [jax.tree.unflatten(t, [given[n] for n in names]) for t, (names, given) in zip(self._trees, pairs)]
+        leaves = [[jnp.asarray(given[name]) for name in names] for names, given in pairs]
+        states = [jax.tree.unflatten(tree, part) for tree, part in zip(self._trees, leaves)]
         # A copy: inside grad, the running averages belong to an outer trace and may not be written in place.
         return nnx.merge(self.graph, *states, copy=True)
 
