@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from schemas.manifest import load_manifest
 from training import geometry
 from training.config import DataConfig
 from training.input import FEATURES, Batches, decode_image, resize_crop
@@ -36,6 +37,7 @@ def bench_input(
     Raises:
         As `Batches`.
     """
+    batch = max(min(batch, load_manifest(data_dir).num_records), 1)
     batches = Batches(data_dir, config, global_batch=batch, seed=0)
     pipelines = {
         "read": lambda: ((len(keys), None) for _, keys in batches.records(0)),
@@ -67,9 +69,8 @@ def bench_input(
     for name, value in stages.items():
         out(f"  {name:<20}{value:7.2f} ms CPU per image")
     out(f"  bare decode and two crops {result['bare_per_core']:7.1f} images/s/core")
-    out(
-        f"  whole input               {result['per_core']:7.1f} images/s/core, {result['images_per_s']:.1f} images/s here"
-    )
+    here = f"{result['images_per_s']:.1f} images/s here"
+    out(f"  whole input               {result['per_core']:7.1f} images/s/core, {here}")
     share = stages[worst] / sum(stages.values())
     out(f"  bottleneck: {worst}, {share:.0%} of the CPU time")
     if cpu["whole"] < 0.5 * clock["whole"]:

@@ -1,10 +1,10 @@
 """Where the views of an image lie, which masks they show, and what part of each cell a mask covers.
 
 Plain loops over run lengths, compiled by Numba with Python's lock released, so that the input pipeline's threads run
-them side by side: 11 times faster than the same arithmetic written as a TensorFlow graph. No mask is ever drawn. A view's
-pixels, cells and masks are compared in whole numbers: along a side, a crop pixel is `grid` units long and a cell as many
-units as the crop has pixels, so areas are products of integers and pooled masks are exact, whatever their overlap, size,
-crop or flip.
+them side by side; the same arithmetic as a TensorFlow graph was 11 times slower. No mask is ever drawn. A view's
+pixels, cells and masks are compared in whole numbers: along a side, a crop pixel is `grid` units long and a cell as
+many units as the crop has pixels, so areas are products of integers and pooled masks are exact, whatever their
+overlap, size, crop or flip.
 
 Randomness has no state: every draw is a hash of the record's key, the view, a stream and a number within it.
 """
@@ -73,9 +73,9 @@ def uniform(key, view, stream, index):
 def crop_box(key, view, height, width, g):
     """Top, left, height, width of a random crop in whole pixels, and whether it is flipped (paper, A.1).
 
-    Area and logarithm of the aspect are uniform, then the position. "reject" takes the first of `TRIES` shapes that fits
-    inside the image and, where none does (very long images), the largest centred crop of an allowed aspect; "clip" takes
-    the first shape and cuts its sides to the image's (release).
+    Area and logarithm of the aspect are uniform, then the position. "reject" takes the first of `TRIES` shapes that
+    fits inside the image and, where none does (very long images), the largest centred crop of an allowed aspect;
+    "clip" takes the first shape and cuts its sides to the image's (release).
     """
     flip = g.flip and uniform(key, view, _PLACE, 2) < 0.5
     for attempt in range(TRIES):

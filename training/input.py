@@ -170,7 +170,8 @@ class Batches:
         groups = [(counts.values, counts.value_rowids(), rank)]
         if self._with_annotations:
             gt, crowd = parsed["gt/counts"], parsed["gt/is_crowd"]
-            groups.append((gt.values, gt.value_rowids(), tf.where(crowd.values > 0, -1, len(self._ranks))))
+            rank = tf.where(crowd.values > 0, tf.constant(-1, tf.int64), len(self._ranks))
+            groups.append((gt.values, gt.value_rowids(), rank))
         counts, image, rank = (tf.concat(parts, 0) for parts in zip(*groups, strict=True))
         chosen = tf.argsort(tf.where(rank >= 0, image * (len(self._ranks) + 1) + rank, -1), stable=True)
         chosen = chosen[tf.reduce_sum(tf.cast(rank < 0, tf.int32)) :]

@@ -1,8 +1,8 @@
 """Synthetic scenes with true masks, and builds made of them: what training and evaluation are tested on.
 
-A scene is a textured background with a few shapes; every shape's mask is known, every kind of shape has its own texture,
-and colours carry no class. Builds are written with the package's own record format and a hand-made manifest, so tests
-need no mask generator. Everything is a pure function of its seed.
+A scene is a textured background with a few shapes; every shape's mask is known, every kind of shape has its own
+texture, and colours carry no class. Builds are written with the package's own record format and a hand-made manifest,
+so tests need no mask generator. Everything is a pure function of its seed.
 """
 
 import dataclasses
@@ -108,8 +108,7 @@ def encode_picture(image: np.ndarray, kind: str = "JPEG") -> bytes:
 def scene_example(index: int, seed: int, height: int, width: int, kind: str = "JPEG", objects: int = 4) -> ImageExample:
     """Record `index` of a build: layers `true`, `grid-2` and `shuffled` (another scene's masks), and annotations.
 
-    The first object is always in front of nothing it could be hidden by in `label`: the class is the kind of the
-    object with most visible pixels, 0..3.
+    The record's class is the kind (0..3) of the object with most visible pixels.
     """
     scene = draw_scene(seed * 1_000_003 + index, height, width, objects)
     other = draw_scene(seed * 1_000_003 + index + 500_000, height, width, objects)
@@ -134,7 +133,7 @@ def scene_example(index: int, seed: int, height: int, width: int, kind: str = "J
         masks=layers,
         annotations=annotations,
         best_iou=np.zeros((len(layers), len(visible)), np.float32),
-        label=max(visible, key=lambda pair: pair[0].sum())[1] - 1,
+        label=max(((int(m.sum()), k - 1) for m, k in visible), default=(0, -1))[1],
     )
 
 
