@@ -22,7 +22,7 @@ def run(config: Config, devices: list, steps: int) -> dict[str, np.ndarray]:
     """Everything a few steps leave behind, on these devices."""
     mesh = make_mesh(devices)
     state = init_state(config, mesh)
-    step = make_step(config, mesh, total_steps=20, warmup_steps=1)
+    step = make_step(config, mesh, total_steps=20, warmup_steps=2)
     source = FakeBatches("data", config.data, global_batch=config.batch_size, seed=0).at(0)
     found = {}
     for index in range(steps):
