@@ -101,6 +101,8 @@ class Run:
 def load_run(workdir: str, step: int | None = None) -> Run:
     """Reads a run's checkpoint (the latest unless `step` says which), on whatever devices there are now.
 
+    For one process: several would wait for one another, so none of a distributed run may call it alone.
+
     Raises:
         InputError: no run, no checkpoint, or not this step (the steps there are, are listed).
     """

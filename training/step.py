@@ -4,6 +4,7 @@ The step is an ordinary function of the whole batch: under `jit` with the batch 
 the batch (batch norm) and products with all targets (negatives) are global without a collective in the code.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -89,6 +90,7 @@ def init_state(config: Config, mesh: Mesh) -> State:
     return jax.tree.map(concrete, _new_state(config, initialize))
 
 
+@functools.lru_cache(maxsize=4)
 def make_step(
     config: Config, mesh: Mesh, *, total_steps: int, warmup_steps: int
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
@@ -97,7 +99,7 @@ def make_step(
     A batch is what `training.input` yields, on the mesh (see `put_batch`). Metrics are float32 scalars, replicated:
     `loss`, `learning_rate`, `ema_decay`, `gradient_norm`, the diagnostics of `detcon_loss`, `projection_std` (spread
     of the normalised projections, 1 when uniform on the sphere, 0 when collapsed), and `gradient_finite`, bool per
-    parameter in the order of the sorted names.
+    parameter in the order of the sorted names. Asked again for the same step, a process does not compile it again.
     """
     online, target = online_network(config), target_network(config)
     rate, optimizer = _optimizer(config, total_steps, warmup_steps)

@@ -64,6 +64,18 @@ class FakeBatches:
 
 
 @pytest.fixture(scope="session")
+def tiny_config():
+    """A configuration that trains in seconds."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def fake_batches():
+    """Stands in for `training.input.Batches`."""
+    return FakeBatches
+
+
+@pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
     """One run of the tiny network to its end, with its folder and result, for every test that needs a trained run."""
     from training.train import train
