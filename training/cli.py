@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = command("bench-input", _bench_input, "measure images/s per core of reading, cropping and mask pooling")
     _add_config(bench)
-    bench.add_argument("--seconds", type=float, default=10.0, metavar="S", help="how long to measure (default 10)")
+    bench.add_argument(
+        "--seconds", type=float, default=6.0, metavar="S", help="CPU time per stage and round (default 6)"
+    )
 
     presets = command("presets", _presets, "list the named runs, or show one in full")
     presets.add_argument("name", nargs="?", help="preset to show")
@@ -168,7 +170,12 @@ def _export(args: argparse.Namespace) -> None:
     from training.export import export_backbone
 
     result = export_backbone(args.run_dir, args.out, format=args.format, step=args.step)
-    print(json.dumps(result) if args.json else "  ".join(f"{name} {value}" for name, value in result.items()))
+    if args.json:
+        print(json.dumps(result))
+        return
+    print("{out}: {arch}, step {step}, {arrays} arrays in {format} names, {bytes} bytes".format(**result))
+    if "warning" in result:
+        print(f"detcon export: warning: {result['warning']}", file=sys.stderr)
 
 
 def _probe(args: argparse.Namespace) -> None:
@@ -182,10 +189,15 @@ def _probe(args: argparse.Namespace) -> None:
 def _bench_input(args: argparse.Namespace) -> None:
     config = _config(args)
     _check_data(args.data)
-    from training.input import bench
+    from training.bench import bench_input
 
-    result = bench(args.data, config, seconds=args.seconds)
-    print(json.dumps(result) if args.json else "\n".join(f"{name:<24}{value}" for name, value in result.items()))
+    result = bench_input(args.data, config.data, seconds=args.seconds, out=_silent if args.json else print)
+    if args.json:
+        print(json.dumps(result))
+
+
+def _silent(line: str) -> None:
+    """Takes the lines of a table that --json replaces."""
 
 
 def _presets(args: argparse.Namespace) -> None:
