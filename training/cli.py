@@ -19,6 +19,7 @@ EPILOG = """exit codes: 0 done, 1 internal error or diverged, 2 wrong use, 4 inp
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit code and writes messages to standard error."""
     args = _parser().parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its remarks on start-up are not about the user's run
     try:
         return args.run(args) or 0
     except MaskmillError as error:
