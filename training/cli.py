@@ -63,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--workdir", required=True, metavar="RUN", help="folder of this run; the same command resumes it"
     )
+    train.add_argument(
+        "--until", type=int, metavar="STEP", help="stop after this step, saved, before the schedule ends"
+    )
     hosts = train.add_argument_group("several processes (started by you, one per host)")
     hosts.add_argument(
         "--distributed", action="store_true", help="find the others as the cluster says (TPU pods, SLURM)"
@@ -159,7 +162,7 @@ def _train(args: argparse.Namespace) -> None:
         jax.distributed.initialize(*named)
     from training.train import train
 
-    last = train(args.data, config, args.workdir)
+    last = train(args.data, config, args.workdir, until=args.until)
     if jax.process_index() == 0:
         shown = "  ".join(
             f"{name} {last[name]:.6g}" for name in ("step", "epoch", "loss", "images_per_second") if name in last
