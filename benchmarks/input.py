@@ -6,9 +6,6 @@ DATA is a build's folder with images in its shards. The aim is 200 images/s/core
 """
 
 import argparse
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from training.bench import bench_input, table
 from training.config import DataConfig

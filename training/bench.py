@@ -3,11 +3,11 @@
 import time
 
 import numpy as np
-import tensorflow as tf
 
 from schemas.manifest import load_manifest
 from training import geometry
 from training.config import DataConfig
+from training.host import tf
 from training.input import FEATURES, Batches, decode_image, resize_crop
 
 _BOXES = 4096  # crops drawn in advance for the bare pipeline
@@ -50,7 +50,7 @@ def bench_input(data_dir: str, config: DataConfig, *, batch: int = 32, seconds: 
         "reading": cpu["read"],
         "decoding": cpu["decode"] - cpu["read"],
         "two crops": cpu["bare"] - cpu["decode"],
-        "masks and batching": cpu["whole"] - cpu["bare"],
+        "masks": cpu["whole"] - cpu["bare"],
     }
     stages = {name: 1e3 * max(value, 0.0) for name, value in stages.items()}
     return {

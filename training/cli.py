@@ -170,7 +170,12 @@ def _export(args: argparse.Namespace) -> None:
     from training.export import export_backbone
 
     result = export_backbone(args.run_dir, args.out, format=args.format, step=args.step)
-    print(json.dumps(result) if args.json else "  ".join(f"{name} {value}" for name, value in result.items()))
+    if args.json:
+        print(json.dumps(result))
+        return
+    print("{out}: {arch}, step {step}, {arrays} arrays in {format} names, {bytes} bytes".format(**result))
+    if "warning" in result:
+        print(f"detcon export: warning: {result['warning']}", file=sys.stderr)
 
 
 def _probe(args: argparse.Namespace) -> None:

@@ -65,9 +65,8 @@ def load_labelled(data_dir: str, size: int, limit: int | None = None) -> Labelle
         InputError: no build, no images in it, no labels of any kind, or too few records to hold any out.
         DamageError: a broken shard.
     """
-    import tensorflow as tf
-
-    from training.input import decode_image, hide_accelerators
+    from training.host import hide_accelerators, tf  # takes seconds to import
+    from training.input import decode_image
 
     hide_accelerators()
     images, painted, regions, classes, held_out = [], [], [], [], []

@@ -1,9 +1,5 @@
 """The input benchmark runs and adds up; its figures are not judged here, where other tests share the cores."""
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 from training.bench import bench_input, table
 from training.config import DataConfig
 

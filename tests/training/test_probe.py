@@ -1,9 +1,6 @@
 """The probe: labels as painted, scores against slow loops, features that know more score more."""
 
 import dataclasses
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import pytest
