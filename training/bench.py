@@ -1,23 +1,20 @@
 """`detcon bench-input`: how many images a core of this machine can feed, beside the least that any input must do."""
 
 import time
-from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 
 from schemas.manifest import load_manifest
 from training import geometry
 from training.config import DataConfig
+from training.host import tf
 from training.input import FEATURES, Batches, decode_image, resize_crop
 
 _BOXES = 4096  # crops drawn in advance for the bare pipeline
 
 
-def bench_input(
-    data_dir: str, config: DataConfig, *, batch: int = 32, seconds: float = 6.0, rounds: int = 2, out: Callable = print
-) -> dict:
-    """Measures the input of training on a build, stage by stage, and prints a table.
+def bench_input(data_dir: str, config: DataConfig, *, batch: int = 32, seconds: float = 5.0, rounds: int = 2) -> dict:
+    """Measures the input of training on a build, stage by stage.
 
     Rates are per core: images divided by the CPU seconds of this process, which a busy machine disturbs less than the
     clock. "Bare" decodes every picture once, crops it twice, and does nothing else.
@@ -28,11 +25,10 @@ def bench_input(
         batch: images per batch.
         seconds: CPU time per stage and round.
         rounds: repetitions, stages taking turns; the fastest counts.
-        out: takes each line of the table.
 
     Returns:
-        {"stages_ms": stage -> CPU milliseconds per image, "bare_per_core", "per_core", "images_per_s" (by the clock),
-        "bottleneck"}.
+        {"views", "stages_ms": stage -> CPU milliseconds per image, "bare_per_core", "per_core", "images_per_s" (by the
+        clock), "busy" (CPU seconds per second), "bottleneck" (the most expensive stage)}; see `table`.
 
     Raises:
         As `Batches`.
@@ -40,10 +36,10 @@ def bench_input(
     batch = max(min(batch, load_manifest(data_dir).num_records), 1)
     batches = Batches(data_dir, config, global_batch=batch, seed=0)
     pipelines = {
-        "read": lambda: ((len(keys), None) for _, keys in batches.records(0)),
-        "decode": lambda: ((batch, None) for _ in _bare(batches, config, batch, crops=False)),
-        "bare": lambda: ((batch, None) for _ in _bare(batches, config, batch, crops=True)),
-        "whole": lambda: ((batch, b) for b in batches.at(0)),
+        "read": lambda: (len(keys) for _, keys in batches.records(0)),
+        "decode": lambda: (batch for _ in _bare(batches, config, batch, crops=False)),
+        "bare": lambda: (batch for _ in _bare(batches, config, batch, crops=True)),
+        "whole": lambda: (batch for _ in batches.at(0)),
     }
     cpu, clock = dict.fromkeys(pipelines, np.inf), dict.fromkeys(pipelines, np.inf)
     for _ in range(rounds):
@@ -54,28 +50,34 @@ def bench_input(
         "reading": cpu["read"],
         "decoding": cpu["decode"] - cpu["read"],
         "two crops": cpu["bare"] - cpu["decode"],
-        "masks and batching": cpu["whole"] - cpu["bare"],
+        "masks": cpu["whole"] - cpu["bare"],
     }
     stages = {name: 1e3 * max(value, 0.0) for name, value in stages.items()}
-    worst = max(stages, key=stages.get)
-    result = {
+    return {
+        "views": f"two {config.image_size} px views, {config.masks_per_view} masks, batches of {batch}",
         "stages_ms": stages,
         "bare_per_core": 1 / cpu["bare"],
         "per_core": 1 / cpu["whole"],
         "images_per_s": 1 / clock["whole"],
-        "bottleneck": worst,
+        "busy": cpu["whole"] / clock["whole"],
+        "bottleneck": max(stages, key=stages.get),
     }
-    out(f"{data_dir}: two {config.image_size} px views, {config.masks_per_view} masks, batches of {batch}")
-    for name, value in stages.items():
-        out(f"  {name:<20}{value:7.2f} ms CPU per image")
-    out(f"  bare decode and two crops {result['bare_per_core']:7.1f} images/s/core")
-    here = f"{result['images_per_s']:.1f} images/s here"
-    out(f"  whole input               {result['per_core']:7.1f} images/s/core, {here}")
-    share = stages[worst] / sum(stages.values())
-    out(f"  bottleneck: {worst}, {share:.0%} of the CPU time")
-    if cpu["whole"] < 0.5 * clock["whole"]:
-        out("  the cores were idle more than half of the time: storage, or other work on this machine, is slower")
-    return result
+
+
+def table(result: dict) -> str:
+    """The result of `bench_input` as lines for a terminal."""
+    stages, worst = result["stages_ms"], result["bottleneck"]
+    lines = [result["views"]]
+    lines += [f"  {name:<26}{value:7.2f} ms CPU per image" for name, value in stages.items()]
+    lines += [
+        f"  {'bare decode and two crops':<26}{result['bare_per_core']:7.1f} images/s/core",
+        f"  {'whole input':<26}{result['per_core']:7.1f} images/s/core",
+        f"  {'here, by the clock':<26}{result['images_per_s']:7.1f} images/s, {result['busy']:.1f} cores busy",
+        f"bottleneck: {worst}, {stages[worst] / sum(stages.values()):.0%} of the CPU time",
+    ]
+    if result["busy"] < 0.5:
+        lines.append("the cores are idle most of the time: storage, or other work on this machine, is slower")
+    return "\n".join(lines)
 
 
 def _measure(items, seconds: float) -> tuple[float, float]:
@@ -85,7 +87,7 @@ def _measure(items, seconds: float) -> tuple[float, float]:
         if time.process_time() > warm:
             break
     images, cpu, clock = 0, time.process_time(), time.perf_counter()
-    for count, _ in items:
+    for count in items:
         images += count
         if time.process_time() - cpu > seconds:
             break

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator
 
 import numpy as np
-import tensorflow as tf
 
 from schemas import rle, storage
 from schemas.errors import DamageError, InputError, MaskmillError
@@ -18,6 +17,7 @@ from schemas.reader import read_shard
 from training import geometry
 from training.cache import local_shard
 from training.config import DataConfig
+from training.host import hide_accelerators, tf
 from training.order import Order
 
 ANNOTATIONS = "gt"  # the layer that any build with annotations has
@@ -247,15 +247,6 @@ FEATURES = {
     "gt/counts": tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64),
     "gt/is_crowd": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
 }
-
-
-def hide_accelerators() -> None:
-    """Keeps TensorFlow on the host's CPU: the device and its memory are JAX's."""
-    try:
-        tf.config.set_visible_devices([], "GPU")
-        tf.config.set_visible_devices([], "TPU")
-    except (RuntimeError, ValueError):
-        pass  # already initialised, by a program that chose for itself
 
 
 def decode_image(encoded: tf.Tensor) -> tf.Tensor:

@@ -1,9 +1,5 @@
 """Pooled masks against drawn ones, exactly; crops and samples against what they promise."""
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
