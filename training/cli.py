@@ -19,7 +19,6 @@ EPILOG = """exit codes: 0 done, 1 internal error or diverged, 2 wrong use, 4 inp
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit code and writes messages to standard error."""
     args = _parser().parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its remarks on start-up are not about the user's run
     try:
         return args.run(args) or 0
     except MaskmillError as error:
@@ -162,6 +161,10 @@ def _train(args: argparse.Namespace) -> None:
         jax.distributed.initialize(*named)
     from training.train import train
 
+    if not args.debug:
+        from absl import logging
+
+        logging.set_verbosity(logging.FATAL)  # a failed save is raised as well as logged, with a traceback
     last = train(args.data, config, args.workdir, until=args.until)
     if jax.process_index() == 0:
         shown = "  ".join(

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -26,8 +25,17 @@ def words(data, workdir, *more):
     return ["train", "--preset", "smoke_cpu", "--data", str(data), "--workdir", str(workdir), *settings]
 
 
-def start(*args, **kwargs):
-    command = [sys.executable, "-m", "training.cli", *args]
+LITTLE_ROOM = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+from training import cli
+sys.exit(cli.main())
+"""
+
+
+def start(*args, program=("-m", "training.cli"), **kwargs):
+    command = [sys.executable, *program, *args]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
@@ -79,13 +87,9 @@ def test_a_full_disk_keeps_the_last_checkpoint(scenes, whole_run, tmp_path):
     workdir = tmp_path / "run"
     assert cli.main([*words(scenes, workdir), "--until", "4"]) == 0
 
-    def little_room():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    # The compiled step may be in the cache by now; what is not, must not be written under this limit.
+    # What the cache of compiled steps lacks could not be written there either.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    process = start(*words(scenes, workdir), preexec_fn=little_room, env=environment)
+    process = start(*words(scenes, workdir), program=["-c", LITTLE_ROOM], env=environment)
     _, error = process.communicate(timeout=280)
     assert process.returncode == 4, error
     last = error.strip().splitlines()[-1]
