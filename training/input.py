@@ -26,7 +26,8 @@ _PEEK = 64  # records looked at for annotations before training starts
 
 
 class Batches:
-    """The batches of one process.
+    """The batches of one process. Two groups of `config.shuffle_group_bytes` are in memory at a time: the one that is
+    used and the next.
 
     Attributes:
         manifest_digest: identity of the data set; a run may only continue on the same.
