@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--workdir", required=True, metavar="RUN", help="folder of this run; the same command resumes it"
     )
+    train.add_argument(
+        "--until", type=int, metavar="STEP", help="stop after this step, saved, before the schedule ends"
+    )
     hosts = train.add_argument_group("several processes (started by you, one per host)")
     hosts.add_argument(
         "--distributed", action="store_true", help="find the others as the cluster says (TPU pods, SLURM)"
@@ -158,7 +161,11 @@ def _train(args: argparse.Namespace) -> None:
         jax.distributed.initialize(*named)
     from training.train import train
 
-    last = train(args.data, config, args.workdir)
+    if not args.debug:
+        from absl import logging
+
+        logging.set_verbosity(logging.FATAL)  # a failed save is raised as well as logged, with a traceback
+    last = train(args.data, config, args.workdir, until=args.until)
     if jax.process_index() == 0:
         shown = "  ".join(
             f"{name} {last[name]:.6g}" for name in ("step", "epoch", "loss", "images_per_second") if name in last

@@ -166,9 +166,11 @@ class LossConfig(_Checked):
     """The objective.
 
     Attributes:
-        form: `paper` is Eq. 3 (sum over matched pairs, only negatives and the pair itself in the denominator);
+        form: `paper` is Eq. 1 (matched pairs, only negatives and the pair itself in the denominator);
             `release` the authors' code (mean over all anchors, positives share the denominator, weight 1 / number of
             copies); `regression` BYOL's 2 - 2 cos over matched pairs, no negatives.
+        reduction: of the paper's form: mean over matched `pairs` (Eq. 2), or sum per image, mean over `images` (Eq. 3);
+            see `training.losses.detcon_loss` for what differs.
         temperature: tau; latents have norm 1 / sqrt(tau) (section 3.1).
         same_view_negatives: other masks of the anchor's own view are negatives too (SimCLR, release).
         local_negatives: other masks of the anchor's own image are negatives (release option).
@@ -179,6 +181,7 @@ class LossConfig(_Checked):
     """
 
     form: Literal["paper", "release", "regression"] = "paper"
+    reduction: Literal["pairs", "images"] = "pairs"
     temperature: float = 0.1
     same_view_negatives: bool = True
     local_negatives: bool = True

@@ -24,6 +24,7 @@ def detcon_loss(
     ids: jax.Array,
     *,
     form: str = "paper",
+    reduction: str = "pairs",
     temperature: float = 0.1,
     same_view_negatives: bool = True,
     local_negatives: bool = True,
@@ -35,12 +36,16 @@ def detcon_loss(
     """Loss of one global batch, both directions summed.
 
     `form` is one of:
-        paper: sum over matched pairs (Eq. 3) of -log(e^pos / (e^pos + sum of e^neg)) (Eq. 1), mean over images.
+        paper: -log(e^pos / (e^pos + sum of e^neg)) of every matched pair (Eq. 1), reduced as `reduction` says.
         release: per anchor, cross-entropy of the softmax over positives and negatives together against the uniform
             distribution over its positives, times 1 / copies of its mask in its view; mean over all anchors, those
             without positive counting as 0.
         regression: 2 - 2 cos, mean over matched pairs (BYOL); no negatives.
     With one global mask, paper / 2 = release / 2 = NT-Xent (SimCLR).
+
+    `reduction` of the paper's form is `pairs`, the mean over the batch's matched pairs (Eq. 2), or `images`, their sum
+    per image (Eq. 3), mean over images. They differ by one factor per batch, which LARS divides out again for all it
+    adapts. Biases and batch norm it does not adapt: at the paper's rates the sum moves them some 80 times as far.
 
     Args:
         anchors: float32[n, 2, M, d], predictions (or projections) of both views; normalised here.
@@ -75,7 +80,8 @@ def detcon_loss(
         )
         if form == "paper":
             pairs = jax.nn.softplus(negative[..., None] - positive)
-            loss = jnp.where(matched, pairs, 0).sum() / n
+            count = n if reduction == "images" else matched.sum() / 2  # of one direction
+            loss = jnp.where(matched, pairs, 0).sum() / jnp.maximum(count, 1)
         else:
             every = jnp.logaddexp(negative, jax.nn.logsumexp(jnp.where(matched, positive, _NEVER), -1))
             pairs = jnp.where(matched, every[..., None] - positive, 0).sum(-1)

@@ -109,14 +109,16 @@ class RunLog:
         if not terminal and now - self._told < QUIET_INTERVAL and step != self._total:
             return
         self._told = now
-        left = (now - self._began) / max(step - self._start, 1) * (self._total - step)
+        done = step - self._start
         text = f"step {step}/{self._total} ({100 * step / self._total:.1f} %)"
         if self.last:
             text += f"  loss {self.last['loss']:.4f}"
         if "images_per_second" in self.last:
             text += f"  {self.last['images_per_second']:.0f} images/s"
             text += f"  waiting for input {100 * self.last['input_wait']:.0f} %"
-        text += f"  {int(left) // 3600}:{int(left) // 60 % 60:02d}:{int(left) % 60:02d} left"
+        if done > 0:
+            left = int((now - self._began) / done * (self._total - step))
+            text += f"  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
         self._say(text, in_place=terminal)
 
     def _say(self, text: str, *, in_place: bool = False) -> None:

@@ -12,16 +12,16 @@ from training import losses
 # Compiled as a whole: op by op the same tests take four times as long.
 detcon_loss = jax.jit(
     losses.detcon_loss,
-    static_argnames=("form", "same_view_negatives", "local_negatives", "negative_groups", "chunk"),
+    static_argnames=("form", "reduction", "same_view_negatives", "local_negatives", "negative_groups", "chunk"),
 )
 
 
-def loop_loss(anchors, targets, ids, form, tau, same_view=True, local=True, groups=1):
+def loop_loss(anchors, targets, ids, form, tau, same_view=True, local=True, groups=1, reduction="images"):
     """The objective one pair at a time, in float64: Eq. 1 and 3, or the authors' cross-entropy."""
     n, _, masks, _ = anchors.shape
     a = anchors / np.linalg.norm(anchors, axis=-1, keepdims=True)
     t = targets / np.linalg.norm(targets, axis=-1, keepdims=True)
-    total = 0.0
+    total, matched = 0.0, 0
     for i in range(n):
         for v in range(2):
             for m in range(masks):
@@ -43,11 +43,14 @@ def loop_loss(anchors, targets, ids, form, tau, same_view=True, local=True, grou
                                 negatives.append(logit)
                 if form == "paper":
                     rest = np.sum(np.exp(negatives))
-                    total += sum(-np.log(np.exp(p) / (np.exp(p) + rest)) for p in positives) / n
+                    total += sum(-np.log(np.exp(p) / (np.exp(p) + rest)) for p in positives)
+                    matched += len(positives)
                 elif positives:
                     everything = np.log(np.sum(np.exp(positives)) + np.sum(np.exp(negatives)))
                     copies = np.sum(ids[i, v] == ids[i, v, m])
                     total += np.mean([everything - p for p in positives]) / copies / (n * masks)
+    if form == "paper":
+        return total / n if reduction == "images" else 2 * total / max(matched, 1)
     return total
 
 
@@ -63,7 +66,14 @@ def latents(seed, n=4, masks=5, d=6, regions=4, padding=0.2):
 @pytest.mark.parametrize("form", ["paper", "release"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"same_view_negatives": False}, {"local_negatives": False}, {"negative_groups": 2}, {"chunk": 3}],
+    [
+        {},
+        {"reduction": "images"},
+        {"same_view_negatives": False},
+        {"local_negatives": False},
+        {"negative_groups": 2},
+        {"chunk": 3},
+    ],
     ids=str,
 )
 def test_loss_equals_the_equations_pair_by_pair(form, options):
@@ -79,6 +89,7 @@ def test_loss_equals_the_equations_pair_by_pair(form, options):
         options.get("same_view_negatives", True),
         options.get("local_negatives", True),
         options.get("negative_groups", 1),
+        options.get("reduction", "pairs"),
     )
     assert float(loss) == pytest.approx(expected, rel=1e-12)
 
@@ -93,8 +104,8 @@ def test_gradients_equal_finite_differences_of_the_equations(form):
     for _ in range(10):
         da, dt = random.normal(size=(2, *anchors.shape))
         h = 1e-5
-        up = loop_loss(anchors + h * da, targets + h * dt, ids, form, 0.1)
-        down = loop_loss(anchors - h * da, targets - h * dt, ids, form, 0.1)
+        up = loop_loss(anchors + h * da, targets + h * dt, ids, form, 0.1, reduction="pairs")
+        down = loop_loss(anchors - h * da, targets - h * dt, ids, form, 0.1, reduction="pairs")
         slope = np.sum(gradients[0] * da) + np.sum(gradients[1] * dt)
         assert slope == pytest.approx((up - down) / (2 * h), rel=1e-6)
 
@@ -110,7 +121,9 @@ def test_gradients_equal_finite_differences_of_the_equations(form):
 def test_loss_equals_the_equations_on_any_masks(seed, regions, padding, chunk, form):
     anchors, targets, ids = latents(seed, n=2, masks=3, d=4, regions=regions, padding=padding)
     loss, _ = detcon_loss(np.float32(anchors), np.float32(targets), ids, form=form, temperature=0.5, chunk=chunk)
-    assert float(loss) == pytest.approx(loop_loss(anchors, targets, ids, form, 0.5), rel=2e-5, abs=1e-6)
+    assert float(loss) == pytest.approx(
+        loop_loss(anchors, targets, ids, form, 0.5, reduction="pairs"), rel=2e-5, abs=1e-6
+    )
 
 
 # Values of the authors' JAX function on these inputs, published with lightly's tests (both views and networks equal).
@@ -201,7 +214,7 @@ def test_no_negatives_at_all_stays_finite(form):
     assert np.all(np.isfinite(gradient))
 
 
-def test_padding_changes_nothing_but_the_mean():
+def test_padding_changes_nothing():
     anchors, targets, ids = latents(5, padding=0)
     pad = [(0, 0), (0, 0), (0, 3), (0, 0)]
     plain = detcon_loss(np.float32(anchors), np.float32(targets), ids)[0]
