@@ -6,6 +6,7 @@ Only the standard library is imported here, so that `--help` answers at once; ea
 import argparse
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ COMMANDS = {
     "retry": "build again the parts in which images failed",
     "validate": "check every byte and record of a dataset against its manifest",
     "view": "draw one image with its masks and ground truth",
+    "warmup": "compile the kernels once per machine, for worker images",
 }
 
 _EPILOG = """\
@@ -81,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"maskmill: arguments after -- are for Beam; {args.command} runs no Beam job of yours", file=sys.stderr)
         return 2
     args.beam_args = beam_args
+    _set_up_logging()
     command = importlib.import_module(f"pipelines.commands.{args.command}")
     try:
         return command.run(args)
@@ -105,6 +108,13 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return INTERNAL
+
+
+def _set_up_logging() -> None:
+    """Log lines look like our messages; Beam's remark on a BigQuery client that nobody here uses is left out."""
+    logging.basicConfig(level=logging.WARNING, format="maskmill: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: "apitools not found" not in record.getMessage())
 
 
 def on_interrupt(how_to_resume: str) -> None:
