@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +18,9 @@ from pipelines.build import build
 from pipelines.cli import main
 from pipelines.config import BuildConfig, RunOptions
 from pipelines.report.document import merge_documents
+from schemas import rle
 from schemas.manifest import load_manifest
+from schemas.reader import Dataset
 
 IN_PROCESS = RunOptions(workers=0)
 
@@ -244,3 +247,27 @@ def test_a_table_that_contradicts_the_shards_is_named(built, tmp_path, capsys):
     path.unlink()
     assert main(["report", str(tmp_path / "copy")]) == 5
     assert "images.parquet is missing" in capsys.readouterr().err
+
+
+def test_photographs_score_as_their_drawn_masks_do(test_data, tmp_path):
+    """ABO of real pictures against overlaps of decoded rasters, annotation by annotation."""
+    config = BuildConfig(
+        "coco",
+        str(test_data / "coco" / "images"),
+        ("grid(n=(2, 5))", "gt()"),
+        annotations=str(test_data / "coco" / "instances.json"),
+        limit=8,
+    )
+    build(config, str(tmp_path), IN_PROCESS, quiet=True)
+    best: dict[str, list[float]] = {name: [] for name in ("grid-2", "grid-5", "gt")}
+    for example in Dataset.open(str(tmp_path)):
+        truth = [rle.decode_mask(c, example.height, example.width) for c in example.annotations.counts]
+        truth = [mask for mask, crowd in zip(truth, example.annotations.is_crowd, strict=True) if not crowd]
+        for name, masks in zip(best, example.masks, strict=True):
+            drawn = [rle.decode_mask(c, example.height, example.width) for c in masks.counts]
+            best[name] += [max((m & t).sum() / (m | t).sum() for m in drawn) for t in truth]
+    document = read(tmp_path)
+    assert document["instances"]["all"] == len(best["gt"]) > 10
+    for row in document["series"][:3]:
+        assert row["abo"]["value"] == pytest.approx(np.mean(best[row["name"]]), abs=1e-9)
+        assert row["recall"][4]["value"] == pytest.approx(np.mean(np.array(best[row["name"]]) >= 0.7), abs=1e-9)
