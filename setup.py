@@ -12,7 +12,6 @@ VERSION = "0.1.0"
 BASE = [
     "apache-beam>=2.77",
     "google-crc32c>=1.5",
-    "imagesize>=1.4.1",
     "jinja2>=3.1",
     "numba>=0.61",
     "numpy>=2.0",
@@ -27,6 +26,7 @@ BASE = [
     "scipy>=1.13",
 ]
 TRAIN = [
+    "etils[epath]>=1.7",
     "flax>=0.12.8",
     "jax>=0.10.2",
     "optax>=0.2.8",
