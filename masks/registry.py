@@ -22,6 +22,7 @@ GENERATORS = {
     "fh": "masks.felzenszwalb:Felzenszwalb",
     "grid": "masks.grid:Grid",
     "gt": "masks.ground_truth:GroundTruth",
+    "mcg": "masks.mcg.generator:Mcg",
 }
 
 
