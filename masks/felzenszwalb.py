@@ -1,35 +1,206 @@
-"""Felzenszwalb-Huttenlocher segments (paper, section 3.2), to scikit-image's partition."""
+"""Felzenszwalb-Huttenlocher segments (paper, section 3.2): scikit-image's partition, several scales for the price of
+one.
+
+The algorithm joins pixels along the edges of the 8-neighbour graph, lightest first, while the edge is lighter than what
+both sides tolerate: the heaviest edge inside plus scale / size. Afterwards segments below `min_size` are joined to the
+neighbour across their lightest edge. `masks._fh` holds the compiled stages and says why they give the same segments;
+docs/fh.md draws the whole.
+
+Source: Felzenszwalb and Huttenlocher, Efficient graph-based image segmentation, IJCV 2004. The reference is
+`skimage.segmentation.felzenszwalb`, with edges of equal weight in their stable order (right, down, falling, rising,
+each in raster order). scikit-image sorts with an unstable sort, so on pictures full of exact ties its own order is
+undefined and may differ; on photos it does not.
+"""
 
 import dataclasses
+import logging
 import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeGuard
 
 import numpy as np
-from skimage.segmentation import felzenszwalb
 
-from masks.label_map import encode_label_map, relabel_dense
+from masks._fh.hierarchy import (
+    SharedComponents,
+    encode_segments,
+    join_scale,
+    list_runs,
+    paint_segments,
+    share_components,
+)
+from masks._fh.workspace import Workspace, thread_workspace
 from schemas.image import ImageRecord
 from schemas.mask import Layer, MaskSet
 
+_log = logging.getLogger(__name__)
 
-def segment(image: np.ndarray, scales=(500, 1000, 1500), min_sizes=None, sigma: float = 0.8) -> list[np.ndarray]:
+MAX_PIXELS = 2**30 - 1  # an edge is named by 30 bits of pixel and 2 of direction
+MAX_MAGNITUDE = 1e150  # of float values, so that squared distances stay finite
+MAX_SIGMA = 1000.0
+
+Scales = Sequence[float]
+MinSizes = Sequence[int] | int | None
+
+
+def segment(
+    image: np.ndarray, scales: Scales = (500, 1000, 1500), min_sizes: MinSizes = None, sigma: float = 0.8
+) -> list[np.ndarray]:
     """Segments one image at several scales.
 
+    Further scales cost a few per cent each. Safe to call from several threads at once; the image is not modified.
+
     Args:
-        image: uint8[height, width, 3] or [height, width].
-        scales: FH's k, one label map each. Higher means larger segments.
-        min_sizes: smallest segment per scale, pixels; the scales themselves where None (paper: c = s).
-        sigma: standard deviation of the smoothing before, pixels; 0 means none.
+        image: [height, width], [height, width, 1] or RGB [height, width, 3], any strides. uint8 values count as v /
+            255, as scikit-image reads them; float16, float32 and float64 values count as they are, in any range, and
+            are computed with in float64.
+        scales: FH's k, any number in any order, each finite and >= 0. Higher means larger segments.
+        min_sizes: smallest segment per scale, pixels, >= 0; one number means the same for all; None means the
+            scales themselves, rounded (paper: c = s).
+        sigma: standard deviation of the Gaussian smoothing before, pixels, 0 .. 1000; 0 means none.
 
     Returns:
-        int32[height, width] per scale, labels dense from 0 in raster order.
+        int32[height, width] per scale, labels dense from 0 in raster order of the segments' first pixels.
+
+    Raises:
+        ValueError: an empty image, another shape or dtype, values that are not finite, more than 2**30 - 1 pixels, or
+            scales, sizes or a sigma out of range. The message says what was given and what is allowed.
     """
-    sizes = scales if min_sizes is None else min_sizes
-    return [
-        relabel_dense(
-            felzenszwalb(image, scale=scale, sigma=sigma, min_size=size, channel_axis=-1 if image.ndim == 3 else None)
+    with _Segmentation(image, scales, min_sizes, sigma) as stages:
+        return [paint_segments(stages.shared, segment_of_component) for segment_of_component, _ in stages.scales()]
+
+
+def segment_to_rle(
+    image: np.ndarray, scales: Scales = (500, 1000, 1500), min_sizes: MinSizes = None, sigma: float = 0.8
+) -> list[tuple[list[bytes], np.ndarray]]:
+    """Segments one image at several scales, straight to COCO's compressed RLE: no label image is painted.
+
+    Args and Raises: as `segment`.
+
+    Returns:
+        Per scale, the counts of every segment, in the order of `segment`'s labels, and their int64 areas in pixels.
+    """
+    with _Segmentation(image, scales, min_sizes, sigma) as stages:
+        runs = list_runs(stages.shared, stages.workspace)
+        return [
+            encode_segments(stages.shared, runs, segment_of_component, count, stages.workspace)
+            for segment_of_component, count in stages.scales()
+        ]
+
+
+def warmup() -> float:
+    """Compiles every kernel, or loads it from Numba's cache (`NUMBA_CACHE_DIR`). Returns the seconds it took."""
+    start = time.perf_counter()
+    for dtype in (np.uint8, np.float64):
+        picture = np.zeros((3, 3, 3), dtype)
+        segment(picture)
+        segment_to_rle(picture)
+    return time.perf_counter() - start
+
+
+class _Segmentation:
+    """One picture on its way through the stages; leaving the block gives back unusually large buffers."""
+
+    def __init__(self, image: np.ndarray, scales: Scales, min_sizes: MinSizes, sigma: float) -> None:
+        self._scales = _check_scales(scales)
+        self._min_sizes = _check_min_sizes(min_sizes, self._scales)
+        self._sigma = _check_sigma(sigma)
+        self._image = _check_image(image)
+        self.workspace: Workspace = thread_workspace()
+        self.shared: SharedComponents
+
+    def __enter__(self) -> "_Segmentation":
+        _announce_compiling()
+        self.shared = share_components(self._image, min(self._scales), self._sigma, self.workspace)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.workspace.trim()
+
+    def scales(self) -> Iterator[tuple[np.ndarray, int]]:
+        """Yields segment of component and number of segments, scale by scale; each array is overwritten by the next."""
+        for scale, min_size in zip(self._scales, self._min_sizes, strict=True):
+            yield join_scale(self.shared, scale, min_size, self.workspace)
+
+
+def _check_image(image: np.ndarray) -> np.ndarray:
+    """Returns the image as contiguous [height, width, channels] of uint8 or float64."""
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"image must be a NumPy array, got {type(image).__name__}")
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+        raise ValueError(f"image must be [height, width] grey or [height, width, 3] RGB, got shape {image.shape}")
+    if image.size == 0:
+        raise ValueError(f"image has no pixels: shape {image.shape}")
+    if image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise ValueError(f"image has {image.shape[0] * image.shape[1]} pixels, at most {MAX_PIXELS} are supported")
+    if image.dtype not in (np.uint8, np.float16, np.float32, np.float64):
+        raise ValueError(
+            f"image must be uint8, float16, float32 or float64, got {image.dtype}; "
+            "skimage.util.img_as_float64 converts other types"
         )
-        for scale, size in zip(scales, sizes, strict=True)
-    ]
+    if image.dtype != np.uint8:
+        image = image.astype(np.float64)
+        # A NaN or an infinity anywhere makes one of the two not finite.
+        low, high = float(image.min()), float(image.max())
+        if not (low >= -MAX_MAGNITUDE and high <= MAX_MAGNITUDE):
+            raise ValueError(f"float image values must be finite and within +-{MAX_MAGNITUDE:g}, got {low} .. {high}")
+    return np.ascontiguousarray(image).reshape(image.shape[0], image.shape[1], -1)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _check_scales(scales: Scales) -> tuple[float, ...]:
+    values = tuple(scales)
+    if not values or any(not _is_number(s) or not math.isfinite(s) or s < 0 for s in values):
+        raise ValueError(f"scales must be one or more finite numbers >= 0, got {scales!r}")
+    return tuple(float(s) for s in values)
+
+
+def _check_min_sizes(min_sizes: MinSizes, scales: tuple[float, ...]) -> tuple[int, ...]:
+    if min_sizes is None:
+        sizes: tuple = tuple(round(scale) for scale in scales)
+    elif isinstance(min_sizes, Sequence | np.ndarray):
+        sizes = tuple(min_sizes)
+    else:
+        sizes = (min_sizes,) * len(scales)
+    whole = all(isinstance(s, int | np.integer) and not isinstance(s, bool) and s >= 0 for s in sizes)
+    if not whole or len(sizes) != len(scales):
+        raise ValueError(
+            f"min_sizes must be one whole number >= 0, or one per scale ({len(scales)}), got {min_sizes!r}"
+        )
+    return tuple(min(int(size), MAX_PIXELS) for size in sizes)
+
+
+def _check_sigma(sigma: float) -> float:
+    if not _is_number(sigma) or not 0 <= sigma <= MAX_SIGMA:
+        raise ValueError(f"sigma must be a number in 0 .. {MAX_SIGMA:g} pixels, got {sigma!r}")
+    return float(sigma)
+
+
+_announcing = threading.Lock()
+_announced = False
+
+
+def _announce_compiling() -> None:
+    """Logs once per process, before the first picture, when the kernels are not in Numba's cache yet.
+
+    The smallest kernel tells for all: they are compiled and cached together.
+    """
+    global _announced
+    with _announcing:
+        if _announced:
+            return
+        from masks._fh.tiles import round_down
+
+        round_down(1.0)
+        if sum(round_down.stats.cache_misses.values()):
+            _log.warning(
+                "compiling the FH kernels, once per machine and Numba cache directory; this takes about a minute"
+            )
+        _announced = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +240,7 @@ class Felzenszwalb:
 
     @property
     def _sizes(self) -> tuple[int, ...]:
-        return tuple(round(s) for s in self.scales) if self.min_sizes is None else self.min_sizes
+        return _check_min_sizes(self.min_sizes, self.scales)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -79,4 +250,5 @@ class Felzenszwalb:
         )
 
     def __call__(self, record: ImageRecord) -> tuple[MaskSet, ...]:
-        return tuple(encode_label_map(labels) for labels in segment(record.image, self.scales, self._sizes, self.sigma))
+        encoded = segment_to_rle(record.image, self.scales, self._sizes, self.sigma)
+        return tuple(MaskSet.unranked(counts, areas) for counts, areas in encoded)

@@ -6,7 +6,7 @@ import json
 
 import google_crc32c
 
-from pipelines.part import PARTS, Sidecar, load_sidecar, part_path
+from pipelines.part import PARTS, Sidecar, load_sidecar, part_path, sidecar_path
 from pipelines.plan import Plan
 from schemas import storage
 from schemas.errors import DamageError
@@ -65,6 +65,30 @@ def assemble_shard(folder: str, plan: Plan, index: int) -> Shard | None:
     for part in parts:
         storage.remove(part_path(folder, part))
     return shard
+
+
+def split_shard(folder: str, plan: Plan, index: int, keep: set[str]) -> None:
+    """The inverse of `assemble_shard`: gives a committed shard's parts back their records, and uncommits the shard.
+
+    Args:
+        folder, plan: the build.
+        index: which shard.
+        keep: names of the parts worth keeping; the others are uncommitted, so that they are built again.
+    """
+    shard = load_shard(folder, plan, index)
+    offset = 0
+    for task in plan.parts[index]:
+        sidecar = load_sidecar(folder, task)
+        if sidecar is None:
+            break  # without its length, what follows cannot be found; it is built again
+        if shard is not None and task.name in keep:
+            with storage.create(part_path(folder, sidecar)) as target:
+                target.write(storage.read_bytes(storage.join(folder, shard.name), offset, sidecar.bytes))
+        offset += sidecar.bytes
+    storage.remove(shard_sidecar_path(folder, index))
+    for task in plan.parts[index]:
+        if task.name not in keep:
+            storage.remove(sidecar_path(folder, task.name))
 
 
 def _append(folder: str, part: Sidecar, target, sums) -> None:

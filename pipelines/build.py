@@ -8,10 +8,10 @@ import logging
 import os
 from collections.abc import Iterator
 
-from pipelines.assemble import SHARDS, load_shard, shard_sidecar_path
+from pipelines.assemble import SHARDS, load_shard, split_shard
 from pipelines.config import BuildConfig, RunOptions
 from pipelines.finish import finish_build
-from pipelines.part import load_sidecar, sidecar_path
+from pipelines.part import load_sidecar
 from pipelines.plan import Plan, difference, load_plan, make_plan
 from pipelines.progress import Tally, show_progress
 from pipelines.provenance import versions
@@ -226,16 +226,17 @@ def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, i
         raise InputError(f"{folder} holds no build: it has no {WORK}/plan.json")
     again = 0
     with output_errors(folder), _lock(folder):
-        for task in plan.tasks:
-            sidecar = load_sidecar(folder, task)
-            if sidecar is None:
-                continue
-            hits = [f for f in sidecar.failures if not reasons or f["reason"] in reasons]
+        for index, tasks in enumerate(plan.parts):
+            keep: set[str] = set()
+            hits = 0
+            for task in tasks:
+                sidecar = load_sidecar(folder, task)
+                found = [f for f in sidecar.failures if not reasons or f["reason"] in reasons] if sidecar else []
+                hits += len(found)
+                if not found:
+                    keep.add(task.name)
             if hits:
-                again += len(hits)
-                # In this order an interruption leaves a folder that resumes: not a data set, then a shard to be built.
-                storage.remove(storage.join(folder, MANIFEST))
-                storage.remove(shard_sidecar_path(folder, task.shard))
-                for other in plan.parts[task.shard]:
-                    storage.remove(sidecar_path(folder, other.name))
+                again += hits
+                storage.remove(storage.join(folder, MANIFEST))  # first: from here on this is not a data set
+                split_shard(folder, plan, index, keep)
     return plan, again

@@ -22,6 +22,7 @@ COMMANDS = {
     "retry": "build again the parts in which images failed",
     "validate": "check every byte and record of a dataset against its manifest",
     "view": "draw one image with its masks and ground truth",
+    "warmup": "compile the kernels once per machine, for worker images",
 }
 
 _EPILOG = """\

@@ -120,6 +120,8 @@ def _unopenable(data: bytes, error: Exception) -> ImageError:
 
 def _verdict(data: bytes) -> ImageError | None:
     """A second opinion, Pillow's, on data that OpenCV refused or that looks damaged; None when Pillow can decode it."""
+    if data.startswith(_PNG) and b"IDAT" not in data:
+        return ImageError("truncated", "decode", "the PNG ends before its picture data")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -153,6 +153,7 @@ def serve() -> None:
 
         cv2.setNumThreads(1)
         builder = ImageBuilder(Settings(**{**head, "masks": tuple(head["masks"])}))
+        builder.warm_up()  # loading compiled code, or compiling it, is not the first picture's time
         while True:
             head, data = _receive(requests)
             # The default action of SIGALRM ends the process even inside native code that never returns to Python.

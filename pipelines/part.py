@@ -88,6 +88,14 @@ def load_sidecar(folder: str, task: PartTask) -> Sidecar | None:
     return sidecar if sidecar.plan_digest == task.plan_digest else None
 
 
+def has_records(folder: str, sidecar: Sidecar) -> bool:
+    """Whether the part's records are still there, at their size (their bytes are checked when they are joined)."""
+    try:
+        return storage.size(part_path(folder, sidecar)) == sidecar.bytes
+    except FileNotFoundError:
+        return False
+
+
 def build_part(task: PartTask, folder: str, builder: Builder, read_ahead: int = 2) -> Sidecar:
     """Builds and commits one part; a committed part is left as it is.
 
@@ -103,7 +111,7 @@ def build_part(task: PartTask, folder: str, builder: Builder, read_ahead: int = 
     Raises:
         OSError: the output cannot be written; nothing is left behind.
     """
-    if (done := load_sidecar(folder, task)) is not None:
+    if (done := load_sidecar(folder, task)) is not None and has_records(folder, done):
         return done
     start = time.perf_counter()
     items = read_part(folder, task)

@@ -24,7 +24,7 @@ class Location:
     Attributes:
         path: file path, local or gs://.
         offset: first byte within `path`; -1 when the file is `path` itself.
-        size: stored bytes.
+        size: stored bytes; 0 for a file of its own, so that a plan does not change when a broken file is mended.
         deflated: whether the bytes are a raw deflate stream (zip), and then `plain` is the size once inflated.
         plain: bytes once inflated.
     """
@@ -42,11 +42,13 @@ class Location:
             ImageError: not_found, unreadable, truncated or too_large, stage "read".
         """
         if max(self.size, self.plain) > MAX_FILE_BYTES:
-            size = max(self.size, self.plain)
-            raise ImageError("too_large", "read", f"the file has {size} bytes, the limit is {MAX_FILE_BYTES}")
+            raise ImageError("too_large", "read", f"the file has more than {MAX_FILE_BYTES} bytes")
         try:
             if self.offset < 0:
-                return storage.read_bytes(self.path)
+                data = storage.read_bytes(self.path, 0, MAX_FILE_BYTES + 1)
+                if len(data) > MAX_FILE_BYTES:
+                    raise ImageError("too_large", "read", f"the file has more than {MAX_FILE_BYTES} bytes")
+                return data
             data = storage.read_range(self.path, self.offset, self.size)
             if not self.deflated:
                 return data
@@ -87,8 +89,8 @@ def list_tree(path: str) -> Iterator[tuple[str, Location]]:
             with storage.open_read(path) as stream:
                 yield from _list_tar(path, stream, 0, storage.size(path), "")
         else:
-            for name, size in storage.walk(path):
-                yield name, Location(storage.join(path, *name.split("/")), -1, size)
+            for name, _ in storage.walk(path):
+                yield name, Location(storage.join(path, *name.split("/")))
     except FileNotFoundError as error:
         raise InputError(f"{path} not found; --images takes a folder, a .zip or a .tar of pictures") from error
     except NotADirectoryError as error:
@@ -100,7 +102,8 @@ def list_tree(path: str) -> Iterator[tuple[str, Location]]:
 
 
 def _visible(name: str) -> bool:
-    return bool(name) and not any(part.startswith(".") for part in name.split("/"))
+    # ".." is not hidden: it is refused, by `_checked`
+    return bool(name) and not any(part.startswith(".") and part != ".." for part in name.split("/"))
 
 
 def _list_zip(path: str) -> Iterator[tuple[str, Location]]:

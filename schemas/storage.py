@@ -266,11 +266,13 @@ def read_range(path: str, offset: int, length: int) -> bytes:
     if is_remote(path):
         data = read_bytes(path, offset, length)
     else:
+        now = os.stat(path)
+        identity = (path, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
         last = getattr(_OPEN_ARCHIVES, "last", None)
-        if last is None or last[0] != path:
+        if last is None or last[0] != identity:
             if last is not None:
                 last[1].close()
-            last = (path, open(path, "rb"))  # noqa: SIM115  (kept open on purpose)
+            last = (identity, open(path, "rb"))  # noqa: SIM115  (kept open on purpose)
             _OPEN_ARCHIVES.last = last
         last[1].seek(offset)
         data = last[1].read(length)

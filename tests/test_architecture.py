@@ -59,3 +59,13 @@ def test_building_loads_neither_tensorflow_nor_jax():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_the_readmes_table_is_the_schema():
+    import re
+
+    from schemas.example import FEATURES
+
+    rows = re.findall(r"^\| `([a-z_/0-9]+/[a-z_/0-9]+)` \| (\w+)( list)? \| (.*) \|$", (ROOT / "README.md").read_text(), re.M)
+    found = {name: (kind, bool(repeated), meaning) for name, kind, repeated, meaning in rows}
+    assert found == {name: (f.kind, f.repeated, f.meaning) for name, f in FEATURES.items()}

@@ -1,0 +1,154 @@
+"""What every generator owes the build, over the whole registry, and what each owes its definition."""
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+
+from masks.grid import grid_label_map
+from masks.ground_truth import first_pixel
+from masks.registry import GENERATORS, canonical_spec, parse_spec, parse_specs
+from schemas import rle
+from schemas.errors import UsageError
+from schemas.image import Annotations, ImageRecord
+
+
+def scene(height: int = 60, width: int = 80) -> ImageRecord:
+    """A drawn picture: two discs and a bar on a slope, with their outlines as annotations and a crowd."""
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([x * 2, y * 3, (x + y)], axis=-1).astype(np.uint8)
+    shapes = [
+        (y - height * 0.3) ** 2 + (x - width * 0.3) ** 2 < (height / 6) ** 2,
+        (y - height * 0.6) ** 2 + (x - width * 0.7) ** 2 < (height / 5) ** 2,
+        (y > height * 0.9),
+    ]
+    for shape, colour in zip(shapes, [(250, 20, 30), (20, 240, 60), (200, 200, 250)], strict=True):
+        image[shape] = colour
+    counts = tuple(rle.encode_mask(s) for s in shapes)
+    gt = Annotations(
+        counts,
+        np.array([s.sum() for s in shapes]),
+        np.array([1, 2, 90]),
+        np.array([30, 20, 10]),
+        np.array([False, False, True]),
+    )
+    return ImageRecord("scene", image, gt)
+
+
+@pytest.fixture(params=sorted(GENERATORS))
+def generator(request):
+    return parse_spec(request.param)
+
+
+def test_masks_are_masks(generator):
+    record = scene()
+    layers = generator(record)
+    assert len(layers) == len(generator.layers)
+    for layer, masks in zip(generator.layers, layers, strict=True):
+        assert len(masks) >= 1, layer.name
+        drawn = [rle.decode_mask(c, record.height, record.width) for c in masks.counts]
+        assert [m.sum() for m in drawn] == masks.area.tolist()
+        assert masks.area.min() >= 1
+        assert masks.area.dtype == np.int64
+        assert masks.score.dtype == np.float32
+        assert np.isfinite(masks.score).all()
+        if layer.disjoint:
+            assert np.sum(drawn, axis=0).max() <= 1
+        firsts = [first_pixel(c, record.height, record.width) for c in masks.counts]
+        if (masks.score == 1).all():
+            assert firsts == sorted(firsts)
+
+
+def test_the_same_record_gives_the_same_masks_and_is_not_modified(generator):
+    record = scene()
+    before = record.image.copy()
+    first, second = generator(record), generator(record)
+    assert [m.counts for m in first] == [m.counts for m in second]
+    assert np.array_equal(record.image, before)
+
+
+def test_it_pickles_and_its_spec_round_trips(generator):
+    assert pickle.loads(pickle.dumps(generator)) == generator
+    assert parse_spec(canonical_spec(generator)) == generator
+
+
+def test_its_parameters_are_frozen_and_json_able(generator):
+    import json
+
+    json.dumps([dataclasses.asdict(layer) for layer in generator.layers])
+    if dataclasses.fields(generator):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(generator, dataclasses.fields(generator)[0].name, 1)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 2), (3, 5)])
+def test_tiny_pictures_have_masks_too(generator, size):
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    record = ImageRecord("tiny", image)
+    for layer, masks in zip(generator.layers, generator(record), strict=True):
+        assert len(masks) >= (layer.name != "gt")
+
+
+@pytest.mark.parametrize(("height", "width", "n"), [(7, 9, 1), (7, 9, 3), (480, 640, 10), (3, 50, 5), (1, 1, 4)])
+def test_a_grid_is_n_by_n_and_as_even_as_can_be(height, width, n):
+    labels = grid_label_map(height, width, n)
+    rows, columns = min(n, height), min(n, width)
+    assert sorted(np.unique(labels)) == list(range(rows * columns))
+    sizes = np.bincount(labels.ravel())
+    assert sizes.max() <= -(-height // rows) * -(-width // columns)
+    assert sizes.min() >= (height // rows) * (width // columns)
+    for label in range(rows * columns):  # every cell is a full rectangle
+        y, x = np.nonzero(labels == label)
+        assert (np.ptp(y) + 1) * (np.ptp(x) + 1) == y.size
+
+
+def test_ground_truth_leaves_crowds_out_and_orders_by_first_pixel():
+    masks = parse_spec("gt()")(scene())[0]
+    gt = scene().annotations
+    assert masks.counts == (gt.counts[0], gt.counts[1])
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("gird(n=5)", r"unknown mask generator 'gird'.*did you mean 'grid'"),
+        ("grid(m=5)", r"grid has no parameter 'm'; it takes n"),
+        ("fh(scale=5)", r"did you mean 'scales'"),
+        ("grid(5)", "write parameters by name; grid takes n"),
+        ("grid(n=5, n=6)", "given twice"),
+        ("grid(n=0)", r"whole numbers in 1\.\.1000, got 0"),
+        ("grid(n=True)", "got True"),
+        ("grid(n=(1, 1))", "each size once"),
+        ("grid(n=2.5)", "got 2.5"),
+        ("grid(n=open('x'))", "plain values"),
+        ("grid(**{'n': 5})", "no parameter None"),
+        ("__import__('os').system('true')", "not of the form"),
+        ("grid(n=5", "not of the form"),
+        ("", "not of the form"),
+        ("1 + 1", "not of the form"),
+        ("fh(scales=())", "must be numbers"),
+        ("fh(scales=(500, -1))", "above 0"),
+        ("fh(scales=(500, 500))", "each given once"),
+        ("fh(scales=(500,), min_sizes=(1, 2))", "one whole number >= 0 per scale"),
+        ("fh(sigma=-1)", r"sigma must be a number in 0\.\.1000"),
+        ("gt(x=1)", "it takes none"),
+    ],
+)
+def test_bad_specs_are_answered_in_words(spec, message):
+    with pytest.raises(UsageError, match=message):
+        parse_spec(spec)
+
+
+def test_one_layer_cannot_be_made_twice():
+    with pytest.raises(
+        UsageError, match=r"layer 'grid-5' is asked for twice: by 'grid\(n=5\)' and by 'grid\(n=\(2, 5\)\)'"
+    ):
+        parse_specs(["grid(n=5)", "grid(n=(2, 5))"])
+
+
+def test_layer_names_and_parameters():
+    fh = parse_spec("fh(scales=(500, 1000.5), min_sizes=20)")
+    assert [layer.name for layer in fh.layers] == ["fh-500", "fh-1000.5"]
+    assert fh.layers[1].params == {"scale": 1000.5, "min_size": 20, "sigma": 0.8}
+    assert [layer.params["min_size"] for layer in parse_spec("fh").layers] == [500, 1000, 1500]

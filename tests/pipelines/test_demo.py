@@ -1,0 +1,30 @@
+"""The demonstration, and our own annotations of it."""
+
+import json
+from importlib import resources
+
+from pipelines import demo
+from pipelines.validate import find_damage
+from schemas.manifest import load_manifest
+from schemas.reader import Dataset
+
+
+def test_the_annotations_are_what_the_readme_promises():
+    content = json.loads(resources.files("pipelines").joinpath("demo_instances.json").read_text())
+    singles = [a for a in content["annotations"] if not a["iscrowd"]]
+    annotated = {a["image_id"] for a in content["annotations"]}
+    assert len(annotated) >= 6
+    assert len(singles) >= 12
+    assert any(a["iscrowd"] for a in content["annotations"])
+    assert any(len(a["segmentation"]) > 1 for a in singles)
+    assert annotated < {i["id"] for i in content["images"]}
+
+
+def test_the_demonstration_runs_and_its_data_set_is_valid(tmp_path, capsys):
+    assert demo.main(["--out", str(tmp_path)]) == 0
+    manifest = load_manifest(str(tmp_path / "dataset"))
+    assert manifest.counts["inputs"] == manifest.counts["written"] == 8
+    assert manifest.abo["gt"]["abo"] == 1.0
+    assert manifest.abo["grid-1"]["abo"] < manifest.abo["fh-1000"]["abo"] < 1
+    assert list(find_damage(Dataset.open(str(tmp_path / "dataset")))) == []
+    assert "inputs 8 = written 8 + failed 0 + skipped 0" in capsys.readouterr().out

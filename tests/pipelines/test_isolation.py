@@ -1,0 +1,147 @@
+"""Pictures that crash, hang or confuse their process cost themselves and nothing else."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import trouble as kinds
+from drawn import write_troubles
+
+from pipelines.config import BuildConfig, RunOptions
+from pipelines.image_builder import ImageBuilder, Settings
+from pipelines.inputs import Input
+from pipelines.isolation import ChildProcess, InProcess
+from pipelines.tree import Location
+
+SETTINGS = Settings(("trouble()",), 1000, False, False)
+
+
+@pytest.fixture
+def child(trouble):
+    child = ChildProcess(SETTINGS, timeout=2.0)
+    yield child
+    child.close()
+
+
+@pytest.fixture
+def pictures(trouble, tmp_path):
+    """kind -> (Input, file bytes)."""
+    folder = write_troubles(tmp_path / "pictures", list(range(7)))
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        with open(path, "rb") as file:
+            found[int(name[4])] = (Input(name, Location(path)), file.read())
+    return found
+
+
+def test_child_and_this_process_give_the_same(child, pictures):
+    alone = InProcess(SETTINGS).build(*pictures[kinds.PEACE])
+    isolated = child.build(*pictures[kinds.PEACE])
+    assert isolated.payload == alone.payload
+    assert {k: v for k, v in isolated.row.items() if k != "ms"} == {k: v for k, v in alone.row.items() if k != "ms"}
+
+
+def test_a_picture_that_crashes_is_quarantined_and_the_next_one_built(child, pictures):
+    refusal = child.build(*pictures[kinds.ABORT]).refusal
+    assert (refusal.reason, refusal.stage, refusal.attempts) == ("worker_crash", "build", 3)
+    assert "killed by SIGABRT" in refusal.message
+    assert "about to abort" in refusal.message
+    assert child.build(*pictures[kinds.PEACE]).refusal is None
+
+
+def test_a_picture_that_hangs_is_given_up_and_the_next_one_built(child, pictures):
+    child.build(*pictures[kinds.PEACE])  # so that imports do not count
+    refusal = child.build(*pictures[kinds.HANG]).refusal
+    assert (refusal.reason, refusal.attempts) == ("timeout", 2)
+    assert "longer than 2 s" in refusal.message
+    assert child.build(*pictures[kinds.PEACE]).refusal is None
+
+
+def test_a_crash_that_does_not_repeat_loses_nothing(child, pictures):
+    assert child.build(*pictures[kinds.ABORT_ONCE]).refusal is None
+
+
+def test_a_killed_worker_loses_nothing(child, pictures):
+    expected = child.build(*pictures[kinds.PEACE]).payload
+    os.kill(child._process.pid, signal.SIGKILL)
+    assert child.build(*pictures[kinds.PEACE]).payload == expected
+
+
+def test_a_worker_killed_in_the_middle_of_an_image_loses_nothing(child, pictures):
+    child.timeout = 30.0
+    built = []
+    child.build(*pictures[kinds.PEACE])
+    thread = threading.Thread(target=lambda: built.append(child.build(*pictures[kinds.HANG])))
+    child.timeout = 1.0
+    child.close()  # restart with the short limit, then kill while the picture hangs
+    thread.start()
+    time.sleep(0.3)
+    for _ in range(100):
+        if child._process is not None:
+            os.kill(child._process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.05)
+    thread.join(timeout=60)
+    assert built[0].refusal.reason == "timeout"  # not worker_crash: the kill was not the picture's doing
+    assert child.build(*pictures[kinds.PEACE]).refusal is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "message"),
+    [
+        (kinds.RAISE, "generator_error", "ZeroDivisionError: a generator's own mistake"),
+        (kinds.SCRIBBLE, "generator_error", "read-only"),
+        (kinds.NO_MASKS, "no_masks", "no layer has a mask"),
+    ],
+)
+def test_what_a_generator_does_wrong_is_its_images_failure(kind, reason, message, pictures):
+    refusal = ImageBuilder(SETTINGS).build(*pictures[kind]).refusal
+    assert refusal.reason == reason
+    assert message in refusal.message
+
+
+def test_no_child_outlives_its_parent(trouble, tmp_path):
+    code = (
+        "import sys, trouble; from pipelines.isolation import ChildProcess; from pipelines.image_builder import Settings\n"
+        "from masks.registry import GENERATORS; GENERATORS['trouble'] = 'trouble:Trouble'\n"
+        f"child = ChildProcess(Settings(('trouble()',), 1000, False, False), 5.0); child.program = {ChildProcess.program!r}\n"
+        "print(child._start().pid, flush=True); import time; time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    for _ in range(200):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rsplit(")", 1)[1].split()[0] == "Z":
+                    return
+        except FileNotFoundError:
+            return
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    raise AssertionError("the child went on for 20 s after its parent was killed")
+
+
+def test_a_build_with_troubles_finishes_and_accounts_for_all(trouble, tmp_path):
+    from pipelines.build import build
+
+    order = [
+        kinds.PEACE,
+        kinds.ABORT,
+        kinds.PEACE,
+        kinds.HANG,
+        kinds.RAISE,
+        kinds.ABORT_ONCE,
+        kinds.NO_MASKS,
+        kinds.PEACE,
+    ]
+    config = BuildConfig("folder", write_troubles(tmp_path / "pictures", order), ("trouble()",))
+    outcome = build(config, str(tmp_path / "out"), RunOptions(workers=2, part_size=2, image_timeout=3.0), quiet=True)
+    assert outcome.manifest.counts == {"inputs": 8, "written": 4, "failed": 4, "skipped": 0, "dropped_annotations": 0}
+    assert outcome.too_many_failures

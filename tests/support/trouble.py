@@ -1,0 +1,46 @@
+"""A generator that does to its process what the first pixel of the picture says. For tests of isolation only."""
+
+import dataclasses
+import os
+import time
+
+import numpy as np
+
+from masks.label_map import encode_label_map
+from masks.registry import GENERATORS
+from pipelines import isolation
+from schemas.mask import Layer
+
+PEACE, ABORT, HANG, RAISE, ABORT_ONCE, SCRIBBLE, NO_MASKS = range(7)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trouble:
+    @property
+    def layers(self):
+        return (Layer("trouble", "trouble", {}),)
+
+    def __call__(self, record):
+        kind = int(record.image[0, 0, 0])
+        memory = os.path.join(os.environ["TROUBLE_MEMORY"], record.key.replace("/", "_"))
+        if kind == ABORT_ONCE and not os.path.exists(memory):
+            with open(memory, "w"):
+                pass
+            os.abort()
+        if kind == ABORT:
+            os.write(2, b"about to abort\n")
+            os.abort()
+        if kind == HANG:
+            while True:
+                time.sleep(0.1)
+        if kind == RAISE:
+            raise ZeroDivisionError("a generator's own mistake")
+        if kind == SCRIBBLE:
+            record.image[:] = 0
+        labels = np.full(record.image.shape[:2], -1 if kind == NO_MASKS else 0, np.int32)
+        return (encode_label_map(labels),)
+
+
+def serve() -> None:
+    GENERATORS["trouble"] = "trouble:Trouble"
+    isolation.serve()
