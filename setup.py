@@ -12,6 +12,8 @@ VERSION = "0.1.0"
 BASE = [
     "apache-beam>=2.77",
     "google-crc32c>=1.5",
+    # No wheel for Linux on ARM; there everything but mcg works.
+    'higra>=0.6.12; platform_system != "Linux" or platform_machine == "x86_64"',
     "imagesize>=1.4.1",
     "jinja2>=3.1",
     "matplotlib>=3.9",
@@ -36,6 +38,7 @@ TRAIN = [
     "tensorboardX>=2.6",
     "tensorflow>=2.19",
 ]
+RANKER = ["lightgbm>=4.3"]
 GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
 DEV = [
     "faster-coco-eval>=1.6",
@@ -60,8 +63,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=[p for room in ROOMS for p in find_packages(include=[room, f"{room}.*"])],
-    package_data={room: ["*.proto", "*.json", "*.npz", "*.html", "*.css", "*.js", "*.j2", "*.yaml"] for room in ROOMS},
+    package_data={
+        **{room: ["*.proto", "*.json", "*.npz", "*.html", "*.css", "*.js", "*.j2", "*.yaml"] for room in ROOMS},
+        "masks.mcg": ["models/*.npz", "models/*.json"],
+    },
     install_requires=BASE,
-    extras_require={"train": TRAIN, "gcp": GCP, "dev": DEV + TRAIN + GCP},
+    extras_require={"train": TRAIN, "gcp": GCP, "ranker": RANKER, "dev": DEV + TRAIN + GCP + RANKER},
     entry_points={"console_scripts": ["maskmill=pipelines.cli:main", "detcon=training.cli:main"]},
 )

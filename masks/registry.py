@@ -23,6 +23,9 @@ GENERATORS = {
     "grid": "masks.grid:Grid",
     "gt": "masks.ground_truth:GroundTruth",
     "mcg": "masks.mcg.generator:Mcg",
+    # Masks made elsewhere are read from files, so these two live where files are read.
+    "mcg_mat": "pipelines.imported:MatProposals",
+    "coco_json": "pipelines.imported:JsonResults",
 }
 
 

@@ -6,6 +6,7 @@ trusted: sizes, indices and every RLE are checked before use.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import re
@@ -20,7 +21,7 @@ from schemas.image import ImageRecord
 from schemas.mask import Layer, MaskSet
 
 MAX_MAT_BYTES = 256 << 20
-MAX_RESULTS_BYTES = 8 << 30
+MAX_RESULTS_BYTES = 2 << 30
 MAX_CANDIDATES = 100_000
 MAX_TOP = 10_000
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
@@ -143,8 +144,8 @@ def _numbers(array, name: str) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=2)
-def _results(path: str) -> dict[str, list[dict]]:
-    """COCO results by image id (as text) and by file stem."""
+def _results(path: str) -> tuple[dict[str, list[dict]], str]:
+    """COCO results by image id (as text), and the file's digest."""
     try:
         data = storage.read_bytes(path)
     except FileNotFoundError:
@@ -163,7 +164,7 @@ def _results(path: str) -> dict[str, list[dict]]:
     for result in content:
         if isinstance(result, dict) and isinstance(result.get("image_id"), int | str):
             by_image[str(result["image_id"])].append(result)
-    return dict(by_image)
+    return dict(by_image), hashlib.sha256(data).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,11 +191,12 @@ class JsonResults:
     @property
     def layers(self) -> tuple[Layer, ...]:
         params = {"path": self.path, "name": self.name, "top": self.top}
-        provenance = {"labels": "unknown: masks made elsewhere", "format": "COCO results"}
+        _, digest = _results(self.path)
+        provenance = {"labels": "unknown: masks made elsewhere", "format": "COCO results", "sha256": digest}
         return (Layer(self.name, "coco_json", params, provenance, disjoint=False),)
 
     def __call__(self, record: ImageRecord) -> tuple[MaskSet, ...]:
-        table = _results(self.path)
+        table, _ = _results(self.path)
         stem = _stem(record.key)
         names = dict.fromkeys((record.key, record.key.rsplit("/", 1)[-1], stem, stem.rsplit("_", 1)[-1].lstrip("0")))
         results = next((table[name] for name in names if name in table), [])

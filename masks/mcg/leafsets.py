@@ -3,6 +3,13 @@
 import numba
 import numpy as np
 
+# Position of the one set bit of a word: every window of six bits of this constant is different. Numba has no instruction
+# for it.
+_DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
+_BIT_PLACE = np.zeros(64, np.int64)
+for _bit in range(64):
+    _BIT_PLACE[((int(_DE_BRUIJN) << _bit) & 0xFFFFFFFFFFFFFFFF) >> 58] = _bit
+
 
 @numba.njit(cache=True)
 def unpack(row, out):
@@ -13,20 +20,7 @@ def unpack(row, out):
         base = word << 6
         while bits != 0:
             low = bits & (~bits + np.uint64(1))
-            # Position of the lowest set bit by halving; numba has no count-trailing-zeros.
-            place = 0
-            if low & np.uint64(0xFFFFFFFF00000000):
-                place += 32
-            if low & np.uint64(0xFFFF0000FFFF0000):
-                place += 16
-            if low & np.uint64(0xFF00FF00FF00FF00):
-                place += 8
-            if low & np.uint64(0xF0F0F0F0F0F0F0F0):
-                place += 4
-            if low & np.uint64(0xCCCCCCCCCCCCCCCC):
-                place += 2
-            if low & np.uint64(0xAAAAAAAAAAAAAAAA):
-                place += 1
+            place = _BIT_PLACE[(low * _DE_BRUIJN) >> np.uint64(58)]
             out[count] = base + place
             count += 1
             bits ^= low

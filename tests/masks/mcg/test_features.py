@@ -99,7 +99,7 @@ def test_shape_features_against_the_drawn_mask(scene, oracle):
             "box_area": box / mask.size,
             "box_fill": area / box,
             "border_fraction": border / perimeter,
-            "border_sides": mask[0].any() + mask[-1].any() + mask[:, 0].any() + mask[:, -1].any(),
+            "border_sides": sum(bool(side.any()) for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1])),
             "border_bottom_share": mask[-1].mean(),
             "border_top_share": mask[0].mean(),
             "centre_x": abs((xs.mean() + 0.5) / width - 0.5),
