@@ -61,7 +61,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         pictures = Path(scratch) / "pictures"
         pictures.mkdir()
-        sources = sorted(Path(args.images).rglob("*.[jJ][pP]*[gG]")) if args.images else sample_photographs(Path(scratch))
+        sources = (
+            sorted(Path(args.images).rglob("*.[jJ][pP]*[gG]")) if args.images else sample_photographs(Path(scratch))
+        )
         for i in range(args.limit):
             os.symlink(sources[i % len(sources)].resolve(), pictures / f"{i:05d}.jpg")
         few = Path(scratch) / "few"

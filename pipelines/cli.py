@@ -6,6 +6,7 @@ Only the standard library is imported here, so that `--help` answers at once; ea
 import argparse
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -84,6 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"maskmill: arguments after -- are for Beam; {args.command} runs no Beam job of yours", file=sys.stderr)
         return 2
     args.beam_args = beam_args
+    _set_up_logging()
     command = importlib.import_module(f"pipelines.commands.{args.command}")
     try:
         return command.run(args)
@@ -108,6 +110,13 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return INTERNAL
+
+
+def _set_up_logging() -> None:
+    """Log lines look like our messages; Beam's remark on a BigQuery client that nobody here uses is left out."""
+    logging.basicConfig(level=logging.WARNING, format="maskmill: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: "apitools not found" not in record.getMessage())
 
 
 def on_interrupt(how_to_resume: str) -> None:

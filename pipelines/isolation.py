@@ -8,6 +8,7 @@ ends it when an image takes too long, whatever native code holds; no child outli
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -47,6 +48,23 @@ def _receive(stream: IO[bytes]) -> tuple[dict, bytes]:
     if len(text) < text_length or len(body) < body_length:
         raise EOFError
     return json.loads(text), body
+
+
+class _Forward(logging.Handler):
+    """Sends the child's log lines to its parent, which has a terminal."""
+
+    def __init__(self, stream: IO[bytes]):
+        super().__init__(logging.WARNING)
+        self.stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _send(self.stream, {"say": record.getMessage()})
+
+
+@functools.lru_cache(maxsize=64)
+def _say_once(message: str) -> None:
+    """Logs what a child said; several children say the same when they start."""
+    _LOG.warning("%s", message)
 
 
 class InProcess:
@@ -108,6 +126,9 @@ class ChildProcess:
             try:
                 _send(self._process.stdin, {"item": item.to_json().decode()}, data)
                 head, payload = _receive(self._process.stdout)
+                while "say" in head:
+                    _say_once(head["say"])
+                    head, payload = _receive(self._process.stdout)
             except (EOFError, OSError):
                 lost = self._post_mortem(item, attempt)
                 last = attempt == MAX_ATTEMPTS or (lost.reason == "timeout" and attempt > 1)
@@ -152,6 +173,7 @@ def serve() -> None:
         import cv2
 
         cv2.setNumThreads(1)
+        logging.getLogger("masks").addHandler(_Forward(answers))
         builder = ImageBuilder(Settings(**{**head, "masks": tuple(head["masks"])}))
         builder.warm_up()  # loading compiled code, or compiling it, is not the first picture's time
         while True:

@@ -66,6 +66,8 @@ def test_the_readmes_table_is_the_schema():
 
     from schemas.example import FEATURES
 
-    rows = re.findall(r"^\| `([a-z_/0-9]+/[a-z_/0-9]+)` \| (\w+)( list)? \| (.*) \|$", (ROOT / "README.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `([a-z_/0-9]+/[a-z_/0-9]+)` \| (\w+)( list)? \| (.*) \|$", (ROOT / "README.md").read_text(), re.M
+    )
     found = {name: (kind, bool(repeated), meaning) for name, kind, repeated, meaning in rows}
     assert found == {name: (f.kind, f.repeated, f.meaning) for name, f in FEATURES.items()}

@@ -22,6 +22,6 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     specs = tuple(args.masks or sorted(GENERATORS))
     ImageBuilder(Settings(specs, 1, False, False)).warm_up()
-    where = numba.config.CACHE_DIR or "beside the installed modules, or in the user's cache directory"
+    where = getattr(numba.config, "CACHE_DIR", "") or "beside the installed modules, or in the user's cache directory"
     print(f"kernels ready in {time.perf_counter() - start:.1f} s; compiled code is kept {where}")
     return 0

@@ -145,3 +145,9 @@ def test_a_build_with_troubles_finishes_and_accounts_for_all(trouble, tmp_path):
     outcome = build(config, str(tmp_path / "out"), RunOptions(workers=2, part_size=2, image_timeout=3.0), quiet=True)
     assert outcome.manifest.counts == {"inputs": 8, "written": 4, "failed": 4, "skipped": 0, "dropped_annotations": 0}
     assert outcome.too_many_failures
+
+
+def test_what_a_child_logs_reaches_its_parent(child, pictures, monkeypatch, caplog):
+    monkeypatch.setenv("TROUBLE_WARNS", "a cold worker is compiling")
+    assert child.build(*pictures[kinds.PEACE]).refusal is None
+    assert "a cold worker is compiling" in caplog.text
