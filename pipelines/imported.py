@@ -214,7 +214,9 @@ def read_results(results: list[dict], height: int, width: int, top: int) -> Mask
         if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
             raise ValueError(f"result {number} has score {str(score)[:20]!r}")
         rows.append((-float(score), number))
-    counts, area, scores = [], [], []
+    counts: list[bytes] = []
+    area: list[int] = []
+    scores: list[float] = []
     for negative, number in sorted(rows):
         if len(counts) == top:
             break

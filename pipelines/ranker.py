@@ -34,6 +34,7 @@ from schemas import storage
 from schemas.errors import ImageError, InputError, UsageError
 from schemas.rle import decode_mask
 
+SCALES = (1, 0.5, 0.25)  # of the pixels sampled; every quality segments some of these
 COUNTS = (10, 16, 100, 1000)  # list lengths at which the card says the ABO
 MIN_IMAGES = 6
 
@@ -148,8 +149,9 @@ def sample_contours(item: Input, options: TrainOptions, work: str) -> dict[str, 
     """Rows for the contour model from one picture; no rows where it cannot be read."""
     picture = read_picture(item)
     parts = []
-    for scale in (1, 0.5, 0.25) if picture else ():
-        parts.append(contour_samples(picture.image, picture.masks, picture.crowds, scale, _seed(options, item.id)))
+    if picture:
+        seed = _seed(options, item.id)
+        parts = [contour_samples(picture.image, picture.masks, picture.crowds, scale, seed) for scale in SCALES]
     empty = (np.zeros((0, len(CONTOUR_FEATURES)), np.float32), np.zeros(0, np.int8))
     rows, kinds = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
     return {"rows": rows, "target": (kinds == POSITIVE).astype(np.float32)}

@@ -55,7 +55,7 @@ def contour_samples(
 
     masks = [m for m in map(reduce, masks) if m.sum() >= SMALLEST_PX]
     edge = outlines(masks, height, width)
-    distance = np.full((height, width), np.inf, np.float32)
+    distance: np.ndarray = np.full((height, width), np.inf, np.float32)
     if edge.any():
         distance = cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, 5)
     inside = np.logical_or.reduce([np.zeros((height, width), bool), *masks])

@@ -93,7 +93,7 @@ def contour_features(image: np.ndarray) -> np.ndarray:
 
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
     strength = {}
-    tensor2 = None
+    tensors = {}
     lights = {}
     smooth = {}
     for sigma in (1, 2, 4, 8):
@@ -118,8 +118,7 @@ def contour_features(image: np.ndarray) -> np.ndarray:
         spread = np.sqrt((0.5 * (planes[..., 0] - planes[..., 1])) ** 2 + planes[..., 2] ** 2)
         add(np.sqrt(half + spread))
         add(np.sqrt(np.maximum(half - spread, 0)))
-        if sigma == 2:
-            tensor2 = planes
+        tensors[sigma] = planes
     for sigma in (1, 2):
         dx, dy = lights[sigma][:2]
         xx, xy = _gradients(np.ascontiguousarray(dx[..., 0]))
@@ -130,7 +129,8 @@ def contour_features(image: np.ndarray) -> np.ndarray:
         add(strength[sigma] / (clutter + 1))
 
     # Unit normal of the edge from the structure tensor; every directional cue below samples along it.
-    angle = 0.5 * np.arctan2(2 * tensor2[..., 2], tensor2[..., 0] - tensor2[..., 1])
+    tensor = tensors[2]
+    angle = 0.5 * np.arctan2(2 * tensor[..., 2], tensor[..., 0] - tensor[..., 1])
     normal_x, normal_y = np.cos(angle), np.sin(angle)
     xs, ys = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
 

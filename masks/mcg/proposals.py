@@ -92,7 +92,8 @@ def propose_image(
     Returns:
         The proposals, in the working frame (see `working_scale`); at least one candidate: a flat picture is one region.
     """
-    image = shrink(image, working_scale(*image.shape[:2], settings))
+    height, width = image.shape[:2]
+    image = shrink(image, working_scale(height, width, settings))
     contours = []
     for scale in settings.scales:
         reduced = shrink(image, scale)

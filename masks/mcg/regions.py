@@ -128,8 +128,10 @@ def measure_regions(image: np.ndarray, hierarchy: Hierarchy, contour: np.ndarray
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     box, side, sums, histogram, support = _accumulate(labels, count, lab, contour, *directions())
     start, neighbour, edge = adjacency(hierarchy.edges, count)
+    height, width = labels.shape
     return Regions(
-        *labels.shape,
+        height,
+        width,
         np.bincount(labels.reshape(-1), minlength=count).astype(np.int64),
         box,
         side,

@@ -53,8 +53,19 @@ class TreeModel:
             float32[n].
         """
         rows = np.ascontiguousarray(rows, np.float32)
-        arrays = [getattr(self, f.name) for f in dataclasses.fields(self)]
-        return _walk(rows, *arrays, early, np.float32(floor), np.float32(stretch))
+        return _walk(
+            rows,
+            self.feature,
+            self.threshold,
+            self.left,
+            self.right,
+            self.value,
+            self.node_start,
+            self.leaf_start,
+            early,
+            np.float32(floor),
+            np.float32(stretch),
+        )
 
     def check(self, features: int) -> None:
         """ValueError unless every walk over rows of `features` columns stays in bounds and ends."""
