@@ -14,7 +14,7 @@ from importlib import resources
 
 from pipelines import cli
 
-MASKS = ("fh(scales=(500, 1000, 1500))", "grid(n=(1, 2, 5, 10))", "gt()")
+MASKS = ("fh(scales=(500, 1000, 1500))", "mcg(top=16)", "grid(n=(1, 2, 5, 10))", "gt()")
 
 
 def write_pictures(folder: str) -> str:
