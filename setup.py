@@ -14,9 +14,7 @@ BASE = [
     "google-crc32c>=1.5",
     # No wheel for Linux on ARM; there everything but mcg works.
     'higra>=0.6.12; platform_system != "Linux" or platform_machine == "x86_64"',
-    "imagesize>=1.4.1",
     "jinja2>=3.1",
-    "matplotlib>=3.9",
     "numba>=0.61",
     "numpy>=2.0",
     "opencv-python-headless>=4.11",
@@ -30,8 +28,10 @@ BASE = [
     "scipy>=1.13",
 ]
 TRAIN = [
+    "etils[epath]>=1.7",
     "flax>=0.12.8",
     "jax>=0.10.2",
+    "matplotlib>=3.9",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "safetensors>=0.5",
@@ -64,7 +64,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=[p for room in ROOMS for p in find_packages(include=[room, f"{room}.*"])],
     package_data={
-        **{room: ["*.proto", "*.json", "*.npz", "*.html", "*.css", "*.js", "*.j2", "*.yaml"] for room in ROOMS},
+        "": ["*.proto", "*.json", "*.npz", "*.html", "*.css", "*.js", "*.j2", "*.yaml"],
         "masks.mcg": ["models/*.npz", "models/*.json"],
     },
     install_requires=BASE,
