@@ -237,7 +237,7 @@ def test_documents_of_parts_merge_to_the_document_of_the_whole():
 def test_documents_of_other_layers_do_not_merge():
     one = document_of(stats_of([]))
     other = json.loads(json.dumps(one).replace("a-2", "z-2"))
-    with pytest.raises(UsageError, match="other layers"):
+    with pytest.raises(UsageError, match="different layers"):
         merge_documents(one, other)
 
 
