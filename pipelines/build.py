@@ -8,10 +8,10 @@ import logging
 import os
 from collections.abc import Iterator
 
-from pipelines.assemble import SHARDS, load_shard, split_shard
+from pipelines.assemble import SHARDS, load_shards, split_shard
 from pipelines.config import BuildConfig, RunOptions
 from pipelines.finish import finish_build
-from pipelines.part import load_sidecar
+from pipelines.part import PARTS, load_sidecar
 from pipelines.plan import Plan, difference, load_plan, make_plan
 from pipelines.progress import Tally, show_progress
 from pipelines.provenance import versions
@@ -54,6 +54,9 @@ def output_errors(folder: str) -> Iterator[None]:
             errno.ENOTDIR: "part of the path is a file",
             errno.EEXIST: "part of the path is a file",
         }.get(error.errno or 0, error.strerror or str(error))
+        if storage.is_remote(folder):  # what storage says is as important as the kind of error
+            kind = {errno.ENOENT: "there is no such bucket, or it is not ours to see: "}.get(error.errno or 0, "")
+            why = f"{kind}{error.strerror or error}; the same command goes on from here once that is mended"
         where = f" ({error.filename})" if error.filename and str(error.filename) != folder else ""
         raise InputError(f"cannot write to {folder}{where}: {why}") from error
 
@@ -62,9 +65,11 @@ def output_errors(folder: str) -> Iterator[None]:
 def _lock(folder: str) -> Iterator[None]:
     """Keeps a second build out of a local folder. The kernel frees the lock when this process ends, however it ends.
 
-    gs:// has no locks: there, two builds of one plan write the same bytes, and one of another plan is refused.
+    gs:// has no locks: there, two builds of one plan write the same bytes, and one of another plan is refused. The file
+    is written all the same: that a bucket is missing or closed to us must be known before a million inputs are listed.
     """
     if storage.is_remote(folder):
+        storage.write_bytes(storage.join(folder, WORK, "lock"), b"")
         yield
         return
     os.makedirs(os.path.join(folder, WORK), exist_ok=True)
@@ -92,14 +97,13 @@ def _remove_incomplete(folder: str) -> None:
 
 def _clear(folder: str) -> None:
     """Removes an earlier build's files, and nothing else that may lie in the folder."""
-    for name in sorted(storage.names(folder)):
-        if name in _OWN_FILES or is_shard_name(name):
-            storage.remove(storage.join(folder, name))
+    storage.remove(storage.join(folder, MANIFEST))  # first: from here on this is not a data set
+    own = [name for name in storage.names(folder) if name in _OWN_FILES or is_shard_name(name)]
+    storage.remove_all(storage.join(folder, name) for name in sorted(own))
     work = storage.join(folder, WORK)
     with contextlib.suppress(FileNotFoundError):
-        for name, _ in list(storage.walk(work)):
-            if name != "lock":  # removing it would let a second build lock a new file of the same name
-                storage.remove(storage.join(work, name))
+        # Removing the lock would let a second build lock a new file of the same name.
+        storage.remove_all([storage.join(work, name) for name, _ in storage.walk(work) if name != "lock"])
 
 
 def plan_or_resume(config: BuildConfig, folder: str, part_size: int = 0) -> Plan:
@@ -170,8 +174,9 @@ def _finished(folder: str, plan: Plan) -> Manifest | None:
         manifest = load_manifest(folder)
     except InputError:
         return None
-    whole = all(load_shard(folder, plan, index) is not None for index in range(plan.num_shards))
-    return manifest if whole and manifest.plan_digest == plan.digest else None
+    if manifest.plan_digest != plan.digest:
+        return None
+    return manifest if len(load_shards(folder, plan)) == plan.num_shards else None
 
 
 def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> None:
@@ -183,15 +188,12 @@ def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> N
     last_error: BaseException | None = None
     with show_progress(tally, quiet):
         for attempt in range(1, _ATTEMPTS + 1):
-            tasks = [
-                task
-                for index, parts in enumerate(plan.parts)
-                if load_shard(folder, plan, index) is None
-                for task in parts
-            ]
+            whole = load_shards(folder, plan)
+            tasks = [task for index, parts in enumerate(plan.parts) if index not in whole for task in parts]
             if not tasks:
                 return
-            missing = sum(load_sidecar(folder, task) is None for task in tasks)
+            committed = storage.names(storage.join(folder, WORK, PARTS))
+            missing = sum(f"{task.name}.json" not in committed for task in tasks)
             wanted = usable_cores() if run.workers is None else run.workers
             workers = max(1, min(wanted, missing))
             flags = list(run.beam_args) if remote else graph.local_options(workers) + list(run.beam_args)
@@ -203,7 +205,7 @@ def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> N
                 if remote or isinstance(last_error, OSError) or not isinstance(last_error, Exception):
                     raise last_error from error
                 _LOG.warning("attempt %d of %d ended early: %s", attempt, _ATTEMPTS, str(last_error).splitlines()[0])
-    left = sum(load_shard(folder, plan, index) is None for index in range(plan.num_shards))
+    left = plan.num_shards - len(load_shards(folder, plan))
     if left:
         message = f"{left} of {plan.num_shards} shards could not be built in {_ATTEMPTS} attempts"
         if isinstance(last_error, MaskmillError):
@@ -226,11 +228,11 @@ def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, i
         raise InputError(f"{folder} holds no build: it has no {WORK}/plan.json")
     again = 0
     with output_errors(folder), _lock(folder):
+        sidecars = storage.in_parallel(lambda task: load_sidecar(folder, task), plan.tasks, folder)
         for index, tasks in enumerate(plan.parts):
             keep: set[str] = set()
             hits = 0
-            for task in tasks:
-                sidecar = load_sidecar(folder, task)
+            for task, sidecar in zip(tasks, sidecars, strict=False):  # takes its own parts' and no more
                 found = [f for f in sidecar.failures if not reasons or f["reason"] in reasons] if sidecar else []
                 hits += len(found)
                 if not found:
