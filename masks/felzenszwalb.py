@@ -30,6 +30,7 @@ from masks._fh.hierarchy import (
     paint_segments,
     share_components,
 )
+from masks._fh.tiles import round_down
 from masks._fh.workspace import Workspace, thread_workspace
 from schemas.image import ImageRecord
 from schemas.mask import Layer, MaskSet
@@ -193,12 +194,10 @@ def _announce_compiling() -> None:
     with _announcing:
         if _announced:
             return
-        from masks._fh.tiles import round_down
-
         round_down(1.0)
         if sum(round_down.stats.cache_misses.values()):
             _log.warning(
-                "compiling the FH kernels, once per machine and Numba cache directory; this takes about a minute"
+                "compiling the FH kernels, once per machine and Numba cache directory; this takes half a minute or more"
             )
         _announced = True
 

@@ -1,12 +1,38 @@
-"""Components that all scales share."""
+"""Shared components: what FH builds alike at every scale.
+
+FH takes the edges in order and joins two components when the edge is lighter than both thresholds,
+
+    threshold(C) = float32(cost(C) + k / size(C)),        k = scale / 255,
+
+where cost is the heaviest edge inside (the last one accepted, since they come in order). Float32 is scikit-image's, and
+part of the contract. Two facts carry this package:
+
+*Freezing.* Once an edge is not below threshold(C), no later edge is: the threshold only changes when C grows. So C is
+final.
+
+*Taint.* Run FH at the smallest k, but when an edge is rejected taint both its components, and when an edge touches a
+tainted component taint the other one too and do nothing else. Then an untainted component has the same history at every
+larger
+k: each of its edges was accepted at the smallest threshold, and thresholds grow with k. A tainted component never
+    changes
+again in this pass, so every edge across its border comes after its making. The edges still to be decided are therefore
+exactly those between the components at the end, whatever the scale: each scale starts there. On photos this *shared
+pass* does 93 to 98 % of all joints.
+
+*A spanning tree is enough* for the shared pass. Let e be the heaviest edge of a cycle. If the rest of the cycle is
+inside one component, e does nothing. Otherwise walk round from one end of e to the first edge that crosses a border; it
+came before e, and was not accepted, so it tainted the component the walk began in. The same from the other end: both
+ends of e are tainted already, and e does nothing. (FH itself lacks this property: an edge outside the tree may find one
+component that another, tree edge could not join.)
+"""
 
 import numpy as np
 from numba import njit
 
+from masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_numbers, join, look_ahead, plant
 from masks._fh.thinning import FALLING, RIGHT, RISING
-from masks._fh.tiles import CLOSED, DIRECTION_SHIFT
+from masks._fh.tiles import DIRECTION_SHIFT
 
-UNNUMBERED = np.uint32(0xFFFFFFFF)
 BLOCK_MASK = (1 << DIRECTION_SHIFT) - 1
 
 
@@ -24,7 +50,7 @@ def _ends_of(edge_id, width):
 def name_ends(ids, owner_of_pixel, width, firsts, seconds):
     """Looks up to whom the two pixels of each edge belong.
 
-    A loop of its own: the look-ups all over the picture are independent of each other, and so overlap in time.
+    A loop of its own: the look-ups, all over the picture, are independent of each other, and so overlap in time.
     """
     for i in range(ids.size):
         first, second = _ends_of(ids[i], width)
@@ -33,57 +59,50 @@ def name_ends(ids, owner_of_pixel, width, firsts, seconds):
 
 
 @njit(nogil=True, cache=True)
-def join_nodes(weights, firsts, seconds, k, sizes, costs, limits, labels, following, members, nodes):
+def join_nodes(weights, firsts, seconds, k, nodes, labels):
     """The shared pass over the whole picture, on the tiles' nodes.
 
-    Invariant: an untainted component is the component that FH has built at every scale >= 255 k.
+    Invariant: an untainted set of nodes is the component that FH has built at every scale >= 255 k, and a tainted one
+    is final here. Its cost is the largest weight inside, not the last: free edges come out of order
+    (`masks._fh.tiles`).
+
+    Args:
+        weights, firsts, seconds: the edges handed on by the tiles, in order, and the nodes at their ends.
+        k: the smallest scale / 255.
+        nodes: forest.NODE records with cost and size set; labels: uint32 of each node, both overwritten.
     """
-    for node in range(nodes):
-        labels[node] = node
-        following[node] = node
-        members[node] = 1
-        limits[node] = np.float32(costs[node] + k / sizes[node])
+    plant(nodes, labels, k)
     for i in range(weights.size):
+        if i % AHEAD == 0 and look_ahead(nodes, labels, firsts, seconds, i) < TAINTED:
+            break  # never: no limit is below TAINTED
         a = labels[firsts[i]]
         b = labels[seconds[i]]
         if a == b:
             continue
         weight = weights[i]
-        if weight < min(limits[a], limits[b]):
-            if members[a] < members[b]:
-                a, b = b, a
-            node = b
-            while True:
-                labels[node] = a
-                node = following[node]
-                if node == b:
-                    break
-            following[a], following[b] = following[b], following[a]
-            members[a] += members[b]
-            size = sizes[a] + sizes[b]
-            cost = max(weight, max(costs[a], costs[b]))
-            sizes[a] = size
-            costs[a] = cost
-            limits[a] = np.float32(cost + k / size)
+        if weight < min(nodes[a].limit, nodes[b].limit):
+            cost = max(weight, max(nodes[a].cost, nodes[b].cost))
+            node = nodes[join(nodes, labels, a, b)]
+            node.cost = cost
+            node.limit = np.float32(cost + k / node.size)
         else:
-            limits[a] = CLOSED
-            limits[b] = CLOSED
+            nodes[a].limit = TAINTED
+            nodes[b].limit = TAINTED
 
 
 @njit(nogil=True, cache=True)
-def number_components(node_of_pixel, labels, sizes, costs, numbers, nodes, component_sizes, component_costs):
-    """Turns nodes into components, numbered from 0 in raster order, in place. Returns how many there are."""
-    for node in range(nodes):
-        numbers[node] = UNNUMBERED
+def number_components(owner_of_pixel, nodes, labels, component_sizes, component_costs):
+    """Replaces each pixel's node by its component, numbered from 0 in raster order. Returns how many there are."""
+    forget_numbers(nodes, labels)
     count = 0
-    for i in range(node_of_pixel.size):
-        label = labels[node_of_pixel[i]]
-        number = numbers[label]
+    for i in range(owner_of_pixel.size):
+        label = labels[owner_of_pixel[i]]
+        number = nodes[label].members
         if number == UNNUMBERED:
             number = np.uint32(count)
-            numbers[label] = number
-            component_sizes[number] = sizes[label]
-            component_costs[number] = costs[label]
+            nodes[label].members = number
+            component_sizes[number] = nodes[label].size
+            component_costs[number] = nodes[label].cost
             count += 1
-        node_of_pixel[i] = number
+        owner_of_pixel[i] = number
     return count

@@ -14,6 +14,7 @@ import dataclasses
 import numpy as np
 
 from masks._fh.components import join_nodes, name_ends, number_components
+from masks._fh.forest import NODE
 from masks._fh.pairs import NO_PAIR, SLOTS, find_pairs
 from masks._fh.runs import COLUMNS, MOST_GROUPS, find_runs, write_counts
 from masks._fh.scales import join_components, paint
@@ -97,27 +98,28 @@ def _join_everywhere(planes: np.ndarray, k: float, workspace: Workspace) -> tupl
     height, width = planes.shape[1:]
     pixels = height * width
     component = take("component_of_pixel", pixels, np.uint32)  # of nodes first, in the same place
-    node_sizes = take("node_sizes", pixels + 1, np.uint32)
-    node_costs = take("node_costs", pixels + 1, np.float64)
+    nodes = take("nodes", pixels + 1, NODE)
     capacity = edge_capacity(height, width)
     weights = take("edge_weights", capacity, np.float64)
     ids = take("edge_ids", capacity, np.uint32)
-    nodes, edges = join_tiles(
-        planes, k, np.float32(k / pixels), _tile_scratch(workspace), component.reshape(height, width),
-        node_sizes, node_costs, weights, ids,
-    )  # fmt: skip
-    weights, ids = weights[:edges], ids[:edges]
+    node_count, edge_count = join_tiles(
+        planes,
+        k,
+        np.float32(k / pixels),
+        _tile_scratch(workspace),
+        component.reshape(height, width),
+        nodes,
+        weights,
+        ids,
+    )
+    nodes, weights, ids = nodes[:node_count], weights[:edge_count], ids[:edge_count]
     _sort(weights, ids, workspace)
     firsts, seconds = _name_ends(ids, component, width, workspace)
-    labels = take("labels", nodes, np.uint32)
-    members = take("members", nodes, np.uint32)
-    join_nodes(
-        weights, firsts, seconds, k, node_sizes, node_costs, take("limits", nodes, np.float32),
-        labels, take("following", nodes, np.uint32), members, nodes,
-    )  # fmt: skip
-    sizes = take("component_sizes", nodes, np.uint32)
-    costs = take("component_costs", nodes, np.float64)
-    count = number_components(component, labels, node_sizes, node_costs, members, nodes, sizes, costs)
+    labels = take("labels", node_count, np.uint32)
+    join_nodes(weights, firsts, seconds, k, nodes, labels)
+    sizes = take("component_sizes", node_count, np.uint32)
+    costs = take("component_costs", node_count, np.float64)
+    count = number_components(component, nodes, labels, sizes, costs)
     return component, sizes[:count], costs[:count]
 
 
@@ -135,8 +137,7 @@ def _find_pairs(planes: np.ndarray, component: np.ndarray, workspace: Workspace)
     row, count = find_pairs(image, planes, 0, slot_pairs, slot_places, weights, ids, 0)
     if row < height:
         # Nearly every pixel is a component of its own: there are up to four pairs per pixel, and no room to waste.
-        workspace.drop("node_sizes", "node_costs", "labels", "members", "following", "limits")
-        workspace.drop("spare_weights", "spare_ids")
+        workspace.drop("nodes", "labels", "spare_weights", "spare_ids")
         weights = workspace.grow("edge_weights", count, 4 * height * width, np.float64)
         ids = workspace.grow("edge_ids", count, 4 * height * width, np.uint32)
         row, count = find_pairs(image, planes, row, slot_pairs, slot_places, weights, ids, count)
@@ -177,10 +178,8 @@ def join_scale(shared: SharedComponents, scale: float, min_size: int, workspace:
     count = shared.sizes.size
     segment_of_component = take("labels", count, np.uint32)
     segments = join_components(
-        shared.pair_weights, shared.pair_firsts, shared.pair_seconds, scale / BYTE_SCALE, min_size,
-        shared.sizes, shared.costs,
-        segment_of_component, take("following", count, np.uint32), take("members", count, np.uint32),
-        take("node_sizes", count, np.uint32), take("limits", count, np.float32), shared.rejected,
+        shared.pair_weights, shared.pair_firsts, shared.pair_seconds, scale / BYTE_SCALE, min_size, shared.sizes,
+        shared.costs, take("nodes", count, NODE), segment_of_component, shared.rejected,
     )  # fmt: skip
     return segment_of_component, segments
 
@@ -195,7 +194,7 @@ def paint_segments(shared: SharedComponents, segment_of_component: np.ndarray) -
 def list_runs(shared: SharedComponents, workspace: Workspace) -> tuple[np.ndarray, np.ndarray]:
     """Returns component (uint32) and first pixel (uint32, down the columns) of each run of the components."""
     height, width = shared.component_of_pixel.shape
-    components = workspace.take("node_costs", height * width + 1, np.uint32)  # the nodes are done with
+    components = workspace.take("run_components", height * width + 1, np.uint32)
     starts = workspace.take("run_starts", height * width + 1, np.uint32)
     turned = workspace.take("turned_columns", COLUMNS * height, np.uint32).reshape(COLUMNS, height)
     runs = find_runs(shared.component_of_pixel, turned, components, starts)
@@ -213,13 +212,13 @@ def encode_segments(
     take = workspace.take
     components, starts = runs
     count = components.size
+    merged = take("nodes", 3 * (count + 1), np.uint32).reshape(3, count + 1)  # the scale's sets are done with
     text = take("text", MOST_GROUPS * (2 * count + segments), np.uint8)
     ends = np.empty(segments, np.int64)
     areas = np.empty(segments, np.int64)
     write_counts(
         components, starts, count, segment_of_component, segments, shared.component_of_pixel.size,
-        take("members", count + 1, np.uint32), take("limits", count + 1, np.uint32),
-        take("following", count + 1, np.uint32), take("merged_bounds", segments + 1, np.int64), text, ends, areas,
+        merged[0], merged[1], merged[2], take("merged_bounds", segments + 1, np.int64), text, ends, areas,
     )  # fmt: skip
     written = text[: ends[-1]].tobytes()
     return [written[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)], areas

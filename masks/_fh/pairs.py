@@ -1,9 +1,9 @@
 """The lightest edge between each pair of neighbouring components: all that a scale needs of the picture.
 
-*Pair rule.* Of all edges between two shared components only the first in order can do anything. Either it joins them, and
-the others are inside; or one side rejects it, and that side is final: its threshold only changes when it grows, and every
-later edge between the two is at least as heavy. The same holds for `min_size`, where sizes only grow: two components
-that the first edge left apart are both large enough for ever.
+*Pair rule.* Of all edges between two shared components only the first in order can do anything. Either it joins them,
+and the others are inside; or one side rejects it, and that side is final: its threshold only changes when it grows, and
+every later edge between the two is at least as heavy. The same holds for `min_size`, where sizes only grow: two
+components that the first edge left apart are both large enough for ever.
 
 Edges are found block by block (see `masks._fh.thinning`). A block with exactly two components offers only its lightest
 crossing edge. What is offered goes through a small table that remembers where a pair was last written; a pair that was
@@ -55,7 +55,8 @@ def _offer(a, b, weight, direction, block, slot_pairs, slot_places, weights, ids
 def find_pairs(component, planes, first_row, slot_pairs, slot_places, weights, ids, count):
     """Lists the lightest edges between neighbouring components, from `first_row` on.
 
-    Invariant: for every pair of components that rows before the current one touch, the list holds their first edge there.
+    Invariant: for every pair of components that rows before the current one touch, the list holds their first edge
+    there.
 
     Args:
         component: (height, width) uint32.
@@ -88,7 +89,7 @@ def find_pairs(component, planes, first_row, slot_pairs, slot_places, weights, i
             rising = _distance(p0, p1, p2, right, q0, q1, q2, x) if b != c and has_right and has_below else NO_EDGE
             other = b if b != a else (c if c != a else d)
             block = y * width + x
-            if (b == a or b == other) and (c == a or c == other) and (d == a or d == other):
+            if b in (a, other) and c in (a, other) and d in (a, other):
                 weight = across
                 direction = RIGHT
                 if down < weight:

@@ -1,70 +1,71 @@
-"""One scale's segments from shared components."""
+"""One scale's segments, from the components and pairs that all scales share.
+
+FH goes on from the shared components (see `masks._fh.components`), with the first edge of each pair (see
+`masks._fh.pairs`). `min_size` is a second walk over the edges in order, joining while one side is too small; only edges
+that the first walk rejected can do anything there, because all others ended up inside a component.
+"""
 
 import numpy as np
 from numba import njit
 
-from masks._fh.components import UNNUMBERED
+from masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_numbers, join, look_ahead, plant
 
 
 @njit(nogil=True, cache=True)
-def _join(a, b, labels, following, members, sizes):
-    if members[a] < members[b]:
-        a, b = b, a
-    node = b
-    while True:
-        labels[node] = a
-        node = following[node]
-        if node == b:
-            break
-    following[a], following[b] = following[b], following[a]
-    members[a] += members[b]
-    sizes[a] += sizes[b]
-    return a
+def join_components(weights, firsts, seconds, k, min_size, sizes, costs, nodes, labels, rejected):
+    """Joins components into the segments of one scale.
 
+    Invariants: before edge i of the first walk, the sets are FH's components at the weight of edge i. In the second,
+    every edge before the current one is inside a set, or both its sides have at least `min_size` pixels.
 
-@njit(nogil=True, cache=True)
-def join_components(
-    weights, firsts, seconds, k, min_size, component_sizes, component_costs,
-    labels, following, members, sizes, limits, rejected,
-):  # fmt: skip
-    components = component_sizes.size
-    for c in range(components):
-        labels[c] = c
-        following[c] = c
-        members[c] = 1
-        sizes[c] = component_sizes[c]
-        limits[c] = np.float32(component_costs[c] + k / component_sizes[c])
+    Args:
+        weights, firsts, seconds: the pairs, in order.
+        k: scale / 255, at least that of the shared components.
+        min_size: in pixels.
+        sizes, costs: of the components.
+        nodes: forest.NODE scratch, one per component. rejected: uint32 scratch, one per pair.
+        labels: uint32, one per component; receives its segment, numbered from 0 in order of the components.
+
+    Returns:
+        The number of segments.
+    """
+    for c in range(sizes.size):
+        nodes[c].size = sizes[c]
+        nodes[c].cost = costs[c]
+    plant(nodes, labels, k)
     rejections = 0
     for i in range(weights.size):
+        if i % AHEAD == 0 and look_ahead(nodes, labels, firsts, seconds, i) < TAINTED:
+            break  # never: no limit is below TAINTED
         a = labels[firsts[i]]
         b = labels[seconds[i]]
         if a == b:
             continue
-        if weights[i] < min(limits[a], limits[b]):
-            a = _join(a, b, labels, following, members, sizes)
-            limits[a] = np.float32(weights[i] + k / sizes[a])
+        weight = weights[i]
+        if weight < min(nodes[a].limit, nodes[b].limit):
+            node = nodes[join(nodes, labels, a, b)]
+            node.limit = np.float32(weight + k / node.size)
         else:
             rejected[np.uintp(rejections)] = np.uint32(i)
             rejections += 1
-    for i in range(rejections):
-        a = labels[firsts[rejected[i]]]
-        b = labels[seconds[rejected[i]]]
-        if a != b and (sizes[a] < min_size or sizes[b] < min_size):
-            _join(a, b, labels, following, members, sizes)
+    for r in range(rejections):
+        a = labels[firsts[rejected[r]]]
+        b = labels[seconds[rejected[r]]]
+        if a != b and (nodes[a].size < min_size or nodes[b].size < min_size):
+            join(nodes, labels, a, b)
+    forget_numbers(nodes, labels)
     segments = 0
-    numbers = members
-    for c in range(components):
-        numbers[c] = UNNUMBERED
-    for c in range(components):
+    for c in range(sizes.size):
         label = labels[c]
-        if numbers[label] == UNNUMBERED:
-            numbers[label] = np.uint32(segments)
+        if nodes[label].members == UNNUMBERED:
+            nodes[label].members = np.uint32(segments)
             segments += 1
-        labels[c] = numbers[label]  # no later component asks for this one's label
+        labels[c] = nodes[label].members  # no later component asks for this one's label
     return segments
 
 
 @njit(nogil=True, cache=True)
-def paint(component, segment_of_component, out):
-    for i in range(component.size):
-        out[i] = segment_of_component[component[i]]
+def paint(component_of_pixel, segment_of_component, label_map):
+    """Writes each pixel's segment; all arrays flat."""
+    for i in range(component_of_pixel.size):
+        label_map[i] = segment_of_component[component_of_pixel[i]]

@@ -1,5 +1,6 @@
-"""Components inside tiles: the start of the shared pass, where nearly all merges happen, in a cache-sized
-neighbourhood.
+"""Components inside tiles: the start of the shared pass, in a neighbourhood that fits the cache.
+
+Most joints happen here: about 0.15 nodes per pixel are left, and as many edges.
 
 The shared pass (see `masks._fh.components`) takes the edges in order and lets a component be *tainted* by the first
 edge that its threshold rejects. Whether an edge is accepted depends only on the two components it joins, so a tile may
@@ -41,9 +42,8 @@ from masks._fh.thinning import (
     thin_window,
 )
 
-TAG_COLUMN_BITS = (
-    7  # a tile edge's tag: direction, row and column of its block, so that tags sort like scikit-image's edges
-)
+# A tile edge's tag is direction, row and column of its block, so that tags sort like scikit-image's edges.
+TAG_COLUMN_BITS = 7
 TAG_BITS = 2 * TAG_COLUMN_BITS
 TILE_PIXELS = 1 << TAG_BITS
 TAG_MASK = TILE_PIXELS - 1
@@ -235,14 +235,14 @@ def _join_tile(
 
 
 @njit(nogil=True, cache=True)
-def _number_nodes(labels, sizes, costs, shape, numbers, node_of_pixel, top, left, node_sizes, node_costs, node_count):
+def _number_nodes(labels, sizes, costs, shape, numbers, node_of_pixel, top, left, nodes, node_count):
     """Gives the tile's components the next node numbers. Returns the new number of nodes."""
     node = np.uintp(node_count)
     for row in range(shape[0]):
         for pixel in range(np.uintp(row * TILE_ROW), np.uintp(row * TILE_ROW + shape[1])):
             numbers[pixel] = np.uint32(node)
-            node_sizes[node] = np.uint32(sizes[pixel])
-            node_costs[node] = costs[pixel]
+            nodes[node].size = np.uint32(sizes[pixel])
+            nodes[node].cost = costs[pixel]
             node += np.uintp(labels[pixel] == pixel)
     for row in range(shape[0]):
         out = node_of_pixel[top + row, left : left + shape[1]]
@@ -253,16 +253,15 @@ def _number_nodes(labels, sizes, costs, shape, numbers, node_of_pixel, top, left
 
 
 @njit(nogil=True, cache=True)
-def join_tiles(planes, k, free, scratch, node_of_pixel, node_sizes, node_costs, edge_weights, edge_ids):
+def join_tiles(planes, k, free, scratch, node_of_pixel, nodes, edge_weights, edge_ids):
     """Runs the shared pass inside every tile.
 
     Args:
         planes: (3, height, width) float64, smoothed.
         k: the smallest scale / 255. free: float32(k / (height * width)), see the module's text.
         scratch: from `tile_scratch`.
-        node_of_pixel: (height, width) int32; receives the node of each pixel.
-        node_sizes, node_costs: int32 pixels and float64 heaviest accepted edge of each node; height * width + 1
-            elements.
+        node_of_pixel: (height, width) uint32; receives the node of each pixel.
+        nodes: forest.NODE, height * width + 1 records; receive size and cost (heaviest accepted edge) of each node.
         edge_weights, edge_ids: receive the edges handed on; `edge_capacity(height, width)` elements.
 
     Returns:
@@ -305,6 +304,6 @@ def join_tiles(planes, k, free, scratch, node_of_pixel, node_sizes, node_costs, 
                 corner, width, edge_weights, edge_ids, edge_count,
             )  # fmt: skip
             node_count = _number_nodes(
-                labels, sizes, costs, shape, numbers, node_of_pixel, top, left, node_sizes, node_costs, node_count
+                labels, sizes, costs, shape, numbers, node_of_pixel, top, left, nodes, node_count
             )
     return node_count, edge_count

@@ -7,8 +7,9 @@ its own named buffers and hands them out again; nothing is shared, so any number
 import threading
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-KEPT_BYTES = 512 * 2**20
+KEPT_BYTES = 2**30  # holds the buffers of about 13 megapixels
 CACHE_LINE = 64  # bytes; vector loads that straddle two lines cost twice
 
 
@@ -24,8 +25,8 @@ class Workspace:
     def __init__(self) -> None:
         self._buffers: dict[str, np.ndarray] = {}
 
-    def take(self, name: str, count: int, dtype: type) -> np.ndarray:
-        """Returns `count` uninitialised elements of `dtype`, aligned to cache lines; earlier views of `name` become invalid."""
+    def take(self, name: str, count: int, dtype: DTypeLike) -> np.ndarray:
+        """Returns `count` uninitialised elements, aligned to cache lines; earlier views of `name` become invalid."""
         needed = int(count) * np.dtype(dtype).itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.nbytes < needed:
@@ -36,7 +37,7 @@ class Workspace:
             self._buffers[name] = buffer
         return buffer[:needed].view(dtype)
 
-    def grow(self, name: str, kept: int, count: int, dtype: type) -> np.ndarray:
+    def grow(self, name: str, kept: int, count: int, dtype: DTypeLike) -> np.ndarray:
         """Like `take`, but the first `kept` elements of `dtype` stay."""
         old = self._buffers.pop(name)
         new = self.take(name, count, dtype)

@@ -1,0 +1,129 @@
+"""The configuration as users meet it: overrides, messages, JSON, presets, variants."""
+
+import dataclasses
+import json
+
+import pytest
+
+from schemas.errors import UsageError
+from training.config import Config, DataConfig, LossConfig, ModelConfig
+from training.config_io import differences, digest, from_dict, keys, override, to_dict, to_json
+from training.presets import PRESETS, apply_variant
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name):
+    config = PRESETS[name].config
+    assert from_dict(json.loads(to_json(config))) == config
+    assert PRESETS[name].source
+
+
+def test_every_key_can_be_set_to_its_own_value():
+    tree = to_dict(Config())
+    for key in keys():
+        value = tree
+        for part in key.split("."):
+            value = value[part]
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        assert override(Config(), [f"{key}={text}"]) == Config(), key
+
+
+def test_overrides_take_the_types_of_their_fields():
+    config = override(
+        Config(),
+        [
+            "optim.lr=1",
+            "optim.weight_decay=1e-6",
+            "data.layers=fh-500, grid-5",
+            "data.aspect=[0.5,2]",
+            "data.flip=FALSE",
+            "augment.view2.blur_prob=0.5",
+            "batch_size=256",
+        ],
+    )
+    assert config.optim.lr == 1.0
+    assert isinstance(config.optim.lr, float)
+    assert config.optim.weight_decay == 1e-6
+    assert config.data.layers == ("fh-500", "grid-5")
+    assert config.data.aspect == (0.5, 2.0)
+    assert config.data.flip is False
+    assert config.augment.view2.blur_prob == 0.5
+    assert config.batch_size == 256
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim.lr", r"--set takes key=value, got 'optim.lr'"),
+        ("lr=0.1", r"unknown key 'lr'; did you mean 'optim.lr'\?"),
+        ("optim.learning_rate=1", r"unknown key 'optim.learning_rate'"),
+        ("batchsize=4", r"unknown key 'batchsize'; did you mean 'batch_size'\?"),
+        ("data=3", r"unknown key 'data'"),
+        ("batch_size=2.5", r"batch_size takes a whole number, got 2.5"),
+        ("batch_size=True", r"batch_size takes a whole number, got True"),
+        ("optim.lr=fast", r"optim.lr takes a number, got 'fast'"),
+        ("optim.lr=__import__('os')", r"optim.lr takes a number"),
+        ("data.flip=1", r"data.flip takes true or false, got '1'"),
+        ("data.aspect=1", r"data.aspect takes 2 values"),
+        ("data.pool=sofd", r"data.pool must be one of soft, argmax, point, got 'sofd'; did you mean 'soft'\?"),
+        ("data.image_size=100", r"multiple of 32, got 100"),
+        ("loss.temperature=0", r"loss.temperature must be positive, got 0.0"),
+        ("loss.negative_groups=3", r"loss.negative_groups=3 must divide batch_size=4096"),
+        ("algorithm=simclr", r"algorithm=simclr pools one global mask; set data.global_mask=true"),
+        ("optim.drop_at=0.98,0.96", r"optim.drop_at must rise"),
+    ],
+)
+def test_wrong_overrides_say_what_is_right(text, message):
+    with pytest.raises(UsageError, match=message):
+        override(Config(), [text])
+
+
+def test_values_that_need_one_another_may_come_in_any_order():
+    for order in (["algorithm=simclr", "data.global_mask=true"], ["data.global_mask=true", "algorithm=simclr"]):
+        assert override(Config(), order).algorithm == "simclr"
+
+
+def test_construction_checks_too():
+    with pytest.raises(UsageError, match="must be one of paper, release, regression"):
+        LossConfig(form="papr")
+    with pytest.raises(UsageError, match="views must be 1 or 2"):
+        DataConfig(views=3)
+    with pytest.raises(UsageError, match="width must be at least 1"):
+        ModelConfig(width=0)
+
+
+def test_unknown_keys_in_json_are_refused():
+    with pytest.raises(UsageError, match=r"unknown key 'optim.lrr'; did you mean 'optim.lr'"):
+        from_dict({"optim": {"lrr": 1}})
+    with pytest.raises(UsageError, match="optim must be a mapping"):
+        from_dict({"optim": 3})
+
+
+def test_variant_sets_its_points_and_each_can_be_set_alone():
+    config = PRESETS["detcon_b_in1k_300"].config
+    release = apply_variant(config, "release")
+    changed = {line.split(":")[0] for line in differences(to_dict(config), to_dict(release))}
+    assert changed == {
+        "variant", "data.pool", "data.crop", "loss.form", "model.target_init",
+        "optim.lr", "optim.weight_decay", "optim.warmup_epochs", "optim.ema_base",
+    }  # fmt: skip
+    assert (release.optim.lr, release.optim.warmup_epochs, release.optim.ema_base) == (0.2, 3.0, 0.996)
+    assert apply_variant(release, "paper") == config
+    single = override(config, ["variant=release", "data.pool=soft"])
+    assert single == dataclasses.replace(release, data=dataclasses.replace(release.data, pool="soft"))
+
+
+def test_digest_ignores_how_often_a_run_logs():
+    assert digest(override(Config(), ["log.log_every=7"])) == digest(Config())
+    assert digest(override(Config(), ["seed=7"])) != digest(Config())
+
+
+def test_presets_cover_the_papers_schedules():
+    assert {f"{a}_in1k_{e}" for a in ("detcon_s", "simclr") for e in (100, 200, 500, 1000)} <= PRESETS.keys()
+    assert {f"{a}_in1k_{e}" for a in ("detcon_b", "byol") for e in (300, 1000)} <= PRESETS.keys()
+    assert {f"{a}_coco_{e}" for a in ("detcon_s", "simclr") for e in (324, 648, 1296, 2592, 5184)} <= PRESETS.keys()
+    assert {"detcon_b_coco", "smoke_cpu", "detcon_b_in1k_1000_resnet200x2"} <= PRESETS.keys()
+    for name, preset in PRESETS.items():
+        if name != "smoke_cpu":
+            assert preset.config.batch_size == 4096
+            assert preset.config.loss.temperature == 0.1

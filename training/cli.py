@@ -1,0 +1,220 @@
+"""The command `detcon`: train from a build's shards, export, probe, and measure the input.
+
+Only flags and messages live here. JAX and TensorFlow take seconds to import, so every command imports what it runs
+when it runs, after its words have been checked.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from schemas.errors import InputError, MaskmillError, UsageError
+
+EPILOG = """exit codes: 0 done, 1 internal error or diverged, 2 wrong use, 4 input missing or unreadable,
+5 damaged data set, 130 interrupted (the same command goes on)"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code and writes messages to standard error."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except MaskmillError as error:
+        if args.debug:
+            raise
+        print(f"detcon {args.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"detcon {args.command}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` is no failure
+        return 0
+    except Exception as error:
+        if args.debug:
+            raise
+        line = (str(error).strip().splitlines() or [""])[0][:300]
+        name = type(error).__name__
+        print(f"detcon {args.command}: internal error: {name}: {line}; --debug shows where", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="detcon",
+        description="Train DetCon from a mask dataset built by maskmill.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, run, help):
+        added = commands.add_parser(name, help=help, description=help)
+        added.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+        added.add_argument("--json", action="store_true", help="print the result as one JSON object")
+        added.set_defaults(run=run)
+        return added
+
+    train = command("train", _train, "train, or go on training, a network")
+    _add_config(train)
+    train.add_argument(
+        "--workdir", required=True, metavar="RUN", help="folder of this run; the same command resumes it"
+    )
+    train.add_argument(
+        "--until", type=int, metavar="STEP", help="stop after this step, saved, before the schedule ends"
+    )
+    hosts = train.add_argument_group("several processes (started by you, one per host)")
+    hosts.add_argument(
+        "--distributed", action="store_true", help="find the others as the cluster says (TPU pods, SLURM)"
+    )
+    hosts.add_argument("--coordinator", metavar="HOST:PORT", help="or say: address of process 0,")
+    hosts.add_argument("--processes", type=int, metavar="N", help="how many there are,")
+    hosts.add_argument("--process-id", type=int, metavar="I", help="and which one this is, from 0")
+
+    export = command("export", _export, "write a trained backbone as safetensors")
+    export.add_argument("run_dir", metavar="RUN", help="work folder of `detcon train`")
+    export.add_argument("out", metavar="OUT.safetensors")
+    export.add_argument("--format", choices=("torchvision", "detectron2"), default="torchvision", help="names to use")
+    export.add_argument("--step", type=int, help="checkpoint to export; the latest by default")
+
+    probe = command("probe", _probe, "train a segmentation probe and a k-NN on frozen features")
+    probe.add_argument("run_dir", metavar="RUN", help="work folder of `detcon train`")
+    probe.add_argument("--data", required=True, metavar="DIR", help="a labelled build")
+    probe.add_argument("--step", type=int, help="checkpoint to probe; the latest by default")
+    probe.add_argument("--limit", type=int, metavar="N", help="use the first N records only")
+
+    bench = command("bench-input", _bench_input, "measure images/s per core of reading, cropping and mask pooling")
+    _add_config(bench)
+    bench.add_argument(
+        "--seconds", type=float, default=5.0, metavar="S", help="CPU seconds for each of four stages, twice (default 5)"
+    )
+
+    presets = command("presets", _presets, "list the named runs, or show one in full")
+    presets.add_argument("name", nargs="?", help="preset to show")
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    start = parser.add_mutually_exclusive_group(required=True)
+    start.add_argument("--preset", help="named run to start from; `detcon presets` lists them")
+    start.add_argument("--config", metavar="FILE", help="or a JSON file: a configuration, or a run's run.json")
+    parser.add_argument("--data", required=True, metavar="DIR", help="folder of a finished build (with manifest.json)")
+    parser.add_argument("--variant", choices=("paper", "release"), help="points where paper and released code differ")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one value: optim.lr=0.3 (repeatable)"
+    )
+
+
+def _config(args: argparse.Namespace):
+    """The configuration that the words ask for."""
+    from training import config_io
+
+    assignments = [f"variant={args.variant}"] * bool(args.variant) + args.set
+    if args.preset:
+        return config_io.override(_preset(args.preset).config, assignments)
+    try:
+        values = json.loads(Path(args.config).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read --config {args.config}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"--config {args.config} is not JSON: {error}") from error
+    if isinstance(values, dict) and "manifest_digest" in values:
+        values = values["config"]
+    return config_io.override(config_io.from_dict(values), assignments)
+
+
+def _preset(name: str):
+    import difflib
+
+    from training.presets import PRESETS
+
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"unknown preset {name!r}; {hint}`detcon presets` lists them")
+    return PRESETS[name]
+
+
+def _check_data(path: str) -> None:
+    """Says at once what a reader would say after seconds of imports."""
+    if "://" in path:
+        return
+    if not Path(path).is_dir():
+        raise InputError(f"--data {path} is not a folder; give the --out of a finished `maskmill build`")
+    if not (Path(path) / "manifest.json").is_file():
+        raise InputError(
+            f"--data {path} has no manifest.json, so it is not a finished build; run the same `maskmill build` again"
+        )
+
+
+def _train(args: argparse.Namespace) -> None:
+    config = _config(args)
+    _check_data(args.data)
+    named = (args.coordinator, args.processes, args.process_id)
+    if any(x is not None for x in named) and None in named:
+        raise UsageError("--coordinator, --processes and --process-id belong together; give all three")
+    import jax
+
+    if args.distributed or args.coordinator:
+        jax.distributed.initialize(*named)
+    from training.train import train
+
+    if not args.debug:
+        from absl import logging
+
+        logging.set_verbosity(logging.FATAL)  # a failed save is raised as well as logged, with a traceback
+    last = train(args.data, config, args.workdir, until=args.until)
+    if jax.process_index() == 0:
+        shown = "  ".join(
+            f"{name} {last[name]:.6g}" for name in ("step", "epoch", "loss", "images_per_second") if name in last
+        )
+        print(json.dumps(last) if args.json else f"{shown}\nnext: detcon export {args.workdir} backbone.safetensors")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from training.export import export_backbone
+
+    result = export_backbone(args.run_dir, args.out, format=args.format, step=args.step)
+    if args.json:
+        print(json.dumps(result))
+        return
+    print("{out}: {arch}, step {step}, {arrays} arrays in {format} names, {bytes} bytes".format(**result))
+    if "warning" in result:
+        print(f"detcon export: warning: {result['warning']}", file=sys.stderr)
+
+
+def _probe(args: argparse.Namespace) -> None:
+    _check_data(args.data)
+    from training.probe import probe, table
+
+    result = probe(args.run_dir, args.data, step=args.step, limit=args.limit)
+    print(json.dumps(result) if args.json else table(result))
+
+
+def _bench_input(args: argparse.Namespace) -> None:
+    config = _config(args)
+    _check_data(args.data)
+    from training.bench import bench_input, table
+
+    result = bench_input(args.data, config.data, seconds=args.seconds)
+    print(json.dumps(result) if args.json else table(result))
+
+
+def _presets(args: argparse.Namespace) -> None:
+    from training import config_io
+    from training.presets import PRESETS
+
+    chosen = {args.name: _preset(args.name)} if args.name else PRESETS
+    if args.json:
+        print(json.dumps({n: {"source": p.source, "config": config_io.to_dict(p.config)} for n, p in chosen.items()}))
+    elif args.name:
+        print(f"{args.name}: {chosen[args.name].source}\n{config_io.to_json(chosen[args.name].config)}", end="")
+    else:
+        for name, preset in chosen.items():
+            print(f"{name:<32}{preset.source}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

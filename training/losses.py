@@ -1,0 +1,154 @@
+"""The contrastive detection objective (section 3.1, Eq. 1 to 3) and the forms it is compared with.
+
+Everything is float32 over the global batch. Logits against the targets are never held at once: they stream by in
+chunks whose log-sum-exp is accumulated, and are computed again in the backward pass, so memory grows with the number
+of anchors, not with its square.
+
+One loss serves all algorithms. For an anchor v_m of view 1 the positives are the targets of view 2 with the same mask
+identity; the negatives are all other valid targets of view 2 and, if asked, of view 1; and the same from view 2 to
+view 1. Targets of view 1 with the anchor's own identity are neither.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+PADDING = -1  # mask identity of an unused slot: no anchor, no positive, no negative
+_NEVER = -1e30  # logit of what does not count: exp is exactly 0, and unlike -inf it keeps gradients finite
+
+
+def detcon_loss(
+    anchors: jax.Array,
+    targets: jax.Array,
+    ids: jax.Array,
+    *,
+    form: str = "paper",
+    reduction: str = "pairs",
+    temperature: float = 0.1,
+    same_view_negatives: bool = True,
+    local_negatives: bool = True,
+    negative_groups: int = 1,
+    chunk: int = 4096,
+    precision: str = "highest",
+    replicate: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss of one global batch, both directions summed.
+
+    `form` is one of:
+        paper: -log(e^pos / (e^pos + sum of e^neg)) of every matched pair (Eq. 1), reduced as `reduction` says.
+        release: per anchor, cross-entropy of the softmax over positives and negatives together against the uniform
+            distribution over its positives, times 1 / copies of its mask in its view; mean over all anchors, those
+            without positive counting as 0.
+        regression: 2 - 2 cos, mean over matched pairs (BYOL); no negatives.
+    With one global mask, paper / 2 = release / 2 = NT-Xent (SimCLR).
+
+    `reduction` of the paper's form is `pairs`, the mean over the batch's matched pairs (Eq. 2), or `images`, their sum
+    per image (Eq. 3), mean over images. They differ by one factor per batch, which LARS divides out again for all it
+    adapts. Biases and batch norm it does not adapt: at the paper's rates the sum moves them some 80 times as far.
+
+    Args:
+        anchors: float32[n, 2, M, d], predictions (or projections) of both views; normalised here.
+        targets: float32[n, 2, M, d], what they are matched to; the caller stops gradients where there are none.
+        ids: int32[n, 2, M], identity of each mask within its image, shared by both views; -1 for padding.
+        temperature: tau; logits are cosines / tau.
+        same_view_negatives, local_negatives: see `training.config.LossConfig`.
+        negative_groups: consecutive slices of the batch, each seeing its own negatives only (Table 5, row a).
+        chunk: targets per block of logits.
+        precision: of the products of latents, as in `jax.lax.Precision`.
+        replicate: given the targets, returns them on every device; states where the gather happens.
+
+    Returns:
+        (loss, diagnostics), scalars: `positive_similarity` and `negative_similarity` (mean cosines; negatives of
+        other images in the other view), `matched` (fraction of anchors with a positive), `distinct_masks` (per view).
+    """
+    n, _, masks, _ = anchors.shape
+    anchors, targets = _normalize(anchors), replicate(_normalize(targets))
+    valid = ids != PADDING
+    crossed = targets[:, ::-1]  # what view v is matched to: the targets of the other view
+    cosine = jnp.einsum("nvmd,nvkd->nvmk", anchors, crossed, precision=precision)
+    matched = _same(ids, ids[:, ::-1])
+    positives = matched.sum(-1)
+    copies = jnp.maximum(_same(ids, ids).sum(-1), 1)
+
+    if form == "regression":
+        loss = 2 * jnp.sum(matched * (2 - 2 * cosine)) / jnp.maximum(matched.sum(), 1)
+    else:
+        positive = cosine / temperature
+        negative = _negative_logsumexp(
+            anchors, targets, ids, temperature, same_view_negatives, local_negatives, negative_groups, chunk, precision
+        )
+        if form == "paper":
+            pairs = jax.nn.softplus(negative[..., None] - positive)
+            count = n if reduction == "images" else matched.sum() / 2  # of one direction
+            loss = jnp.where(matched, pairs, 0).sum() / jnp.maximum(count, 1)
+        else:
+            every = jnp.logaddexp(negative, jax.nn.logsumexp(jnp.where(matched, positive, _NEVER), -1))
+            pairs = jnp.where(matched, every[..., None] - positive, 0).sum(-1)
+            loss = (pairs / jnp.maximum(positives, 1) / copies).sum() / (n * masks)
+    return loss, jax.lax.stop_gradient(_diagnostics(anchors, crossed, cosine, matched, copies, valid))
+
+
+def _normalize(x: jax.Array) -> jax.Array:
+    # The floor stands under the root: a latent of zeros then has a finite gradient.
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-12))
+
+
+def _same(a: jax.Array, b: jax.Array) -> jax.Array:
+    """bool[..., M, M]: slot m of `a` and slot k of `b` hold the same mask, not padding."""
+    return (a[..., :, None] == b[..., None, :]) & (a != PADDING)[..., :, None]
+
+
+def _negative_logsumexp(anchors, targets, ids, temperature, same_view, local, groups, chunk, precision) -> jax.Array:
+    """float32[n, 2, M]: log of the sum over the anchor's negatives of exp(cosine / temperature)."""
+    n, views, masks, _ = anchors.shape
+    per_group = n // groups * masks
+
+    def flatten(x):  # [n, 2, M, ...] to [groups, 2, images in group * M, ...]
+        return jnp.moveaxis(x.reshape(groups, n // groups, views, masks, *x.shape[3:]), 2, 1).reshape(
+            groups, views, per_group, *x.shape[3:]
+        )
+
+    image = jnp.broadcast_to(jnp.arange(n)[:, None, None], ids.shape)
+    a, a_ids, a_image = flatten(anchors), flatten(ids), flatten(image)
+    block = min(chunk, per_group)
+    blocks = -(-per_group // block)
+
+    def in_blocks(x, fill):  # [groups, 2, per_group, ...] to [blocks, groups, 2, block, ...]
+        padding = [(0, 0), (0, 0), (0, blocks * block - per_group)] + [(0, 0)] * (x.ndim - 3)
+        x = jnp.pad(x, padding, constant_values=fill).reshape(groups, views, blocks, block, *x.shape[3:])
+        return jnp.moveaxis(x, 2, 0)
+
+    def accumulate(total, piece):
+        t, t_ids, t_image = piece
+        logits = jnp.einsum("gvad,gvtd->gvat", a, t, precision=precision) / temperature
+        same_image = a_image[..., :, None] == t_image[..., None, :]
+        same_mask = a_ids[..., :, None] == t_ids[..., None, :]
+        left_out = same_image & (same_mask if local else True) | (t_ids == PADDING)[..., None, :]
+        piece_total = jax.nn.logsumexp(jnp.where(left_out, _NEVER, logits), -1)
+        return jnp.logaddexp(total, piece_total), None
+
+    # Recomputed going backwards; the scan already keeps the compiler from merging the two passes.
+    accumulate = jax.checkpoint(accumulate, prevent_cse=False)
+    total = jnp.full(a.shape[:3], _NEVER, a.dtype)
+    for other_view in (True, False) if same_view else (True,):
+        source, source_ids = (targets[:, ::-1], ids[:, ::-1]) if other_view else (targets, ids)
+        pieces = (in_blocks(flatten(source), 0), in_blocks(flatten(source_ids), PADDING), in_blocks(flatten(image), 0))
+        total, _ = jax.lax.scan(accumulate, total, pieces)
+    total = total.reshape(groups, views, n // groups, masks)
+    return jnp.moveaxis(total, 1, 2).reshape(n, views, masks)
+
+
+def _diagnostics(anchors, crossed, cosine, matched, copies, valid) -> dict[str, jax.Array]:
+    """Means described in `detcon_loss`; the negatives' from sums of latents, so that no logits are needed."""
+    a_sum = jnp.sum(anchors * valid[..., None], 2)
+    t_sum = jnp.sum(crossed * valid[:, ::-1, :, None], 2)
+    a_count, t_count = valid.sum(2), valid[:, ::-1].sum(2)
+    similarity = jnp.einsum("vd,vd->", a_sum.sum(0), t_sum.sum(0)) - jnp.einsum("nvd,nvd->", a_sum, t_sum)
+    pairs = jnp.sum(a_count.sum(0) * t_count.sum(0)) - jnp.sum(a_count * t_count)
+    return {
+        "positive_similarity": jnp.sum(cosine * matched) / jnp.maximum(matched.sum(), 1),
+        "negative_similarity": similarity / jnp.maximum(pairs, 1),
+        "matched": jnp.sum(matched.any(-1)) / jnp.maximum(valid.sum(), 1),
+        "distinct_masks": jnp.sum(valid / copies) / valid[..., 0].size,
+    }

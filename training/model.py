@@ -1,0 +1,176 @@
+"""DetCon's networks as pure functions of named arrays: encoder, mask pooling, heads (section 3.1, A.2).
+
+A network's arrays are two flat dicts, `params` (learned) and `stats` (batch norm's running averages), keyed by dotted
+path: `encoder.layer1.0.conv1.kernel`, `projector.bn.scale`. The target network has no predictor.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from training.config import Config, ModelConfig
+from training.resnet import BatchNorm, ResNet
+
+Arrays = dict[str, jax.Array]
+
+
+class Head(nnx.Module):
+    """Two-layer MLP, the g and q of section 3.1: linear with bias, batch norm, ReLU, linear without bias."""
+
+    def __init__(self, channels: int, hidden: int, out: int, *, out_bn: bool, dtype, norm, rngs):
+        self.linear1 = nnx.Linear(channels, hidden, dtype=dtype, rngs=rngs)
+        self.bn = BatchNorm(hidden, **norm)
+        self.linear2 = nnx.Linear(hidden, out, use_bias=False, dtype=dtype, rngs=rngs)
+        self.out_bn = BatchNorm(out, **norm) if out_bn else None
+
+    def __call__(self, x: jax.Array, *, views: int, valid: jax.Array) -> jax.Array:
+        """[images * views, masks, channels] to float32[images * views, masks, out]."""
+        x = jax.nn.relu(self.bn(self.linear1(x), views=views, valid=valid))
+        x = self.linear2(x)
+        if self.out_bn is not None:
+            x = self.out_bn(x, views=views, valid=valid)
+        return x.astype(jnp.float32)
+
+
+class Network(nnx.Module):
+    """Encoder, projection head and, where the algorithm predicts, prediction head."""
+
+    def __init__(self, model: ModelConfig, *, predictor: bool):
+        rngs = nnx.Rngs(0)
+        dtype = jnp.dtype(model.dtype)
+        norm = {"decay": model.bn_decay, "eps": model.bn_eps, "groups": model.local_bn_groups}
+        head = {"hidden": model.hidden, "out": model.out, "out_bn": model.head_out_bn, "dtype": dtype, "norm": norm}
+        self.encoder = ResNet(model.arch, width=model.width, padding=model.padding, dtype=dtype, norm=norm, rngs=rngs)
+        self.projector = Head(self.encoder.channels, rngs=rngs, **head)
+        self.predictor = Head(model.out, rngs=rngs, **head) if predictor else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pure:
+    """An NNX module taken apart: how to rebuild it from named arrays.
+
+    Attributes:
+        graph: the module's structure.
+        params, stats: `ShapeDtypeStruct` of every learned array and running average, by dotted path.
+    """
+
+    graph: nnx.GraphDef
+    params: dict[str, jax.ShapeDtypeStruct]
+    stats: dict[str, jax.ShapeDtypeStruct]
+    _trees: tuple
+
+    @classmethod
+    def of(cls, make) -> "Pure":
+        """Takes apart the module that `make()` builds, without computing its initial values."""
+        graph, *states = nnx.split(nnx.eval_shape(make), nnx.Param, nnx.BatchStat)
+        named = [_named(state) for state in states]
+        return cls(graph, *named, tuple(jax.tree.structure(state) for state in states))
+
+    def module(self, params: Arrays, stats: Arrays) -> nnx.Module:
+        """The module with these arrays; extra names are ignored, so that a checkpoint serves a part of its network."""
+        pairs = ((self.params, params), (self.stats, stats))
+        leaves = [[jnp.asarray(given[name]) for name in names] for names, given in pairs]
+        states = [jax.tree.unflatten(tree, part) for tree, part in zip(self._trees, leaves)]
+        # A copy: inside grad, the running averages belong to an outer trace and may not be written in place.
+        return nnx.merge(self.graph, *states, copy=True)
+
+
+def _named(state) -> dict:
+    def name(path):
+        return ".".join(str(entry.key) for entry in path if hasattr(entry, "key"))
+
+    return {name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+
+
+def stats_of(module: nnx.Module) -> Arrays:
+    """The module's running averages, by dotted path."""
+    return _named(nnx.state(module, nnx.BatchStat))
+
+
+def online_network(config: Config) -> Pure:
+    """The network that is trained."""
+    return Pure.of(lambda: Network(config.model, predictor=config.has_target))
+
+
+def target_network(config: Config) -> Pure | None:
+    """The moving average of the online network, without its predictor; None where there is none (A.2)."""
+    return Pure.of(lambda: Network(config.model, predictor=False)) if config.has_target else None
+
+
+def encoder(model: ModelConfig) -> Pure:
+    """The feature extractor alone, what is kept after training; arrays are named without the `encoder.` prefix."""
+    norm = {"decay": model.bn_decay, "eps": model.bn_eps}
+    dtype = jnp.dtype(model.dtype)
+    return Pure.of(lambda: ResNet(model.arch, width=model.width, padding=model.padding, dtype=dtype, norm=norm))
+
+
+def initialize(network: Pure, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Initial (params, stats) as float32 NumPy arrays; each depends only on `seed` and its own name.
+
+    Convolutions: He normal by outputs (torchvision). Linear layers: normal of variance 1 / inputs, cut at two
+    deviations (the release's library). Batch norm: scale 1, but 0 at the end of each residual branch, so that blocks
+    start as the identity (release).
+    """
+
+    def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name.endswith(".kernel"):
+            random = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(name.encode())]))
+            if len(shape) == 4:
+                deviation = np.sqrt(2 / (shape[0] * shape[1] * shape[3]))
+                return (deviation * random.standard_normal(shape, np.float32)).astype(np.float32)
+            return _truncated_normal(random, shape) / np.float32(np.sqrt(shape[0]))
+        ones = name.endswith((".scale", ".var")) and not name.endswith("bn3.scale")
+        return np.full(shape, float(ones), np.float32)
+
+    return tuple({n: value(n, s.shape) for n, s in group.items()} for group in (network.params, network.stats))
+
+
+def _truncated_normal(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal redrawn outside +-2, rescaled to unit variance."""
+    x = random.standard_normal(shape, np.float32)
+    while (outside := np.abs(x) > 2).any():
+        x[outside] = random.standard_normal(int(outside.sum()), np.float32)
+    return x / np.float32(0.87962566)
+
+
+def mask_pool(hidden: jax.Array, weights: jax.Array) -> jax.Array:
+    """Mask-pooled hidden vectors h_m: means of the hidden vectors weighted by each mask (section 3.1).
+
+    Args:
+        hidden: [..., cells, channels].
+        weights: float32[..., masks, cells], not negative. A row of zeros gives a zero vector.
+
+    Returns:
+        float32[..., masks, channels].
+    """
+    total = weights.sum(-1, keepdims=True)
+    weights = weights / jnp.where(total > 0, total, 1)
+    return jnp.einsum("...mp,...pc->...mc", weights, hidden.astype(jnp.float32), precision=jax.lax.Precision.HIGH)
+
+
+def forward(network: nnx.Module, images: jax.Array, weights: jax.Array, valid: jax.Array) -> Iterator[jax.Array]:
+    """Latents of both views, with the batch's own statistics; updates the running averages of `network`.
+
+    Args:
+        images: float[n, V, size, size, 3]; V is 2, or 1 where both sets of masks lie in one crop.
+        weights: float32[n, 2, M, cells].
+        valid: bool[n, 2, M], False for padding, which stays out of the heads' statistics.
+
+    Returns:
+        (projection, prediction), float32[n, 2, M, out] each; without a predictor the two are the same array.
+    """
+    n, views = images.shape[:2]
+    masks = weights.shape[2]
+    hidden = network.encoder(images.reshape(n * views, *images.shape[2:]), views)
+    hidden = hidden.reshape(n, views, -1, hidden.shape[-1])
+    hidden = jnp.broadcast_to(hidden, (n, 2, *hidden.shape[2:]))
+    pooled = mask_pool(hidden, weights).reshape(2 * n, masks, -1)
+    rows = {"views": 2, "valid": valid.reshape(2 * n, masks)}
+    projection = network.projector(pooled, **rows)
+    prediction = network.predictor(projection, **rows) if network.predictor is not None else projection
+    return tuple(x.reshape(n, 2, masks, -1) for x in (projection, prediction))

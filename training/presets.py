@@ -1,0 +1,149 @@
+"""The paper's runs by name, each with where its numbers come from (Henaff et al. 2021, arXiv:2103.10957)."""
+
+import dataclasses
+import typing
+
+from training.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    LogConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    Variant,
+    ViewAugment,
+    check_choice,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A run to start from.
+
+    Attributes:
+        config: every value.
+        source: where the values come from, and which of them are ours.
+    """
+
+    config: Config
+    source: str
+
+
+# Table of A.1: SimCLR's distributions T and T' for DetCon-S, BYOL's for DetCon-B.
+_STRONG = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
+AUGMENT_S = AugmentConfig(view1=ViewAugment(**_STRONG), view2=ViewAugment(**_STRONG, blur_prob=0.0))
+AUGMENT_B = AugmentConfig()
+
+
+def _byol_rates(epochs: float) -> dict[str, float]:
+    """A.2 and A.3: 0.2, 1.5e-6 and 0.996 for 1000 epochs; 0.3, 1e-6 and 0.99 for 300, and here for anything shorter."""
+    if epochs >= 1000:
+        return {"lr": 0.2, "weight_decay": 1.5e-6, "ema_base": 0.996, "warmup_epochs": 10.0}
+    return {"lr": 0.3, "weight_decay": 1e-6, "ema_base": 0.99, "warmup_epochs": 10.0}
+
+
+def _run(algorithm: str, epochs: float, layers: tuple[str, ...], **optim) -> Config:
+    """One network, one schedule, as A.1 to A.3 give them; batch 4096 throughout."""
+    two_networks = algorithm in ("detcon_b", "byol")
+    baseline = algorithm in ("simclr", "byol")
+    rates = _byol_rates(epochs) if two_networks else {"lr": 0.3, "weight_decay": 1e-6}
+    return Config(
+        algorithm=algorithm,
+        epochs=float(epochs),
+        data=DataConfig(layers=layers, global_mask=baseline, masks_per_view=1 if baseline else 16),
+        augment=AUGMENT_B if two_networks else AUGMENT_S,
+        model=ModelConfig(hidden=4096, out=256) if two_networks else ModelConfig(hidden=2048, out=128),
+        loss=LossConfig(form="regression" if algorithm == "byol" else "paper"),
+        optim=OptimConfig(**rates, **optim),
+    )
+
+
+def _with(config: Config, **parts: dict) -> Config:
+    """`config` with single fields of its parts replaced: `_with(c, data={"image_size": 512})`."""
+    return dataclasses.replace(config, **{p: dataclasses.replace(getattr(config, p), **v) for p, v in parts.items()})
+
+
+def _presets() -> dict[str, Preset]:
+    found = {}
+    fh_coco = ("fh-500", "fh-1000", "fh-1500")
+    for epochs in (100, 200, 500, 1000):
+        for algorithm in ("detcon_s", "simclr"):
+            source = "Fig. 4, Table 1; A.1-A.3 column S; masks FH s = 1000 (3.2); 10 epochs of warm-up (SimCLR)"
+            found[f"{algorithm}_in1k_{epochs}"] = Preset(_run(algorithm, epochs, ("fh-1000",)), source)
+    for epochs in (300, 1000):
+        for algorithm in ("detcon_b", "byol"):
+            source = "Table 1; A.1-A.3 column B; masks FH s = 1000 (3.2); 10 epochs of warm-up (BYOL)"
+            found[f"{algorithm}_in1k_{epochs}"] = Preset(_run(algorithm, epochs, ("fh-1000",)), source)
+    byol100 = _with(_run("byol", 100, ("fh-1000",)), optim={"lr": 0.45})
+    found["byol_in1k_100"] = Preset(byol100, "BYOL's published code at 100 epochs: 0.45, 1e-6, 0.99")
+    for arch in ("resnet101", "resnet152", "resnet200"):
+        config = _with(_run("detcon_b", 1000, ("fh-1000",)), model={"arch": arch})
+        found[f"detcon_b_in1k_1000_{arch}"] = Preset(config, "Fig. 5, Table 2; epochs as in Table 1")
+    wide = _with(_run("detcon_b", 1000, ("fh-1000",)), model={"arch": "resnet200", "width": 2})
+    found["detcon_b_in1k_1000_resnet200x2"] = Preset(wide, "Table 3: 250 M parameters; epochs as in Table 1")
+
+    for epochs in (324, 648, 1296, 2592, 5184):
+        for algorithm in ("detcon_s", "simclr"):
+            config = _run(algorithm, epochs, fh_coco, schedule="step")
+            source = "Fig. 6 (324 to 5184 epochs, doubling); A.3: /10 at 96 % and 98 %; masks FH s in 500, 1000, 1500"
+            found[f"{algorithm}_coco_{epochs}"] = Preset(config, source)
+    config = _run("detcon_b", 1296, fh_coco, schedule="step")
+    found["detcon_b_coco"] = Preset(config, "A.3 for COCO with column B of A.1; the length is ours, the paper trains S")
+    scaling = _with(found["detcon_s_coco_1296"].config, data={"layers": ("gt",)})
+    for size in (384, 512):
+        config = _with(scaling, data={"image_size": size, "pool": "point"})
+        found[f"detcon_s_coco_gt_{size}"] = Preset(config, "Fig. 8: local features in true masks; the length is ours")
+    config = _with(scaling, loss={"negative_groups": 128})
+    found["detcon_s_coco_gt_local"] = Preset(config, "Table 5, row a: negatives from 1 of 128 workers; length ours")
+    config = _with(scaling, loss={"negative_groups": 128}, data={"views": 1, "pool": "point"})
+    source = (
+        "Table 5, row b: pairs within one view; points, since equal masks of one view have equal means; length ours"
+    )
+    found["detcon_s_coco_gt_one_view"] = Preset(config, source)
+
+    smoke = dataclasses.replace(
+        _with(
+            _run("detcon_b", 40, ("fh-1000",)),
+            data={"image_size": 96, "shuffle_group_bytes": 64 << 20},
+            model={"arch": "tiny", "hidden": 128, "out": 32, "dtype": "float32"},
+            # LARS moves weights by 0.1 % x rate: at 16 images this is a peak of 2, the paper's at 4096 is 4.8.
+            optim={"warmup_epochs": 1.0, "lr": 32.0},
+        ),
+        batch_size=16,
+        log=LogConfig(log_every=10, checkpoint_every=100),
+    )
+    found["smoke_cpu"] = Preset(smoke, "ours: a tiny network at 96 px, minutes on a laptop; shows that a build trains")
+    return found
+
+
+PRESETS = _presets()
+
+
+def apply_variant(config: Config, variant: Variant) -> Config:
+    """Sets together the points where the paper and the authors' released code differ; each can then be set alone.
+
+    Pooling, crop, loss form, target initialisation, and for networks with a target also learning rate, weight decay,
+    warm-up and the target's decay, which the release keeps the same for every length of training.
+    """
+    check_choice(variant, typing.get_args(Variant), "variant")
+    if variant == config.variant:
+        return config
+    release = variant == "release"
+    optim = config.optim
+    if config.has_target:
+        rate = _byol_rates(config.epochs)
+        if release:
+            rate = {"lr": 0.2, "weight_decay": 1.5e-6, "ema_base": 0.996, "warmup_epochs": float(config.epochs // 100)}
+        optim = dataclasses.replace(optim, **rate)
+    form = config.loss.form if config.loss.form == "regression" else variant
+    return dataclasses.replace(
+        config,
+        variant=variant,
+        data=dataclasses.replace(
+            config.data, pool="argmax" if release else "soft", crop="clip" if release else "reject"
+        ),
+        loss=dataclasses.replace(config.loss, form=form),
+        model=dataclasses.replace(config.model, target_init="independent" if release else "copy"),
+        optim=optim,
+    )
