@@ -67,6 +67,8 @@ def assemble_shard(folder: str, plan: Plan, index: int) -> Shard | None:
         DamageError: a part's bytes are not those its sidecar promises; the sidecar is removed, so the part is built again.
     """
     if (done := load_shard(folder, plan, index)) is not None:
+        # A part whose sidecar was lost, or a second attempt that came late, was built for nothing but its sidecar.
+        storage.remove_all(part_path(folder, task) for task in plan.parts[index])
         return done
     sidecars = [load_sidecar(folder, task) for task in plan.parts[index]]
     parts = [sidecar for sidecar in sidecars if sidecar is not None]

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
 from pipelines.assemble import SHARDS, load_shards, split_shard
@@ -29,12 +30,12 @@ class Outcome:
     """How a build ended.
 
     Attributes:
-        manifest: of the finished data set.
+        manifest: of the finished data set; None when the job was not run but written down as a template.
         built: whether anything was built; False when the folder was complete already.
         too_many_failures: whether the failure rate is above the limit.
     """
 
-    manifest: Manifest
+    manifest: Manifest | None
     built: bool
     too_many_failures: bool
 
@@ -153,13 +154,18 @@ def build(
     Raises:
         InputError, UsageError, DamageError: see their texts; the folder can be resumed after each of them.
     """
+    if run.beam_args:
+        from pipelines.runners import choose  # Beam takes a second to import
+
+        choose(run.beam_args).check(config, folder)  # before inputs are listed, which can take long
     with output_errors(folder), _lock(folder):
         if overwrite:
             _clear(folder)
         plan = plan_or_resume(config, folder, run.part_size)
         manifest = _finished(folder, plan)
         if manifest is None:
-            _run_until_whole(folder, plan, run, quiet)
+            if not _run_until_whole(folder, plan, run, quiet):
+                return Outcome(None, False, False)
             manifest = finish_build(folder, plan)
             built = True
         else:
@@ -179,31 +185,43 @@ def _finished(folder: str, plan: Plan) -> Manifest | None:
     return manifest if len(load_shards(folder, plan)) == plan.num_shards else None
 
 
-def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> None:
-    from pipelines import graph  # Beam takes a second to import
+def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> bool:
+    """Builds what is missing; False when the job was written down instead of run."""
+    from pipelines import graph, runners  # Beam takes a second to import
 
     storage.remove(storage.join(folder, MANIFEST))  # while shards are missing, the folder is not a data set
-    remote = any(flag.startswith("--runner") and "FnApiRunner" not in flag for flag in run.beam_args)
+    runner = runners.choose(run.beam_args)
     tally = Tally(folder, plan)
     last_error: BaseException | None = None
     with show_progress(tally, quiet):
         for attempt in range(1, _ATTEMPTS + 1):
             whole = load_shards(folder, plan)
-            tasks = [task for index, parts in enumerate(plan.parts) if index not in whole for task in parts]
-            if not tasks:
-                return
             committed = storage.names(storage.join(folder, WORK, PARTS))
-            missing = sum(f"{task.name}.json" not in committed for task in tasks)
+            lost = {task.name for task in plan.tasks if f"{task.name}.json" not in committed}
+            tasks = [
+                task
+                for index, parts in enumerate(plan.parts)
+                if index not in whole or not lost.isdisjoint(task.name for task in parts)
+                for task in parts
+            ]
+            if not tasks:
+                return True
+            missing = sum(task.name in lost for task in tasks)
             wanted = usable_cores() if run.workers is None else run.workers
             workers = max(1, min(wanted, missing))
-            flags = list(run.beam_args) if remote else graph.local_options(workers) + list(run.beam_args)
+            flags = runner.flags(plan, workers, len(tasks))
             graph.LOCAL_ERRORS.clear()
             try:
-                graph.run(tasks, folder, plan.digest, run.image_timeout, run.workers != 0, flags)
+                isolate = run.workers != 0
+                if not graph.run(tasks, folder, plan.digest, run.image_timeout, isolate, flags, _announce):
+                    return False
             except Exception as error:  # the runner's own; the cause, where it was in this process, is in LOCAL_ERRORS
                 last_error = next(iter(graph.LOCAL_ERRORS), error)
-                if remote or isinstance(last_error, OSError) or not isinstance(last_error, Exception):
+                if isinstance(last_error, OSError) or not isinstance(last_error, Exception):
                     raise last_error from error
+                if not runner.is_local:  # which has tried again by itself, as often as it thinks right
+                    known = isinstance(last_error, MaskmillError)
+                    raise last_error if known else runners.explain(last_error, runner) from error
                 _LOG.warning("attempt %d of %d ended early: %s", attempt, _ATTEMPTS, str(last_error).splitlines()[0])
     left = plan.num_shards - len(load_shards(folder, plan))
     if left:
@@ -211,6 +229,11 @@ def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> N
         if isinstance(last_error, MaskmillError):
             raise type(last_error)(f"{message}: {last_error}") from last_error
         raise RuntimeError(message) from last_error
+    return True
+
+
+def _announce(url: str) -> None:
+    print(f"maskmill: the job runs at {url}", file=sys.stderr, flush=True)
 
 
 def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, int]:

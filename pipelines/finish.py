@@ -13,7 +13,7 @@ from masks.registry import parse_specs
 from pipelines import tfds_metadata
 from pipelines.assemble import load_shards
 from pipelines.decode import DECODER
-from pipelines.part import Sidecar, load_sidecar
+from pipelines.part import Sidecar, load_sidecar, sidecar_path
 from pipelines.plan import PartTask, Plan, read_part, read_refused
 from schemas import storage
 from schemas.errors import DamageError
@@ -36,6 +36,7 @@ def read_sidecars(folder: str, plan: Plan) -> Iterator[Sidecar]:
 def _checked_sidecar(folder: str, task: PartTask) -> Sidecar:
     sidecar = load_sidecar(folder, task)
     if sidecar is None:
+        storage.remove(sidecar_path(folder, task.name))  # unreadable: from here on it is missing
         raise DamageError(f"part {task.name} has no sidecar; the same build command builds it")
     planned = Counter(item.id for item in read_part(folder, task))
     seen = Counter([row["id"] for row in sidecar.rows] + [failure["id"] for failure in sidecar.failures])

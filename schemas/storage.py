@@ -60,7 +60,7 @@ FIRST_CONTACT_S = 10.0
 _CHUNK = 8 << 20  # bytes fetched at once by a stream
 _TIMEOUT_S = (10, 60)  # to connect, and between two pieces of an answer
 _CONNECTIONS = 64  # kept open per process; as many threads may read at once
-_LOGIN = "run: gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a service account's key"
+LOGIN = "run: gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a service account's key"
 
 _REACHED: set[str] = set()
 
@@ -83,7 +83,7 @@ def _client_of(pid: int):
             client = gcs.Client(project=None)  # objects are named by their bucket; a project is not needed
     except (GoogleAuthError, OSError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise InputError(f"no usable Google Cloud credentials for gs:// paths ({why}); {_LOGIN}") from error
+        raise InputError(f"no usable Google Cloud credentials for gs:// paths ({why}); {LOGIN}") from error
     adapter = requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS)
     client._http.mount("https://", adapter)
     client._http.mount("http://", adapter)
@@ -157,7 +157,7 @@ def _remote_errors(path: str) -> Iterator[None]:
     except (api.Forbidden, api.Unauthorized) as error:
         raise PermissionError(errno.EACCES, f"access denied ({_reason(error)})", path) from error
     except GoogleAuthError as error:
-        raise PermissionError(errno.EACCES, f"credentials refused ({_reason(error)}); {_LOGIN}", path) from error
+        raise PermissionError(errno.EACCES, f"credentials refused ({_reason(error)}); {LOGIN}", path) from error
     except (api.GoogleAPIError, DataCorruption, requests.RequestException) as error:
         raise OSError(errno.EIO, f"no answer from storage, or a broken one ({_reason(error)})", path) from error
 
