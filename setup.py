@@ -41,7 +41,10 @@ TRAIN = [
 RANKER = ["lightgbm>=4.3"]
 GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
 DEV = [
+    "dask>=2024.8",
+    "distributed>=2024.8",
     "faster-coco-eval>=1.6",
+    "gcp-storage-emulator>=2026.7",
     "hypothesis>=6.100",
     "jsonschema>=4.22",
     "mypy>=1.11",

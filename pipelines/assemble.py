@@ -21,16 +21,40 @@ def shard_sidecar_path(folder: str, index: int) -> str:
     return storage.join(folder, WORK, SHARDS, f"{index:05d}.json")
 
 
-def load_shard(folder: str, plan: Plan, index: int) -> Shard | None:
-    """The shard as committed under this plan, its file still there at its size; else None."""
+def _read_shard_sidecar(folder: str, plan: Plan, index: int) -> Shard | None:
     try:
         fields = json.loads(storage.read_bytes(shard_sidecar_path(folder, index)))
-        if fields.pop("plan_digest") != plan.digest:
-            return None
-        shard = Shard(**fields)
-        return shard if storage.size(storage.join(folder, shard.name)) == shard.bytes else None
+        return Shard(**fields) if fields.pop("plan_digest") == plan.digest else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
+
+
+def load_shard(folder: str, plan: Plan, index: int) -> Shard | None:
+    """The shard as committed under this plan, its file still there at its size; else None."""
+    shard = _read_shard_sidecar(folder, plan, index)
+    try:
+        whole = shard is not None and storage.size(storage.join(folder, shard.name)) == shard.bytes
+    except FileNotFoundError:
+        return None
+    return shard if whole else None
+
+
+def load_shards(folder: str, plan: Plan) -> dict[int, Shard]:
+    """Every shard that `load_shard` would give, by index: two listings, and a read for each that is there.
+
+    On gs:// a call takes tens of milliseconds, and there are thousands of shards.
+    """
+    there = storage.names(storage.join(folder, WORK, SHARDS))
+    indices = [i for i in range(plan.num_shards) if f"{i:05d}.json" in there]
+    if not indices:
+        return {}
+    sizes = storage.sizes(folder)
+    read = storage.in_parallel(lambda index: _read_shard_sidecar(folder, plan, index), indices, folder)
+    return {
+        index: shard
+        for index, shard in zip(indices, read, strict=True)
+        if shard is not None and sizes.get(shard.name) == shard.bytes
+    }
 
 
 def assemble_shard(folder: str, plan: Plan, index: int) -> Shard | None:
@@ -43,6 +67,8 @@ def assemble_shard(folder: str, plan: Plan, index: int) -> Shard | None:
         DamageError: a part's bytes are not those its sidecar promises; the sidecar is removed, so the part is built again.
     """
     if (done := load_shard(folder, plan, index)) is not None:
+        # A part whose sidecar was lost, or a second attempt that came late, was built for nothing but its sidecar.
+        storage.remove_all(part_path(folder, task) for task in plan.parts[index])
         return done
     sidecars = [load_sidecar(folder, task) for task in plan.parts[index]]
     parts = [sidecar for sidecar in sidecars if sidecar is not None]

@@ -6,12 +6,13 @@ import errno
 import fcntl
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
-from pipelines.assemble import SHARDS, load_shard, split_shard
+from pipelines.assemble import SHARDS, load_shards, split_shard
 from pipelines.config import BuildConfig, RunOptions
 from pipelines.finish import finish_build
-from pipelines.part import load_sidecar
+from pipelines.part import PARTS, load_sidecar
 from pipelines.plan import Plan, difference, load_plan, make_plan
 from pipelines.progress import Tally, show_progress
 from pipelines.provenance import versions
@@ -29,12 +30,12 @@ class Outcome:
     """How a build ended.
 
     Attributes:
-        manifest: of the finished data set.
+        manifest: of the finished data set; None when the job was not run but written down as a template.
         built: whether anything was built; False when the folder was complete already.
         too_many_failures: whether the failure rate is above the limit.
     """
 
-    manifest: Manifest
+    manifest: Manifest | None
     built: bool
     too_many_failures: bool
 
@@ -54,6 +55,9 @@ def output_errors(folder: str) -> Iterator[None]:
             errno.ENOTDIR: "part of the path is a file",
             errno.EEXIST: "part of the path is a file",
         }.get(error.errno or 0, error.strerror or str(error))
+        if storage.is_remote(folder):  # what storage says is as important as the kind of error
+            kind = {errno.ENOENT: "there is no such bucket, or it is not ours to see: "}.get(error.errno or 0, "")
+            why = f"{kind}{error.strerror or error}; the same command goes on from here once that is mended"
         where = f" ({error.filename})" if error.filename and str(error.filename) != folder else ""
         raise InputError(f"cannot write to {folder}{where}: {why}") from error
 
@@ -62,9 +66,11 @@ def output_errors(folder: str) -> Iterator[None]:
 def _lock(folder: str) -> Iterator[None]:
     """Keeps a second build out of a local folder. The kernel frees the lock when this process ends, however it ends.
 
-    gs:// has no locks: there, two builds of one plan write the same bytes, and one of another plan is refused.
+    gs:// has no locks: there, two builds of one plan write the same bytes, and one of another plan is refused. The file
+    is written all the same: that a bucket is missing or closed to us must be known before a million inputs are listed.
     """
     if storage.is_remote(folder):
+        storage.write_bytes(storage.join(folder, WORK, "lock"), b"")
         yield
         return
     os.makedirs(os.path.join(folder, WORK), exist_ok=True)
@@ -92,14 +98,13 @@ def _remove_incomplete(folder: str) -> None:
 
 def _clear(folder: str) -> None:
     """Removes an earlier build's files, and nothing else that may lie in the folder."""
-    for name in sorted(storage.names(folder)):
-        if name in _OWN_FILES or is_shard_name(name):
-            storage.remove(storage.join(folder, name))
+    storage.remove(storage.join(folder, MANIFEST))  # first: from here on this is not a data set
+    own = [name for name in storage.names(folder) if name in _OWN_FILES or is_shard_name(name)]
+    storage.remove_all(storage.join(folder, name) for name in sorted(own))
     work = storage.join(folder, WORK)
     with contextlib.suppress(FileNotFoundError):
-        for name, _ in list(storage.walk(work)):
-            if name != "lock":  # removing it would let a second build lock a new file of the same name
-                storage.remove(storage.join(work, name))
+        # Removing the lock would let a second build lock a new file of the same name.
+        storage.remove_all([storage.join(work, name) for name, _ in storage.walk(work) if name != "lock"])
 
 
 def plan_or_resume(config: BuildConfig, folder: str, part_size: int = 0) -> Plan:
@@ -149,13 +154,18 @@ def build(
     Raises:
         InputError, UsageError, DamageError: see their texts; the folder can be resumed after each of them.
     """
+    if run.beam_args:
+        from pipelines.runners import choose  # Beam takes a second to import
+
+        choose(run.beam_args).check(config, folder)  # before inputs are listed, which can take long
     with output_errors(folder), _lock(folder):
         if overwrite:
             _clear(folder)
         plan = plan_or_resume(config, folder, run.part_size)
         manifest = _finished(folder, plan)
         if manifest is None:
-            _run_until_whole(folder, plan, run, quiet)
+            if not _run_until_whole(folder, plan, run, quiet):
+                return Outcome(None, False, False)
             manifest = finish_build(folder, plan)
             built = True
         else:
@@ -170,45 +180,60 @@ def _finished(folder: str, plan: Plan) -> Manifest | None:
         manifest = load_manifest(folder)
     except InputError:
         return None
-    whole = all(load_shard(folder, plan, index) is not None for index in range(plan.num_shards))
-    return manifest if whole and manifest.plan_digest == plan.digest else None
+    if manifest.plan_digest != plan.digest:
+        return None
+    return manifest if len(load_shards(folder, plan)) == plan.num_shards else None
 
 
-def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> None:
-    from pipelines import graph  # Beam takes a second to import
+def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> bool:
+    """Builds what is missing; False when the job was written down instead of run."""
+    from pipelines import graph, runners  # Beam takes a second to import
 
     storage.remove(storage.join(folder, MANIFEST))  # while shards are missing, the folder is not a data set
-    remote = any(flag.startswith("--runner") and "FnApiRunner" not in flag for flag in run.beam_args)
+    runner = runners.choose(run.beam_args)
     tally = Tally(folder, plan)
     last_error: BaseException | None = None
     with show_progress(tally, quiet):
         for attempt in range(1, _ATTEMPTS + 1):
+            whole = load_shards(folder, plan)
+            committed = storage.names(storage.join(folder, WORK, PARTS))
+            lost = {task.name for task in plan.tasks if f"{task.name}.json" not in committed}
             tasks = [
                 task
                 for index, parts in enumerate(plan.parts)
-                if load_shard(folder, plan, index) is None
+                if index not in whole or not lost.isdisjoint(task.name for task in parts)
                 for task in parts
             ]
             if not tasks:
-                return
-            missing = sum(load_sidecar(folder, task) is None for task in tasks)
+                return True
+            missing = sum(task.name in lost for task in tasks)
             wanted = usable_cores() if run.workers is None else run.workers
             workers = max(1, min(wanted, missing))
-            flags = list(run.beam_args) if remote else graph.local_options(workers) + list(run.beam_args)
+            flags = runner.flags(plan, workers, len(tasks))
             graph.LOCAL_ERRORS.clear()
             try:
-                graph.run(tasks, folder, plan.digest, run.image_timeout, run.workers != 0, flags)
+                isolate = run.workers != 0
+                if not graph.run(tasks, folder, plan.digest, run.image_timeout, isolate, flags, _announce):
+                    return False
             except Exception as error:  # the runner's own; the cause, where it was in this process, is in LOCAL_ERRORS
                 last_error = next(iter(graph.LOCAL_ERRORS), error)
-                if remote or isinstance(last_error, OSError) or not isinstance(last_error, Exception):
+                if isinstance(last_error, OSError) or not isinstance(last_error, Exception):
                     raise last_error from error
+                if not runner.is_local:  # which has tried again by itself, as often as it thinks right
+                    known = isinstance(last_error, MaskmillError)
+                    raise last_error if known else runners.explain(last_error, runner) from error
                 _LOG.warning("attempt %d of %d ended early: %s", attempt, _ATTEMPTS, str(last_error).splitlines()[0])
-    left = sum(load_shard(folder, plan, index) is None for index in range(plan.num_shards))
+    left = plan.num_shards - len(load_shards(folder, plan))
     if left:
         message = f"{left} of {plan.num_shards} shards could not be built in {_ATTEMPTS} attempts"
         if isinstance(last_error, MaskmillError):
             raise type(last_error)(f"{message}: {last_error}") from last_error
         raise RuntimeError(message) from last_error
+    return True
+
+
+def _announce(url: str) -> None:
+    print(f"maskmill: the job runs at {url}", file=sys.stderr, flush=True)
 
 
 def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, int]:
@@ -226,11 +251,11 @@ def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, i
         raise InputError(f"{folder} holds no build: it has no {WORK}/plan.json")
     again = 0
     with output_errors(folder), _lock(folder):
+        sidecars = storage.in_parallel(lambda task: load_sidecar(folder, task), plan.tasks, folder)
         for index, tasks in enumerate(plan.parts):
             keep: set[str] = set()
             hits = 0
-            for task in tasks:
-                sidecar = load_sidecar(folder, task)
+            for task, sidecar in zip(tasks, sidecars, strict=False):  # takes its own parts' and no more
                 found = [f for f in sidecar.failures if not reasons or f["reason"] in reasons] if sidecar else []
                 hits += len(found)
                 if not found:

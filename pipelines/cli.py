@@ -14,7 +14,7 @@ import sys
 from schemas.errors import MaskmillError
 
 # Exit codes; 3 and 5 are returned by commands, the others by errors.
-DONE, INTERNAL, TOO_MANY_FAILURES, INTERRUPTED = 0, 1, 3, 130
+DONE, INTERNAL, TOO_MANY_FAILURES, UNREADABLE, INTERRUPTED = 0, 1, 3, 4, 130
 
 COMMANDS = {
     "plan": "count inputs, time a sample, say hours and bytes; builds nothing",
@@ -105,6 +105,9 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            print(f"maskmill: {error.filename}: {error.strerror}", file=sys.stderr)
+            return UNREADABLE
         text = str(error).strip().splitlines()
         detail = text[0] if text else type(error).__name__
         print(

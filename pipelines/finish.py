@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 
 from masks.registry import parse_specs
 from pipelines import tfds_metadata
-from pipelines.assemble import load_shard
+from pipelines.assemble import load_shards
 from pipelines.decode import DECODER
-from pipelines.part import Sidecar, load_sidecar
-from pipelines.plan import Plan, read_part, read_refused
+from pipelines.part import Sidecar, load_sidecar, sidecar_path
+from pipelines.plan import PartTask, Plan, read_part, read_refused
 from pipelines.report.series import Series, series_of, widest
 from pipelines.report.statistics import ReportStats
 from schemas import storage
 from schemas.errors import DamageError
 from schemas.example import SCHEMA_VERSION
-from schemas.manifest import FAILURES, IMAGES, MANIFEST, Manifest, Shard, digest
+from schemas.manifest import FAILURES, IMAGES, MANIFEST, Manifest, digest
 from schemas.stats import LayerSums
 
 _LOG = logging.getLogger("maskmill")
@@ -29,21 +29,25 @@ _STAGES = ("decode", "annotate", "overlap", "encode")
 
 
 def read_sidecars(folder: str, plan: Plan) -> Iterator[Sidecar]:
-    """Every part's sidecar, in plan order. Raises DamageError when one is missing."""
-    for task in plan.tasks:
-        sidecar = load_sidecar(folder, task)
-        if sidecar is None:
-            raise DamageError(f"part {task.name} has no sidecar; the same build command builds it")
-        yield sidecar
+    """Every part's sidecar, in plan order.
+
+    Raises:
+        DamageError: one is missing, or its records and failures are not exactly its planned inputs, by id.
+    """
+    return storage.in_parallel(lambda task: _checked_sidecar(folder, task), plan.tasks, folder)
 
 
-def check_ids(folder: str, plan: Plan, sidecar: Sidecar) -> None:
-    """That a part's records and failures are exactly its planned inputs, by id. Raises DamageError."""
-    planned = Counter(item.id for item in read_part(folder, plan.parts[sidecar.shard][sidecar.part]))
+def _checked_sidecar(folder: str, task: PartTask) -> Sidecar:
+    sidecar = load_sidecar(folder, task)
+    if sidecar is None:
+        storage.remove(sidecar_path(folder, task.name))  # unreadable: from here on it is missing
+        raise DamageError(f"part {task.name} has no sidecar; the same build command builds it")
+    planned = Counter(item.id for item in read_part(folder, task))
     seen = Counter([row["id"] for row in sidecar.rows] + [failure["id"] for failure in sidecar.failures])
     if planned != seen:
         lost, extra = list((planned - seen).elements())[:3], list((seen - planned).elements())[:3]
         raise DamageError(f"part {sidecar.name} does not account for its inputs: lost {lost}, unplanned {extra}")
+    return sidecar
 
 
 def image_schema(series: Sequence[Series], stages: list[str]) -> pa.Schema:
@@ -124,12 +128,10 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
     Raises:
         DamageError: a shard or part is missing, or an input is not accounted for.
     """
-    shards: list[Shard] = []
+    shards = load_shards(folder, plan)
     for index in range(plan.num_shards):
-        shard = load_shard(folder, plan, index)
-        if shard is None:
+        if index not in shards:
             raise DamageError(f"shard {index} is not complete; the same build command completes it")
-        shards.append(shard)
     generators = parse_specs(plan.config["masks"])
     layers = [layer for generator in generators for layer in generator.layers]
     names = [layer.name for layer in layers]
@@ -148,7 +150,6 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
             ledger.write(_ledger_line(dataclasses.asdict(refusal)))
         with pq.ParquetWriter(table, schema, compression="zstd") as writer:
             for sidecar in read_sidecars(folder, plan):
-                check_ids(folder, plan, sidecar)
                 for failure in sidecar.failures:
                     totals.failed += 1
                     ledger.write(_ledger_line(failure))
@@ -174,7 +175,7 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         config=plan.config,
         config_digest=digest(plan.config),
         layers=tuple(layers),
-        shards=tuple(shards),
+        shards=tuple(shards[index] for index in range(plan.num_shards)),
         counts=counts,
         decoder={"name": DECODER, "reencoded": dict(sorted(totals.reencoded.items()))},
         versions=plan.versions,

@@ -6,15 +6,19 @@ a few dozen bytes; pictures and records never cross a shuffle.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from pipelines.assemble import assemble_shard
+from pipelines.assemble import assemble_shard, load_shards
+from pipelines.finish import finish_build
 from pipelines.isolation import ChildProcess, InProcess
 from pipelines.part import build_part, settings_of
 from pipelines.plan import PartTask, Plan, difference, load_plan
 from pipelines.provenance import versions
+from pipelines.runners import job_url
 from schemas import storage
 
 # Exceptions of parts built in this process, for the driver: Beam passes only their text on. Remote workers' are in its logs.
@@ -99,25 +103,57 @@ class BuildShards(beam.PTransform):
         )
 
 
-def local_options(workers: int) -> list[str]:
-    """Beam flags of a local run: one thread per worker, each driving a child process of its own.
+def finish(shards: int, folder: str, plan_digest: str) -> bool:
+    """Finishes the build once every shard is whole; see `pipelines.finish.finish_build`."""
+    plan = _plan(folder, plan_digest)
+    whole = len(load_shards(folder, plan)) == plan.num_shards
+    if whole:
+        finish_build(folder, plan)
+    return whole
 
-    FnApiRunner by name: plain DirectRunner may try to fetch Prism.
+
+def run(
+    tasks: list[PartTask],
+    folder: str,
+    plan_digest: str,
+    image_timeout: float,
+    isolate: bool,
+    flags: list[str],
+    announce: Callable[[str], None] = lambda url: None,
+) -> bool:
+    """Runs the graph over some parts and waits for it; raises what the runner raises.
+
+    Args:
+        tasks: the parts.
+        folder, plan_digest: the build.
+        image_timeout, isolate: see `BuildPart`.
+        flags: Beam's, complete.
+        announce: called with the address where the job can be watched, where there is one.
+
+    Returns:
+        Whether the job ran; False when it was only written down as a template.
     """
-    flags = ["--runner=FnApiRunner", "--no_save_main_session"]
-    if workers > 1:
-        flags += ["--direct_running_mode=multi_threading", f"--direct_num_workers={workers}"]
-    return flags
-
-
-def run(tasks: list[PartTask], folder: str, plan_digest: str, image_timeout: float, isolate: bool, flags: list[str]):
-    """Runs the graph over some parts and waits for it; raises what the runner raises."""
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    with beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
+    options = PipelineOptions(flags)
+    detached = bool(options.view_as(GoogleCloudOptions).template_location)
+    pipeline = beam.Pipeline(options=options)
+    shards = (
+        pipeline
+        | "Parts" >> beam.Create(tasks, reshuffle=False)
+        | "BuildShards" >> BuildShards(folder, plan_digest, image_timeout, isolate)
+    )
+    if detached:  # no driver will be there to do it
         _ = (
-            pipeline
-            | "Parts" >> beam.Create(tasks, reshuffle=False)
-            | "BuildShards" >> BuildShards(folder, plan_digest, image_timeout, isolate)
+            shards
+            | "AllShards" >> beam.combiners.Count.Globally()
+            | "Finish" >> beam.Map(finish, folder=folder, plan_digest=plan_digest)
         )
-    return pipeline.result
+    result = pipeline.run()
+    if url := job_url(result, options):
+        announce(url)
+    try:
+        if not detached:
+            result.wait_until_finish()
+    finally:
+        if (client := getattr(result, "client", None)) is not None:
+            client.close()  # Dask's; left open, it complains when the cluster goes
+    return not detached

@@ -15,6 +15,19 @@ from schemas.manifest import WORK
 _LINE_EVERY_S = 30.0
 
 
+def read_head(path: str) -> dict | None:
+    """The numbers at the beginning of a part's sidecar, or None. What follows them is a hundred times as much."""
+    try:
+        text = storage.read_bytes(path, 0, 1024).decode("utf-8", "replace")
+    except OSError:
+        return None
+    head, separator, _ = text.partition(', "failures": ')
+    try:
+        return json.loads(head + "}") if separator else None
+    except ValueError:
+        return None
+
+
 class Tally:
     """Images done and failed, counted from sidecars; each sidecar is read once.
 
@@ -33,18 +46,14 @@ class Tally:
     def refresh(self) -> None:
         """Counts the sidecars that have appeared since the last call."""
         folder = storage.join(self.folder, WORK, PARTS)
-        for name in storage.names(folder) - self._seen:
-            if not name.endswith(".json"):
-                continue
-            try:
-                sidecar = json.loads(storage.read_bytes(storage.join(folder, name)))
-                if sidecar["plan_digest"] != self.digest:
-                    continue
-                self.done += sidecar["images"]
-                self.failed += len(sidecar["failures"])
-                self.parts += 1
-            except (OSError, ValueError, KeyError, TypeError):
+        new = [n for n in storage.names(folder) if n.endswith(".json") and n not in self._seen]
+        heads = storage.in_parallel(lambda name: read_head(storage.join(folder, name)), new, folder)
+        for name, head in zip(new, heads, strict=True):
+            if head is None or head["plan_digest"] != self.digest:
                 continue  # torn or vanishing: it will be built again, and is counted then
+            self.done += head["images"]
+            self.failed += head["images"] - head["records"]
+            self.parts += 1
             self._seen.add(name)
 
 

@@ -45,7 +45,7 @@ class Location:
             raise ImageError("too_large", "read", f"the file has more than {MAX_FILE_BYTES} bytes")
         try:
             if self.offset < 0:
-                data = storage.read_bytes(self.path, 0, MAX_FILE_BYTES + 1)
+                data = storage.read_whole(self.path, MAX_FILE_BYTES)
                 if len(data) > MAX_FILE_BYTES:
                     raise ImageError("too_large", "read", f"the file has more than {MAX_FILE_BYTES} bytes")
                 return data

@@ -5,19 +5,27 @@ STORAGE_EMULATOR_HOST and retries 429 and 503 by itself. Everything else in the 
 comes here to reach them.
 """
 
+import collections
+import concurrent.futures
 import contextlib
 import errno
 import functools
+import http.client
 import io
+import itertools
 import os
 import secrets
-import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
-from typing import BinaryIO
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO, TypeVar
 
 from schemas.errors import InputError
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_PARALLEL = 16  # calls to gs:// at once by `in_parallel`
 
 INCOMPLETE = ".incomplete"  # suffix of files that are still being written
 
@@ -46,6 +54,17 @@ def check_relative(name: str) -> str:
     return name
 
 
+# Seconds to reach a bucket that has not answered yet. Afterwards its answers of 429 and 503, and lost connections, are
+# waited out for as long as the client does by default (two minutes, with growing pauses).
+FIRST_CONTACT_S = 10.0
+_CHUNK = 8 << 20  # bytes fetched at once by a stream
+_TIMEOUT_S = (10, 60)  # to connect, and between two pieces of an answer
+_CONNECTIONS = 64  # kept open per process; as many threads may read at once
+LOGIN = "run: gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a service account's key"
+
+_REACHED: set[str] = set()
+
+
 @functools.lru_cache(maxsize=1)
 def _client_of(pid: int):
     try:
@@ -54,17 +73,21 @@ def _client_of(pid: int):
         raise InputError(
             "gs:// paths need google-cloud-storage; install it with: pip install 'maskmill[gcp]'"
         ) from None
-    from google.auth.exceptions import DefaultCredentialsError
+    import requests.adapters
+    from google.auth.exceptions import GoogleAuthError
 
     try:
         if os.environ.get("STORAGE_EMULATOR_HOST"):
-            return gcs.Client.create_anonymous_client()
-        return gcs.Client()
-    except (DefaultCredentialsError, OSError) as error:
-        raise InputError(
-            f"no Google Cloud credentials for gs:// paths ({str(error).splitlines()[0]}); "
-            "run: gcloud auth application-default login"
-        ) from error
+            client = gcs.Client.create_anonymous_client()
+        else:
+            client = gcs.Client(project=None)  # objects are named by their bucket; a project is not needed
+    except (GoogleAuthError, OSError, ValueError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(f"no usable Google Cloud credentials for gs:// paths ({why}); {LOGIN}") from error
+    adapter = requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS)
+    client._http.mount("https://", adapter)
+    client._http.mount("http://", adapter)
+    return client
 
 
 def _bucket_and_name(path: str):
@@ -75,19 +98,96 @@ def _bucket_and_name(path: str):
     return _client_of(os.getpid()).bucket(bucket), name
 
 
+def _is_transient(error: Exception) -> bool:
+    """Whether a failed call may succeed when it is made again: a lost connection, 429, 503 and the like."""
+    import requests
+    import urllib3
+    from google.auth.exceptions import TransportError
+
+    response = getattr(error, "response", None)
+    status = getattr(error, "code", None) or getattr(response, "status_code", None)
+    if status is not None:
+        return status in (408, 429, 500, 502, 503, 504)
+    return isinstance(
+        error,
+        ConnectionError
+        | requests.ConnectionError
+        | requests.Timeout
+        | requests.exceptions.ChunkedEncodingError
+        | urllib3.exceptions.HTTPError
+        | http.client.HTTPException
+        | TransportError,
+    )
+
+
+def _patience(bucket) -> dict:
+    """Arguments of every call: how long to wait, and which failures to try again.
+
+    A machine without a way to the bucket should say so within seconds, not after the two minutes that are right for a
+    bucket in the middle of a run. What the bucket itself answers is tried again for two minutes from the start.
+    """
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    start = time.monotonic()
+
+    def again(error: Exception) -> bool:
+        answered = getattr(error, "code", None) or getattr(error, "response", None) is not None
+        if not answered and bucket.name not in _REACHED and time.monotonic() - start > FIRST_CONTACT_S:
+            return False
+        return _is_transient(error)
+
+    return {"timeout": _TIMEOUT_S, "retry": DEFAULT_RETRY.with_predicate(again)}
+
+
 @contextlib.contextmanager
 def _remote_errors(path: str) -> Iterator[None]:
     """Google's exceptions as the standard library's, so that callers handle one kind."""
+    import requests
     from google.api_core import exceptions as api
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud.storage.exceptions import DataCorruption
 
+    bucket = path[len("gs://") :].partition("/")[0]
     try:
         yield
+        _REACHED.add(bucket)
     except api.NotFound as error:
-        raise FileNotFoundError(errno.ENOENT, f"not found ({error.message})", path) from error
+        _REACHED.add(bucket)
+        raise FileNotFoundError(errno.ENOENT, f"not found ({_reason(error)})", path) from error
     except (api.Forbidden, api.Unauthorized) as error:
-        raise PermissionError(errno.EACCES, f"access denied ({error.message})", path) from error
-    except api.GoogleAPIError as error:
-        raise OSError(errno.EIO, f"storage error ({error})", path) from error
+        raise PermissionError(errno.EACCES, f"access denied ({_reason(error)})", path) from error
+    except GoogleAuthError as error:
+        raise PermissionError(errno.EACCES, f"credentials refused ({_reason(error)}); {LOGIN}", path) from error
+    except (api.GoogleAPIError, DataCorruption, requests.RequestException) as error:
+        raise OSError(errno.EIO, f"no answer from storage, or a broken one ({_reason(error)})", path) from error
+
+
+def _reason(error: Exception) -> str:
+    """What a library says of a failure, in one line of bearable length."""
+    cause = getattr(error, "cause", None) or error  # a RetryError holds the last failure
+    text = " ".join(str(getattr(cause, "message", "") or cause).split()) or type(cause).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def in_parallel(function: Callable[[_Item], _Result], items: Iterable[_Item], folder: str) -> Iterator[_Result]:
+    """`map(function, items)`, in order: some calls ahead on threads where `folder` is remote, else one by one.
+
+    A call to gs:// waits for tens of milliseconds; thousands of them must not wait for one another.
+    """
+    if not is_remote(folder):
+        yield from map(function, items)
+        return
+    waiting = iter(items)
+    with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
+        pending = collections.deque(pool.submit(function, item) for item in itertools.islice(waiting, 2 * _PARALLEL))
+        try:
+            while pending:
+                result = pending.popleft().result()
+                pending.extend(pool.submit(function, item) for item in itertools.islice(waiting, 1))
+                yield result
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 def exists(path: str) -> bool:
@@ -95,7 +195,7 @@ def exists(path: str) -> bool:
     if is_remote(path):
         bucket, name = _bucket_and_name(path)
         with _remote_errors(path):
-            return bucket.blob(name).exists()
+            return bucket.blob(name).exists(**_patience(bucket))
     return os.path.exists(path)
 
 
@@ -104,11 +204,44 @@ def size(path: str) -> int:
     if is_remote(path):
         bucket, name = _bucket_and_name(path)
         with _remote_errors(path):
-            blob = bucket.get_blob(name)
+            blob = bucket.get_blob(name, **_patience(bucket))
         if blob is None:
             raise FileNotFoundError(errno.ENOENT, "not found", path)
         return int(blob.size)
     return os.path.getsize(path)
+
+
+class _Limited(io.BytesIO):
+    """Takes up to `limit` bytes; more end the download that brings them."""
+
+    class Full(Exception):
+        pass
+
+    def __init__(self, limit: int):
+        super().__init__()
+        self.limit = limit
+
+    def write(self, data) -> int:
+        written = super().write(data)
+        if self.tell() > self.limit:
+            raise self.Full
+        return written
+
+
+def _download(bucket, name: str, buffer_type: Callable[[], io.BytesIO]) -> bytes:
+    """A whole object, checked against the checksum kept with it; fetched anew, twice at most, where they differ."""
+    from google.cloud.storage.exceptions import DataCorruption
+
+    for attempt in range(3):
+        buffer = buffer_type()
+        try:
+            with contextlib.suppress(_Limited.Full):
+                bucket.blob(name).download_to_file(buffer, checksum="crc32c", **_patience(bucket))
+            return buffer.getvalue()
+        except DataCorruption:
+            if attempt == 2:
+                raise
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def read_bytes(path: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -121,14 +254,31 @@ def read_bytes(path: str, offset: int = 0, length: int | None = None) -> bytes:
         bucket, name = _bucket_and_name(path)
         if length == 0:
             return b""
+        from google.api_core.exceptions import RequestRangeNotSatisfiable
+
         with _remote_errors(path):
             if offset == 0 and length is None:
-                return bucket.blob(name).download_as_bytes()  # checksummed by the client
+                return _download(bucket, name, io.BytesIO)
             end = None if length is None else offset + length - 1
-            return bucket.blob(name).download_as_bytes(start=offset, end=end)
+            try:
+                return bucket.blob(name).download_as_bytes(start=offset, end=end, **_patience(bucket))
+            except RequestRangeNotSatisfiable:
+                return b""  # the object ends before `offset`
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read() if length is None else file.read(length)
+
+
+def read_whole(path: str, limit: int) -> bytes:
+    """A file's bytes, or its first `limit` + 1 where it is longer, so that an absurd file fills no memory.
+
+    One request, and, unlike a range, checked against the checksum that gs:// keeps.
+    """
+    if not is_remote(path):
+        return read_bytes(path, 0, limit + 1)
+    bucket, name = _bucket_and_name(path)
+    with _remote_errors(path):
+        return _download(bucket, name, lambda: _Limited(limit))[: limit + 1]
 
 
 @contextlib.contextmanager
@@ -137,10 +287,12 @@ def open_read(path: str) -> Iterator[BinaryIO]:
     if is_remote(path):
         bucket, name = _bucket_and_name(path)
         with _remote_errors(path):
-            blob = bucket.get_blob(name)
+            blob = bucket.get_blob(name, **_patience(bucket))
             if blob is None:
                 raise FileNotFoundError(errno.ENOENT, "not found", path)
-            with blob.open("rb", chunk_size=8 << 20) as stream:
+            # Of that generation: an object replaced meanwhile is not read half old and half new.
+            blob = bucket.blob(name, generation=blob.generation)
+            with blob.open("rb", chunk_size=_CHUNK, **_patience(bucket)) as stream:
                 yield stream
     else:
         with open(path, "rb") as stream:
@@ -158,12 +310,10 @@ def create(path: str) -> Iterator[BinaryIO]:
         bucket, name = _bucket_and_name(path)
         with tempfile.TemporaryFile() as file:
             yield file
-            file.seek(0)
+            size = file.tell()
             with _remote_errors(path):
                 # The same bytes under the same name whoever writes them, so a repeated upload is safe to retry.
-                from google.cloud.storage.retry import DEFAULT_RETRY
-
-                bucket.blob(name).upload_from_file(file, checksum="crc32c", retry=DEFAULT_RETRY)
+                bucket.blob(name).upload_from_file(file, rewind=True, size=size, checksum="crc32c", **_patience(bucket))
         return
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = f"{path}.{os.getpid()}-{secrets.token_hex(4)}{INCOMPLETE}"
@@ -190,20 +340,17 @@ def remove(path: str) -> None:
     if is_remote(path):
         bucket, name = _bucket_and_name(path)
         with contextlib.suppress(FileNotFoundError), _remote_errors(path):
-            bucket.blob(name).delete()
+            bucket.blob(name).delete(**_patience(bucket))
         return
     with contextlib.suppress(FileNotFoundError):
         os.remove(path)
 
 
-def remove_tree(folder: str) -> None:
-    """Removes a folder and all below it."""
-    if is_remote(folder):
-        for name, _ in walk(folder):
-            remove(join(folder, name))
-        return
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+def remove_all(paths: Iterable[str]) -> None:
+    """Removes many files, those on gs:// at the same time."""
+    paths = list(paths)
+    for _ in in_parallel(remove, paths, paths[0] if paths else ""):
+        pass
 
 
 def walk(folder: str) -> Iterator[tuple[str, int]]:
@@ -217,11 +364,15 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
     """
     if is_remote(folder):
         bucket, prefix = _bucket_and_name(folder.rstrip("/") + "/")
+        listed = False
         with _remote_errors(folder):
-            for blob in bucket.list_blobs(prefix=prefix, fields="items(name,size),nextPageToken"):
+            for blob in bucket.list_blobs(prefix=prefix, fields="items(name,size),nextPageToken", **_patience(bucket)):
+                listed = True
                 name = blob.name[len(prefix) :]
                 if name and not name.endswith("/") and not any(part.startswith(".") for part in name.split("/")):
                     yield name, int(blob.size or 0)
+        if not listed:
+            raise FileNotFoundError(errno.ENOENT, "no object has a name that begins so", folder)
         return
     pending = [""]
     while pending:
@@ -239,19 +390,37 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
                     yield name, 0  # a dangling link is an input that cannot be read, not one that is not there
 
 
-def names(folder: str) -> set[str]:
-    """Names of the files directly in a folder; empty where there is no such folder. One listing, not one call a file."""
+def sizes(folder: str) -> dict[str, int]:
+    """Name -> bytes of the files directly in a folder; empty where there is no such folder.
+
+    One listing, not one call a file.
+
+    Raises:
+        FileNotFoundError: the bucket of a gs:// folder does not exist.
+    """
     if is_remote(folder):
         bucket, prefix = _bucket_and_name(folder.rstrip("/") + "/")
         with _remote_errors(folder):
             return {
-                b.name[len(prefix) :]
-                for b in bucket.list_blobs(prefix=prefix, delimiter="/", fields="items(name),nextPageToken")
+                blob.name[len(prefix) :]: int(blob.size or 0)
+                for blob in bucket.list_blobs(
+                    prefix=prefix, delimiter="/", fields="items(name,size),nextPageToken", **_patience(bucket)
+                )
             }
+    found = {}
     try:
-        return {entry.name for entry in os.scandir(folder) if entry.is_file()}
+        for entry in os.scandir(folder):
+            with contextlib.suppress(FileNotFoundError):  # renamed or removed since it was listed
+                if entry.is_file():
+                    found[entry.name] = entry.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
-        return set()
+        pass
+    return found
+
+
+def names(folder: str) -> set[str]:
+    """Names of the files directly in a folder; see `sizes`."""
+    return set(sizes(folder))
 
 
 _OPEN_ARCHIVES = threading.local()

@@ -19,3 +19,21 @@ def test_data() -> Path:
     if not (path / "coco" / "instances.json").is_file():
         pytest.fail(f"MASKMILL_TEST_DATA={where} holds no coco/instances.json")
     return path
+
+
+@pytest.fixture
+def gcs(monkeypatch):
+    """An object store on loopback with the bucket `mill`, where gs:// paths lead while the test runs (see gcs.Gcs)."""
+    pytest.importorskip("gcp_storage_emulator", reason="the dev extra is not installed: gs:// tests need an emulator")
+    from gcs import Gcs
+
+    from schemas import storage
+
+    server = Gcs()
+    server.create_bucket("mill")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+    storage._client_of.cache_clear()
+    storage._REACHED.clear()
+    yield server
+    server.close()
+    storage._client_of.cache_clear()

@@ -31,15 +31,18 @@ def run(args: argparse.Namespace) -> int:
         f"what is finished is kept, and the same command resumes; see how far: maskmill status {shlex.quote(out)}"
     )
     outcome = build(config, out, options, overwrite=args.overwrite, quiet=args.json)
+    manifest = outcome.manifest
+    if manifest is None:
+        print(f"the job is written down, not started; whoever starts it builds and finishes {out}")
+        return DONE
     if args.json:
-        manifest = outcome.manifest
         print_json({"out": out, "counts": manifest.counts, "abo": manifest.abo, "digest": manifest.digest})
     else:
         if not outcome.built:
             print(f"{out} was complete already")
-        print("\n".join(summary_lines(outcome.manifest, out)))
+        print("\n".join(summary_lines(manifest, out)))
     if outcome.too_many_failures:
-        counts = outcome.manifest.counts
+        counts = manifest.counts
         rate = counts["failed"] / max(1, counts["written"] + counts["failed"])
         print(
             f"maskmill: {rate:.2%} of the images failed, above --max-failure-rate {options.max_failure_rate:.2%}; "

@@ -37,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in ("workers", "image_timeout", "max_failure_rate")}
     options = RunOptions(**{name: value for name, value in given.items() if value is not None})
     outcome = build(plan.build_config, args.folder, options, quiet=args.json)
+    manifest = outcome.manifest
+    assert manifest is not None, "a local run ends with a manifest"
     if args.json:
-        print_json(
-            {"out": args.folder, "tried_again": again, "counts": outcome.manifest.counts, "abo": outcome.manifest.abo}
-        )
+        print_json({"out": args.folder, "tried_again": again, "counts": manifest.counts, "abo": manifest.abo})
     else:
         print(f"tried {again:,} failed images again")
-        print("\n".join(summary_lines(outcome.manifest, args.folder)))
+        print("\n".join(summary_lines(manifest, args.folder)))
     return TOO_MANY_FAILURES if outcome.too_many_failures else DONE

@@ -118,13 +118,18 @@ def test_a_complete_build_is_left_alone(coco, reference):
     assert {p: p.stat().st_mtime_ns for p in reference.glob("*tfrecord*")} == before
 
 
-@pytest.mark.parametrize("lost", ["shard", "part sidecar", "shard sidecar", "manifest", "torn sidecar"])
+@pytest.mark.parametrize(
+    "lost", ["shard", "part sidecar", "sidecar of a whole shard", "shard sidecar", "manifest", "torn sidecar"]
+)
 def test_whatever_is_lost_is_built_again(lost, coco, reference, tmp_path):
     build(coco, str(tmp_path), RunOptions(workers=0, part_size=8), quiet=True)
     if lost == "shard":
         next(tmp_path.glob("*tfrecord*")).unlink()
     elif lost == "manifest":
         (tmp_path / "manifest.json").unlink()
+    elif lost == "sidecar of a whole shard":
+        (tmp_path / "manifest.json").unlink()
+        next((tmp_path / "_work" / "parts").glob("*.json")).unlink()
     elif lost == "torn sidecar":
         (tmp_path / "_work" / "parts" / "00000-00000.json").write_text('{"shard": 0, ')
         (tmp_path / "_work" / "shards" / "00000.json").unlink()
@@ -135,6 +140,7 @@ def test_whatever_is_lost_is_built_again(lost, coco, reference, tmp_path):
                 path.unlink()
     build(coco, str(tmp_path), IN_PROCESS, quiet=True)
     assert content(tmp_path) == content(reference)
+    assert not list((tmp_path / "_work" / "parts").glob("*.tfrecord"))
 
 
 def test_another_configuration_is_refused_with_the_difference(coco, reference):

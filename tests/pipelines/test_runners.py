@@ -1,0 +1,128 @@
+"""The same bytes on other runners, and clear words within seconds where there is none."""
+
+import time
+
+import pytest
+from clusters import free_port, portable_cluster
+from drawn import content
+
+from pipelines import runners
+from pipelines.build import build
+from pipelines.cli import main
+from pipelines.config import BuildConfig, RunOptions
+from schemas.errors import InputError, UsageError
+
+
+@pytest.fixture(scope="module")
+def reference(coco, tmp_path_factory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("reference")
+    build(coco, str(out), RunOptions(workers=0), quiet=True)
+    return content(out)
+
+
+@pytest.fixture(scope="module")
+def portable(tmp_path_factory) -> list[str]:
+    with portable_cluster(tmp_path_factory.mktemp("cluster")) as flags:
+        yield flags
+
+
+def command(config: BuildConfig, out, *beam: str, workers: int = 0) -> list[str]:
+    args = ["build", "--dataset", config.dataset, "--images", config.images, "--out", str(out)]
+    args += ["--annotations", config.annotations] if config.annotations else []
+    args += [part for spec in config.masks for part in ("--masks", spec)]
+    return [*args, "--part-size", "14", "--workers", str(workers), "--", *beam]
+
+
+def test_a_portable_cluster_gives_the_same_bytes_and_resumes(portable, coco, reference, tmp_path, capsys):
+    assert main(command(coco, tmp_path, *portable, workers=1)) == 0, capsys.readouterr().err
+    assert content(tmp_path) == reference
+    next(tmp_path.glob("*tfrecord*")).unlink()
+    (tmp_path / "_work" / "parts" / "00000-00000.json").unlink()
+    assert main(command(coco, tmp_path, *portable)) == 0, capsys.readouterr().err
+    assert content(tmp_path) == reference
+
+
+def test_workers_with_other_software_refuse(portable, coco, tmp_path, monkeypatch, capsys):
+    from pipelines import build as build_module
+    from pipelines import plan as plan_module
+    from pipelines.provenance import versions
+
+    other = {**versions(), "numpy": "0.1"}
+    monkeypatch.setattr(plan_module, "versions", lambda: other)
+    monkeypatch.setattr(build_module, "versions", lambda: other)
+    assert main(command(coco, tmp_path, *portable)) == 1
+    said = capsys.readouterr().err
+    assert "maskmill: the job on PortableRunner failed (RuntimeError: this worker's software is not the one" in said
+    assert "numpy: '0.1' -> " in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_dask_gives_the_same_bytes(coco, reference, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
+        ) as cluster,
+    ):
+        flags = ["--runner=DaskRunner", f"--dask_client_address={cluster.scheduler_address}"]
+        assert main(command(coco, tmp_path, *flags)) == 0
+    assert content(tmp_path) == reference
+
+
+def test_local_names_of_beam_mean_the_local_runner(coco, tmp_path):
+    for name in ("DirectRunner", "direct", "FnApiRunner"):
+        assert runners.choose((f"--runner={name}",)) == runners.Runner()
+    assert runners.choose(("--runner", "flink", "--x=1")) == runners.Runner("FlinkRunner", ("--x=1",))
+    assert runners.choose(()).is_local
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--runner=DataflwRunner"], 2, "there is no runner 'DataflwRunner'; did you mean DataflowRunner?"),
+        (["--runner=Nonsense"], 2, "there is no runner 'Nonsense'; there are "),
+        (["--runner=no.such.Runner"], 4, "no.such.Runner cannot be loaded"),
+        (["--runner=PortableRunner"], 2, "needs --job_endpoint=HOST:PORT"),
+        (["--runner=PortableRunner", "--job_endpoint=localhost:PORT"], 4, "nobody answers at --job_endpoint=localhost"),
+        (["--runner=FlinkRunner", "--flink_master=localhost:PORT"], 4, "nobody answers at --flink_master=localhost:"),
+        (["--runner=DaskRunner", "--dask_client_address=tcp://localhost:PORT"], 4, "at --dask_client_address=tcp://"),
+        (["--runner=SparkRunner", "--spark_master_url=spark://localhost:PORT"], 4, "at --spark_master_url=spark://"),
+    ],
+)
+def test_what_cannot_run_is_said_within_seconds(flags, code, message, coco, tmp_path, capsys):
+    if "Dask" in flags[0]:
+        pytest.importorskip("distributed")
+    start = time.monotonic()
+    assert main(command(coco, tmp_path / "out", *(f.replace("PORT", str(free_port())) for f in flags))) == code
+    assert time.monotonic() - start < 20
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()  # refused before anything was written
+
+
+def test_a_pool_that_does_not_answer_is_said_too(portable, coco, tmp_path, capsys):
+    flags = [*portable[:-1], f"--environment_config=localhost:{free_port()}"]
+    assert main(command(coco, tmp_path / "out", *flags)) == 4
+    assert "nobody answers at --environment_config=localhost:" in capsys.readouterr().err
+
+
+def test_relative_paths_are_refused_for_workers_elsewhere(coco):
+    flink = runners.Runner("FlinkRunner", ("--flink_master=[local]",))
+    with pytest.raises(
+        UsageError, match=r"--out out is relative, and workers of FlinkRunner have other working folders"
+    ):
+        flink.check(coco, "out")
+
+
+def test_workers_without_the_package_are_named():
+    error = RuntimeError("Traceback ...\nModuleNotFoundError: No module named 'pipelines'\n[while running 'x']")
+    assert isinstance(runners.explain(error, runners.Runner("FlinkRunner")), InputError)
+    assert "do not have maskmill" in str(runners.explain(error, runners.Runner("FlinkRunner")))
+
+
+def test_a_failed_job_is_one_sentence():
+    text = "java.lang.RuntimeException: Error from worker:\nTraceback (most recent call last):\n  File ...\n"
+    text += "OSError: [Errno 5] disk gone [while running 'BuildPart-ptransform-3']\n"
+    said = str(runners.explain(RuntimeError(text), runners.Runner("FlinkRunner")))
+    assert said.startswith("the job on FlinkRunner failed (OSError: [Errno 5] disk gone); its workers' logs say more")
