@@ -22,6 +22,7 @@ from schemas.manifest import FAILURES, IMAGES, MANIFEST, WORK, Manifest, is_shar
 
 _LOG = logging.getLogger("maskmill")
 _ATTEMPTS = 3  # runs of the graph in one command; a killed worker fails a local run, and the rest is built by the next
+_WORTH_TIMING = 2000  # images; below, a sample would take longer than it saves
 _OWN_FILES = {MANIFEST, FAILURES, IMAGES, "features.json", "dataset_info.json", "report.html", "report.json"}
 
 
@@ -107,7 +108,14 @@ def _clear(folder: str) -> None:
         storage.remove_all([storage.join(work, name) for name, _ in storage.walk(work) if name != "lock"])
 
 
-def plan_or_resume(config: BuildConfig, folder: str, part_size: int = 0) -> Plan:
+def _pace(config: BuildConfig, lines: list[bytes]) -> float | None:
+    """How fast images are built, where it is worth knowing: for a cluster, and for more than a few parts."""
+    from pipelines.estimate import seconds_per_image
+
+    return seconds_per_image(config, lines) if len(lines) >= _WORTH_TIMING else None
+
+
+def plan_or_resume(config: BuildConfig, folder: str, part_size: int = 0, *, timed: bool = False) -> Plan:
     """The plan of the folder when it is one of this configuration, or a new one.
 
     Raises:
@@ -119,7 +127,7 @@ def plan_or_resume(config: BuildConfig, folder: str, part_size: int = 0) -> Plan
             raise UsageError(
                 f"{folder} holds a finished data set without its {WORK} folder; choose another --out or --overwrite"
             )
-        return make_plan(config, folder, part_size)
+        return make_plan(config, folder, part_size, _pace) if timed else make_plan(config, folder, part_size)
     if plan.requested != config.to_dict():
         lines = "\n".join(difference(plan.requested, config.to_dict()))
         raise UsageError(
@@ -154,14 +162,17 @@ def build(
     Raises:
         InputError, UsageError, DamageError: see their texts; the folder can be resumed after each of them.
     """
+    timed = False
     if run.beam_args:
         from pipelines.runners import choose  # Beam takes a second to import
 
-        choose(run.beam_args).check(config, folder)  # before inputs are listed, which can take long
+        runner = choose(run.beam_args)
+        runner.check(config, folder)  # before inputs are listed, which can take long
+        timed = not runner.is_local
     with output_errors(folder), _lock(folder):
         if overwrite:
             _clear(folder)
-        plan = plan_or_resume(config, folder, run.part_size)
+        plan = plan_or_resume(config, folder, run.part_size, timed=timed)
         manifest = _finished(folder, plan)
         if manifest is None:
             if not _run_until_whole(folder, plan, run, quiet):

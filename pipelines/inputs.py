@@ -32,8 +32,9 @@ class Input:
 
     def to_json(self) -> bytes:
         """One line of the plan, without the line end. Defaults are left out: there can be millions of lines."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        fields["location"] = list(dataclasses.astuple(self.location))
+        at = self.location
+        fields = {name: getattr(self, name) for name in _FIELDS}
+        fields["location"] = [at.path, at.offset, at.size, at.deflated, at.plain]
         line = {k: v for k, v in fields.items() if v not in ("", -1, None, ())}
         return json.dumps(line, separators=(",", ":"), sort_keys=True).encode("ascii")
 
@@ -46,6 +47,9 @@ class Input:
             fields["size"] = tuple(fields["size"])
         fields["annotations"] = tuple(fields.get("annotations", ()))
         return cls(**fields)
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Input))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pipelines.config import BuildConfig
 from pipelines.inputs import Input, Refusal
@@ -29,6 +29,8 @@ FORMAT = 1
 IMAGES_PER_SHARD = 1000
 MIN_SHARD_IMAGES = 16  # small data sets get up to 16 shards of this many, so that readers have something to shuffle
 IMAGES_PER_PART = 128
+PART_SECONDS = 90.0
+_KEY_BYTES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Plan:
 
 def order_key(seed: int, identity: str) -> bytes:
     """Where an input comes in the order of records: 16 bytes, uniform and independent of all other inputs."""
-    return hashlib.sha256(f"{seed}\0{identity}".encode("utf-8", "surrogatepass")).digest()[:16]
+    return hashlib.sha256(f"{seed}\0{identity}".encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
 
 
 def list_inputs(config: BuildConfig, source) -> tuple[list[bytes], list[Refusal]]:
@@ -103,25 +105,28 @@ def list_inputs(config: BuildConfig, source) -> tuple[list[bytes], list[Refusal]
 
     Duplicated ids are refused here: of several inputs with one id the first in the order of their lines is kept.
     """
-    entries: list[tuple[bytes, bytes]] = []
+    entries: list[bytes] = []  # key and line in one object: there can be millions
     refused: list[Refusal] = []
     for item in source.list_inputs():
         if isinstance(item, Refusal):
             refused.append(item)
         else:
-            entries.append((order_key(config.seed, item.id), item.to_json()))
+            entries.append(order_key(config.seed, item.id) + item.to_json())
     entries.sort()
-    lines: list[bytes] = []
+    kept = 0
     last = b""
-    for key, line in entries:
+    for entry in entries:
+        key, line = entry[:_KEY_BYTES], entry[_KEY_BYTES:]
         if key == last:
             identity = json.loads(line)["id"]
             refused.append(Refusal(identity, "list", "duplicate_id", "another input has the same id"))
         else:
-            lines.append(line)
+            entries[kept] = line  # in place, behind the one being looked at
+            kept += 1
         last = key
+    del entries[min(kept, config.limit or kept) :]
     refused.sort(key=lambda r: (r.id, r.reason, r.message))
-    return (lines[: config.limit] if config.limit else lines), refused
+    return entries, refused
 
 
 def default_num_shards(images: int) -> int:
@@ -134,13 +139,28 @@ def split_evenly(count: int, pieces: int) -> list[range]:
     return [range(i * count // pieces, (i + 1) * count // pieces) for i in range(pieces)]
 
 
-def make_plan(config: BuildConfig, folder: str, part_size: int = 0) -> Plan:
+def images_per_part(seconds: float | None) -> int:
+    """How many images make about `PART_SECONDS` of work, where one takes `seconds`; the default where that is unknown.
+
+    Parts are what a cluster deals out, tries again and cannot divide: long enough that starting one costs nothing, short
+    enough that the last one is not waited for.
+    """
+    return max(16, min(512, round(PART_SECONDS / seconds))) if seconds else IMAGES_PER_PART
+
+
+def make_plan(
+    config: BuildConfig,
+    folder: str,
+    part_size: int = 0,
+    pace: Callable[[BuildConfig, list[bytes]], float | None] = lambda config, lines: None,
+) -> Plan:
     """Lists the inputs and writes the plan below `folder`.
 
     Args:
         config: what to build.
         folder: the build's folder.
-        part_size: images per part; 0 means `IMAGES_PER_PART`.
+        part_size: images per part; 0 means what `images_per_part` says of `pace`. It changes no byte of the shards.
+        pace: seconds per image, measured on some of the lines, or None; see `pipelines.estimate.seconds_per_image`.
 
     Raises:
         InputError: the data set cannot be read, or has no inputs at all.
@@ -153,6 +173,7 @@ def make_plan(config: BuildConfig, folder: str, part_size: int = 0) -> Plan:
     shards = config.num_shards or default_num_shards(len(lines))
     if lines and shards > len(lines):
         raise UsageError(f"--num-shards {shards} is more than the {len(lines)} images there are")
+    part_size = part_size or images_per_part(pace(config, lines))
     resolved = {**config.to_dict(), "num_shards": shards}
     identity = hashlib.sha256(digest([resolved, versions()]).encode())
     for line in lines:
@@ -170,7 +191,7 @@ def make_plan(config: BuildConfig, folder: str, part_size: int = 0) -> Plan:
     with storage.create(storage.join(folder, WORK, LINES)) as file:
         for shard, images in enumerate(split_evenly(len(lines), shards)):
             tasks = []
-            pieces = max(1, math.ceil(len(images) / (part_size or IMAGES_PER_PART)))
+            pieces = max(1, math.ceil(len(images) / part_size))
             for part, piece in enumerate(split_evenly(len(images), pieces)):
                 block = b"".join(lines[images.start + i] + b"\n" for i in piece)
                 member = gzip.compress(block, compresslevel=6, mtime=0)

@@ -17,7 +17,7 @@ from schemas.errors import ImageError, InputError
 MAX_FILE_BYTES = 256 << 20  # no picture within the pixel limit needs more; a larger file is refused unread
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)  # there can be millions
 class Location:
     """Where the bytes of one file are.
 

@@ -132,19 +132,20 @@ class ImageNet:
                 files.append((name, location))
         if self.ground_truth:
             by_file = self._match_ground_truth(files, read_ground_truth(self.ground_truth, order))
+            present = set(by_file.values())
         else:
-            by_file = {name: synset for name, _ in files if (synset := _synset_of(name))}
-            if files and not by_file:
+            present = {_synset_of(name) for name, _ in files} - {""}
+            if files and not present:
                 raise InputError(
                     f"{self.images} has no synset folders (n01440764/...); for the flat validation set give "
                     "--ground-truth, for any other tree of pictures use --dataset folder"
                 )
-        known = sorted(names if names else set(names) | set(by_file.values()))
+        known = sorted(names if names else present)
         index = {synset: label for label, synset in enumerate(known)}
         whole = f"all {len(known)} of the list given" if names else f"the {len(known)} synsets present"
         self.labels = f"0..{len(known) - 1} in sorted order of {whole}"
         for name, location in files:
-            synset = by_file.get(name, "")
+            synset = by_file.get(name, "") if self.ground_truth else _synset_of(name)
             yield Input(name, location, "", index.get(synset, -1), synset, names.get(synset, ""))
 
     def _match_ground_truth(self, files, rows) -> dict[str, str]:

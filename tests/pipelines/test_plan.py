@@ -162,3 +162,22 @@ def test_a_torn_plan_is_said(tmp_path):
 def test_configurations_that_mean_nothing(changes, message):
     with pytest.raises(UsageError, match=message):
         dataclasses.replace(CONFIG, **changes)
+
+
+def test_parts_are_sized_by_what_an_image_takes():
+    from pipelines.plan import images_per_part
+
+    assert [images_per_part(s) for s in (None, 0.001, 0.5, 1.0, 60.0)] == [128, 512, 180, 90, 16]
+
+
+def test_the_pace_is_measured_only_where_asked_and_changes_no_identity(coco, tmp_path, monkeypatch):
+    from pipelines import build
+    from pipelines.plan import make_plan
+
+    monkeypatch.setattr(build, "_WORTH_TIMING", 10)
+    fixed = make_plan(coco, str(tmp_path / "fixed"))
+    timed = build.plan_or_resume(coco, str(tmp_path / "timed"), timed=True)
+    slow = make_plan(coco, str(tmp_path / "slow"), pace=lambda config, lines: 60.0)
+    assert timed.digest == fixed.digest == slow.digest
+    assert [len(parts) for parts in timed.parts] == [1, 1]
+    assert [len(parts) for parts in slow.parts] == [2, 2]

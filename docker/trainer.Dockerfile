@@ -1,0 +1,28 @@
+# Trainer image.
+#
+#     docker build --platform linux/amd64 -f docker/trainer.Dockerfile --build-arg ACCELERATOR=cuda12 -t IMAGE .
+#
+# ACCELERATOR is an extra of JAX: cuda12 (the CUDA libraries come as wheels; the host needs NVIDIA's driver and container
+# toolkit), cuda13, or tpu (run it on the TPU machine itself, with --privileged --net=host).
+ARG PYTHON=3.11
+
+FROM python:${PYTHON}-slim AS build
+ARG ACCELERATOR=cuda12
+WORKDIR /src
+COPY constraints.txt setup.py pyproject.toml README.md LICENSE ./
+COPY schemas schemas
+COPY masks masks
+COPY pipelines pipelines
+COPY training training
+RUN python -m venv /opt/maskmill \
+ && /opt/maskmill/bin/pip install --no-cache-dir -c constraints.txt ".[train]" google-cloud-storage "jax[${ACCELERATOR}]"
+
+FROM python:${PYTHON}-slim
+COPY --from=build /opt/maskmill /opt/maskmill
+ENV PATH=/opt/maskmill/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    TF_CPP_MIN_LOG_LEVEL=2
+RUN useradd --create-home --uid 1000 miller
+USER miller
+WORKDIR /home/miller
+ENTRYPOINT ["detcon"]

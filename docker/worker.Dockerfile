@@ -1,0 +1,38 @@
+# Worker image for Beam runners (Dataflow, Flink and Spark with --environment_type=DOCKER or a worker pool).
+#
+#     docker build --platform linux/amd64 -f docker/worker.Dockerfile -t IMAGE .
+#
+# PYTHON and BEAM must be those of the machine that submits; a worker whose packages differ from the plan's refuses to work.
+ARG PYTHON=3.11
+ARG BEAM=2.77.0
+
+FROM apache/beam_python${PYTHON}_sdk:${BEAM} AS beam
+
+FROM python:${PYTHON}-slim AS build
+WORKDIR /src
+COPY constraints.txt setup.py pyproject.toml README.md LICENSE ./
+COPY schemas schemas
+COPY masks masks
+COPY pipelines pipelines
+COPY training training
+RUN python -m venv /opt/maskmill \
+ && /opt/maskmill/bin/pip install --no-cache-dir -c constraints.txt ".[gcp]"
+
+FROM python:${PYTHON}-slim
+# The launcher that every Beam worker container starts with. It must not make an environment of its own: ours has it all.
+COPY --from=beam /opt/apache/beam /opt/apache/beam
+COPY --from=build /opt/maskmill /opt/maskmill
+ENV PATH=/opt/maskmill/bin:$PATH \
+    RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1 \
+    PYTHONUNBUFFERED=1
+# Compiled for a fixed processor (AVX2, any cloud machine since 2015), not for the one that builds the image: code cached for
+# another processor would be compiled again by every worker.
+ENV NUMBA_CPU_NAME=x86-64-v3 \
+    NUMBA_CPU_FEATURES="" \
+    NUMBA_CACHE_DIR=/opt/kernels
+RUN useradd --create-home --uid 1000 miller \
+ && install -d -o miller /opt/kernels
+USER miller
+RUN maskmill warmup
+WORKDIR /tmp
+ENTRYPOINT ["/opt/apache/beam/boot"]

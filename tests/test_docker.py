@@ -1,0 +1,116 @@
+"""The images and the template as far as they can be checked without an engine that builds them."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import COMMANDS, build_parser
+
+ROOT = Path(__file__).parent.parent
+DOCKER = ROOT / "docker"
+FILES = sorted(DOCKER.glob("*.Dockerfile"))
+
+
+def instructions(path: Path) -> list[tuple[str, str]]:
+    """(instruction, arguments) of a Dockerfile, continued lines joined, comments left out."""
+    text = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.M)
+    lines = [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines() if line.strip()]
+    return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in lines]
+
+
+def final_stage(path: Path) -> list[tuple[str, str]]:
+    steps = instructions(path)
+    last = max(i for i, (word, _) in enumerate(steps) if word == "FROM")
+    return steps[last:]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_every_instruction_is_known_and_what_is_copied_is_there(path):
+    known = {"FROM", "ARG", "COPY", "RUN", "ENV", "USER", "WORKDIR", "ENTRYPOINT"}
+    stages, ignored = set(), (ROOT / ".dockerignore").read_text().splitlines()
+    for word, rest in instructions(path):
+        assert word in known
+        if word == "FROM" and " AS " in rest:
+            stages.add(rest.rsplit(" ", 1)[1])
+        if word == "COPY":
+            *sources, _ = [part for part in rest.split() if not part.startswith("--")]
+            stage = re.match(r"--from=(\S+)", rest)
+            if stage:
+                assert stage[1] in stages
+                continue
+            for source in sources:
+                assert (ROOT / source).exists(), source
+                assert f"!{source.split('/')[0]}" in ignored, f"{source} is not sent to the builder"
+        if word == "ENTRYPOINT":
+            assert isinstance(json.loads(rest), list)
+
+
+def test_every_package_that_is_installed_is_copied():
+    rooms = re.search(r"^ROOMS = (\[.*\])", (ROOT / "setup.py").read_text(), re.M)
+    for name in ("worker", "trainer"):
+        copied = [rest.split()[0] for word, rest in instructions(DOCKER / f"{name}.Dockerfile") if word == "COPY"]
+        assert set(json.loads(rooms[1].replace("'", '"'))) <= set(copied)
+
+
+@pytest.mark.parametrize("name", ["worker", "trainer"])
+def test_images_end_without_build_tools_and_without_root(name):
+    steps = final_stage(DOCKER / f"{name}.Dockerfile")
+    users = [rest for word, rest in steps if word == "USER"]
+    assert users
+    assert users[-1] != "root"
+    commands = " ".join(rest for word, rest in steps if word == "RUN")
+    assert "pip install" not in commands
+    assert "apt-get" not in commands
+
+
+def test_the_worker_starts_beams_launcher_with_kernels_compiled():
+    steps = final_stage(DOCKER / "worker.Dockerfile")
+    assert ("ENTRYPOINT", '["/opt/apache/beam/boot"]') in steps
+    ran = next(rest for word, rest in steps if word == "RUN" and rest.startswith("maskmill"))
+    assert ran.split()[1] in COMMANDS
+    order = [word for word, rest in steps if word == "USER" or rest == ran]
+    assert order == ["USER", "RUN"]  # by the user who reads the cache, or Numba would not use it
+
+
+def test_the_image_has_the_beam_that_is_pinned():
+    pinned = re.search(r"^apache-beam==(\S+)", (ROOT / "constraints.txt").read_text(), re.M)[1]
+    assert ("ARG", f"BEAM={pinned}") in instructions(DOCKER / "worker.Dockerfile")
+
+
+def flex_main():
+    spec = importlib.util.spec_from_file_location("flex_main", DOCKER / "flex_main.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_templates_parameters_are_options_of_build():
+    metadata = json.loads((DOCKER / "flex_template_metadata.json").read_text())
+    parameters = {p["name"]: p for p in metadata["parameters"]}
+    assert list(metadata) == ["name", "description", "parameters"]
+    assert set(parameters) == set(flex_main().OWN)
+    assert {n for n, p in parameters.items() if not p.get("isOptional")} == {"dataset", "images", "masks", "out"}
+    for parameter in parameters.values():
+        assert {"name", "label", "helpText", "paramType"} <= set(parameter)
+        for pattern in parameter.get("regexes", []):
+            re.compile(pattern)
+
+
+def test_the_launchers_words_become_a_command():
+    words = ["--dataset=folder", "--images=gs://b/i", "--masks=fh;grid(n=(1, 2))", "--num_shards=7", "--seed="]
+    words += ["--out=gs://b/o", "--runner=DataflowRunner", "--job_name=x", "--template_location=gs://b/t"]
+    command = flex_main().split_flags(words)
+    own, beam = command[: command.index("--")], command[command.index("--") + 1 :]
+    args = build_parser().parse_args(own)
+    assert (args.dataset, args.images, args.out, args.num_shards, args.seed) == (
+        "folder",
+        "gs://b/i",
+        "gs://b/o",
+        7,
+        None,
+    )
+    assert args.masks == ["fh", "grid(n=(1, 2))"]
+    assert beam == ["--runner=DataflowRunner", "--job_name=x", "--template_location=gs://b/t"]
