@@ -86,12 +86,13 @@ def seconds_per_image(config: BuildConfig, lines: list[bytes]) -> float | None:
             except ImageError:
                 continue  # could not be read; says nothing about the others
             seconds.append(time.perf_counter() - start)
-            if time.perf_counter() - begin > SAMPLE_SECONDS:
+            if len(seconds) == 1:
+                begin = time.perf_counter()  # the first one pays for the child's start, which may compile kernels
+            elif time.perf_counter() - begin > SAMPLE_SECONDS:
                 break
     finally:
         child.close()
-    steady = seconds[1:] or seconds  # the first one pays for the child's start
-    return sum(steady) / len(steady) if steady else None
+    return sum(seconds[1:]) / len(seconds[1:]) if len(seconds) > 1 else None
 
 
 def estimate(config: BuildConfig, out: str, cores: int, part_size: int = 0) -> Estimate:
@@ -107,6 +108,7 @@ def estimate(config: BuildConfig, out: str, cores: int, part_size: int = 0) -> E
     lines, refused = list_inputs(config, source)
     settings = Settings(config.masks, config.max_pixels, config.masks_only, config.bad_annotations == "drop")
     builder = ImageBuilder(settings)
+    builder.warm_up()  # compiling the kernels would otherwise use up the time for the sample
     seconds: list[float] = []
     sizes: list[int] = []
     failures = 0
