@@ -35,6 +35,14 @@ $(VENV)/dev: $(VENV)/base
 demo: $(VENV)/base
 	$(BIN)/python -m pipelines.demo --out demo-out
 
+demo-out/dataset/manifest.json:
+	$(MAKE) demo
+
+train-demo: $(VENV)/train demo-out/dataset/manifest.json
+	$(BIN)/detcon train --preset smoke_cpu --data demo-out/dataset --workdir demo-out/run \
+	  --set batch_size=8 --set epochs=150 --set optim.warmup_epochs=10 --set log.log_every=2
+	$(BIN)/python -m training.curve demo-out/run
+
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q $(PYTEST_ARGS)
 

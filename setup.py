@@ -12,9 +12,9 @@ VERSION = "0.1.0"
 BASE = [
     "apache-beam>=2.77",
     "google-crc32c>=1.5",
-    "imagesize>=1.4.1",
+    # No wheel for Linux on ARM; there everything but mcg works.
+    'higra>=0.6.12; platform_system != "Linux" or platform_machine == "x86_64"',
     "jinja2>=3.1",
-    "matplotlib>=3.9",
     "numba>=0.61",
     "numpy>=2.0",
     "opencv-python-headless>=4.11",
@@ -28,14 +28,17 @@ BASE = [
     "scipy>=1.13",
 ]
 TRAIN = [
+    "etils[epath]>=1.7",
     "flax>=0.12.8",
     "jax>=0.10.2",
+    "matplotlib>=3.9",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "safetensors>=0.5",
     "tensorboardX>=2.6",
     "tensorflow>=2.19",
 ]
+RANKER = ["lightgbm>=4.3"]
 GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
 DEV = [
     "dask>=2024.8",
@@ -63,8 +66,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     packages=[p for room in ROOMS for p in find_packages(include=[room, f"{room}.*"])],
-    package_data={room: ["*.proto", "*.json", "*.npz", "*.html", "*.css", "*.js", "*.j2", "*.yaml"] for room in ROOMS},
+    package_data={
+        "": ["*.proto", "*.json", "*.npz", "*.html", "*.css", "*.js", "*.j2", "*.yaml"],
+        "masks.mcg": ["models/*.npz", "models/*.json"],
+    },
     install_requires=BASE,
-    extras_require={"train": TRAIN, "gcp": GCP, "dev": DEV + TRAIN + GCP},
+    extras_require={"train": TRAIN, "gcp": GCP, "ranker": RANKER, "dev": DEV + TRAIN + GCP + RANKER},
     entry_points={"console_scripts": ["maskmill=pipelines.cli:main", "detcon=training.cli:main"]},
 )

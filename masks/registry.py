@@ -22,6 +22,12 @@ GENERATORS = {
     "fh": "masks.felzenszwalb:Felzenszwalb",
     "grid": "masks.grid:Grid",
     "gt": "masks.ground_truth:GroundTruth",
+    "mcg": "masks.mcg.generator:Mcg",
+}
+# Masks made elsewhere. They read files, so they live where files are read, and have no meaning without a path.
+IMPORTED = {
+    "mcg_mat": "pipelines.imported:MatProposals",
+    "coco_json": "pipelines.imported:JsonResults",
 }
 
 
@@ -38,11 +44,12 @@ class Generator(Protocol):
 
 def generator_class(name: str) -> type:
     """The generator registered as `name`; UsageError lists the names there are."""
-    if name not in GENERATORS:
-        near = difflib.get_close_matches(name, GENERATORS, n=1)
+    known = {**GENERATORS, **IMPORTED}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"unknown mask generator {name!r}; there are {', '.join(sorted(GENERATORS))}{hint}")
-    module, _, attribute = GENERATORS[name].partition(":")
+        raise UsageError(f"unknown mask generator {name!r}; there are {', '.join(sorted(known))}{hint}")
+    module, _, attribute = known[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -102,7 +109,7 @@ def parse_spec(spec: str) -> Generator:
 
 def canonical_spec(generator: Generator) -> str:
     """The spec string with every parameter written out; `parse_spec` of it gives an equal generator."""
-    name = next(n for n in GENERATORS if generator_class(n) is type(generator))
+    name = next(n for n in (*GENERATORS, *IMPORTED) if generator_class(n) is type(generator))
     params = ", ".join(
         f"{f.name}={getattr(generator, f.name)!r}" for f in dataclasses.fields(generator_class(name)) if f.init
     )

@@ -21,8 +21,12 @@ COMMANDS = {
     "build": "build a mask dataset, or resume one",
     "status": "how far a build is, from any machine",
     "retry": "build again the parts in which images failed",
+    "report": "make the mask-quality report again, or measure against other annotations",
+    "compare": "compare the mask quality of two datasets, image by image",
     "validate": "check every byte and record of a dataset against its manifest",
     "view": "draw one image with its masks and ground truth",
+    "import": "build a dataset whose masks were made elsewhere: MCG's .mat files, or any segmenter's COCO results",
+    "ranker": "train the models of mcg from your own annotated pictures",
     "warmup": "compile the kernels once per machine, for worker images",
 }
 
@@ -79,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.command:
         parser.print_help()
         return 2
-    if beam_args and args.command != "build":
+    if beam_args and args.command not in ("build", "import", "ranker", "report"):
         print(f"maskmill: arguments after -- are for Beam; {args.command} runs no Beam job of yours", file=sys.stderr)
         return 2
     args.beam_args = beam_args

@@ -14,18 +14,26 @@ from importlib import resources
 
 from pipelines import cli
 
-MASKS = ("fh(scales=(500, 1000, 1500))", "grid(n=(1, 2, 5, 10))", "gt()")
+MASKS = ("fh(scales=(500, 1000, 1500))", "mcg(top=16)", "grid(n=(1, 2, 5, 10))", "gt()")
 
 
 def write_pictures(folder: str) -> str:
     """Copies the photographs into `folder` and our annotations beside it; returns the annotations' path."""
     import skimage.data
+    from PIL import Image
 
     annotations = resources.files("pipelines").joinpath("demo_instances.json").read_text()
     source = os.path.dirname(skimage.data.__file__)
     os.makedirs(folder, exist_ok=True)
     for image in json.loads(annotations)["images"]:
-        shutil.copyfile(os.path.join(source, image["file_name"]), os.path.join(folder, image["file_name"]))
+        name = image["file_name"]
+        if name.endswith(
+            ".png"
+        ):  # the same pixels without a colour profile that PNG readers complain of, each in its way
+            with Image.open(os.path.join(source, name)) as picture:
+                picture.save(os.path.join(folder, name), icc_profile=None)
+        else:
+            shutil.copyfile(os.path.join(source, name), os.path.join(folder, name))
     path = os.path.join(os.path.dirname(folder), "instances.json")
     with open(path, "w", encoding="utf-8") as file:
         file.write(annotations)

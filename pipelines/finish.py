@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,12 +16,15 @@ from pipelines.assemble import load_shards
 from pipelines.decode import DECODER
 from pipelines.part import Sidecar, load_sidecar, sidecar_path
 from pipelines.plan import PartTask, Plan, read_part, read_refused
+from pipelines.report.series import Series, series_of, widest
+from pipelines.report.statistics import ReportStats
 from schemas import storage
 from schemas.errors import DamageError
 from schemas.example import SCHEMA_VERSION
 from schemas.manifest import FAILURES, IMAGES, MANIFEST, Manifest, digest
 from schemas.stats import LayerSums
 
+_LOG = logging.getLogger("maskmill")
 _STAGES = ("decode", "annotate", "overlap", "encode")
 
 
@@ -46,8 +50,9 @@ def _checked_sidecar(folder: str, task: PartTask) -> Sidecar:
     return sidecar
 
 
-def image_schema(layers: list[str], stages: list[str]) -> pa.Schema:
-    """Columns of `images.parquet`: identity, size, then per layer masks, coverage and ABO sum, then ms per stage."""
+def image_schema(series: Sequence[Series], stages: list[str]) -> pa.Schema:
+    """Columns of `images.parquet`: identity, size, then per layer masks, coverage and ABO sum, per union of layers the ABO
+    sum, then ms per stage."""
     columns = [
         ("id", pa.string()),
         ("source_id", pa.string()),
@@ -63,25 +68,24 @@ def image_schema(layers: list[str], stages: list[str]) -> pa.Schema:
         ("crowds", pa.int32()),
         ("dropped_annotations", pa.int32()),
     ]
-    for layer in layers:
-        columns += [
-            (f"{layer}/masks", pa.int32()),
-            (f"{layer}/coverage", pa.float64()),
-            (f"{layer}/iou_units", pa.int64()),
-        ]
+    for one in series:
+        if one.kind == "layer":
+            columns += [(f"{one.name}/masks", pa.int32()), (f"{one.name}/coverage", pa.float64())]
+        columns.append((f"{one.name}/iou_units", pa.int64()))
     columns += [(f"ms/{stage}", pa.float64()) for stage in stages]
     return pa.schema(columns)
 
 
-def image_row(row: dict, shard: int, layers: list[str], stages: list[str]) -> dict:
+def image_row(row: dict, shard: int, series: Sequence[Series], stages: list[str]) -> dict:
     """A sidecar's row as a row of `image_schema`."""
     flat = {name: value for name, value in row.items() if name not in ("masks", "covered_px", "iou_units", "ms")}
     flat["shard"] = shard
     pixels = row["height"] * row["width"]
-    for i, layer in enumerate(layers):
-        flat[f"{layer}/masks"] = row["masks"][i]
-        flat[f"{layer}/coverage"] = row["covered_px"][i] / pixels
-        flat[f"{layer}/iou_units"] = row["iou_units"][i]
+    for i, one in enumerate(series):
+        if one.kind == "layer":
+            flat[f"{one.name}/masks"] = row["masks"][i]
+            flat[f"{one.name}/coverage"] = row["covered_px"][i] / pixels
+        flat[f"{one.name}/iou_units"] = row["iou_units"][i]
     for stage in stages:
         flat[f"ms/{stage}"] = row["ms"].get(stage, math.nan)
     return flat
@@ -132,8 +136,10 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
     layers = [layer for generator in generators for layer in generator.layers]
     names = [layer.name for layer in layers]
     stages = [*_STAGES, *dict.fromkeys(layer.generator for layer in layers)]
+    series = series_of(layers)
     totals = Totals(sums=[LayerSums() for _ in layers])
-    schema = image_schema(names, stages)
+    stats = ReportStats.zero(len(layers), len(series))
+    schema = image_schema(series, stages)
     with (
         storage.create(storage.join(folder, FAILURES)) as ledger,
         storage.create(storage.join(folder, IMAGES)) as table,
@@ -149,7 +155,9 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
                     ledger.write(_ledger_line(failure))
                 for row in sidecar.rows:
                     totals.add(row)
-                rows = [image_row(row, sidecar.shard, names, stages) for row in sidecar.rows]
+                stats.add_rows(sidecar.rows, widest(layers))
+                stats.add_facts(sidecar.facts)
+                rows = [image_row(row, sidecar.shard, series, stages) for row in sidecar.rows]
                 if rows:
                     writer.write_table(pa.Table.from_pylist(rows, schema=schema))
     counts = {
@@ -189,8 +197,23 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         storage.join(folder, "features.json"), tfds_metadata.features_json(masks_only=plan.config["masks_only"])
     )
     storage.write_bytes(storage.join(folder, "dataset_info.json"), tfds_metadata.dataset_info_json(manifest))
+    _report(folder, manifest, stats)
     storage.write_bytes(storage.join(folder, MANIFEST), manifest.to_json())
     return manifest
+
+
+def _report(folder: str, manifest: Manifest, stats: ReportStats) -> None:
+    """Writes the report. A page that cannot be made costs nobody a data set: it can be made again from the folder."""
+    from pipelines.report.make import write_report
+
+    try:
+        write_report(folder, manifest, stats)
+    except OSError:
+        raise  # the folder cannot be written, which the manifest would meet next
+    except Exception as error:
+        _LOG.exception(
+            "the report could not be made (%s); the data set is whole. Try: maskmill report %s", error, folder
+        )
 
 
 def _ledger_line(fields: dict) -> bytes:

@@ -8,16 +8,16 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from masks.overlap import best_iou, covered_pixels
 from masks.registry import parse_specs
 from pipelines.annotations import parse_annotations
 from pipelines.decode import decode_image
 from pipelines.inputs import Input, Refusal
+from pipelines.report.facts import measure
+from pipelines.report.series import series_of
 from schemas.errors import ImageError
 from schemas.example import ImageExample, encode_example
 from schemas.image import ImageRecord
 from schemas.mask import MaskSet
-from schemas.stats import iou_units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +37,14 @@ class Built:
     Attributes:
         payload: the serialized Example; empty when refused.
         refusal: why there is no record, or None.
-        row: the image's row of `images.parquet` (see `row_of`); {} when refused. JSON-able.
+        row: the image's row of `images.parquet` (see `image_row`); {} when refused. JSON-able.
+        facts: what the report measures of it (see `Measured.facts`); {} when refused. JSON-able.
     """
 
     payload: bytes
     refusal: Refusal | None
     row: dict
+    facts: dict = dataclasses.field(default_factory=dict)
 
 
 class Stopwatch:
@@ -67,6 +69,7 @@ class ImageBuilder:
         self.settings = settings
         self.generators = parse_specs(list(settings.masks))
         self.layers = tuple(layer for generator in self.generators for layer in generator.layers)
+        self.series = series_of(self.layers)
 
     def warm_up(self) -> None:
         """Runs every generator on a tiny picture, so that compiled code is loaded before any picture is timed."""
@@ -108,12 +111,7 @@ class ImageBuilder:
         if not any(len(m) for m in masks):
             raise ImageError("no_masks", "masks", "no layer has a mask for this image")
         with watch.stage("overlap"):
-            overlaps = [best_iou(m, annotations, height, width) for m in masks]
-            covered = [
-                covered_pixels(m, height, width, disjoint=layer.disjoint)
-                for m, layer in zip(masks, self.layers, strict=True)
-            ]
-        best = np.asarray(overlaps, np.float64).reshape(len(masks), len(annotations))
+            measured = measure(masks, self.layers, self.series, annotations, height, width)
         with watch.stage("encode"):
             try:
                 payload = encode_example(
@@ -130,12 +128,11 @@ class ImageBuilder:
                         text=item.text,
                         masks=tuple(masks),
                         annotations=annotations,
-                        best_iou=best,
+                        best_iou=measured.best,
                     )
                 )
             except (ValueError, TypeError) as error:
                 raise ImageError("encode_error", "encode", f"{type(error).__name__}: {error}") from error
-        singles = ~annotations.is_crowd
         row = {
             "id": item.id,
             "source_id": item.source_id,
@@ -146,15 +143,15 @@ class ImageBuilder:
             "stored_bytes": len(picture.stored),
             "record_bytes": len(payload),
             "reencoded": picture.note,
-            "instances": int(singles.sum()),
+            "instances": int((~annotations.is_crowd).sum()),
             "crowds": int(annotations.is_crowd.sum()),
             "dropped_annotations": dropped,
             "masks": [len(m) for m in masks],
-            "covered_px": covered,
-            "iou_units": [iou_units(row[singles]) for row in best],
+            "covered_px": measured.covered_px,
+            "iou_units": measured.iou_units,
             "ms": {name: round(ms, 3) for name, ms in watch.ms.items()},
         }
-        return Built(payload, None, row)
+        return Built(payload, None, row, measured.facts)
 
     @staticmethod
     def _generate(generator, name: str, record: ImageRecord) -> tuple[MaskSet, ...]:

@@ -137,7 +137,7 @@ class ChildProcess:
                     return Built(b"", lost, {})
                 continue
             refusal = Refusal(**{**head["refusal"], "attempts": attempt}) if head["refusal"] else None
-            return Built(payload, refusal, head["row"])
+            return Built(payload, refusal, head["row"], head["facts"])
         raise AssertionError("unreachable: the last attempt returns")
 
     def _post_mortem(self, item: Input, attempt: int) -> Refusal:
@@ -183,6 +183,6 @@ def serve() -> None:
             built = builder.build(Input.from_json(head["item"].encode()), data)
             signal.setitimer(signal.ITIMER_REAL, 0)
             refusal = dataclasses.asdict(built.refusal) if built.refusal else None
-            _send(answers, {"refusal": refusal, "row": built.row}, built.payload)
+            _send(answers, {"refusal": refusal, "row": built.row, "facts": built.facts}, built.payload)
     except (EOFError, BrokenPipeError):
         pass

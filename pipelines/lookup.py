@@ -1,15 +1,16 @@
-"""One record of a data set by its id, reading one shard and not all of them."""
+"""One record of a data set by its id, by one short read."""
 
 import difflib
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.report.records import read_examples
 from schemas import storage
 from schemas.errors import DamageError, InputError
 from schemas.example import ImageExample
 from schemas.manifest import IMAGES
-from schemas.reader import Dataset, read_shard
+from schemas.reader import Dataset
 
 
 def find_record(dataset: Dataset, wanted: str) -> ImageExample:
@@ -21,7 +22,7 @@ def find_record(dataset: Dataset, wanted: str) -> ImageExample:
     """
     try:
         with storage.open_read(storage.join(dataset.folder, IMAGES)) as stream:
-            table = pq.read_table(stream, columns=["id", "source_id", "shard"])
+            table = pq.read_table(stream, columns=["id", "source_id"])
     except FileNotFoundError:
         raise DamageError(f"{IMAGES} is missing from {dataset.folder}") from None
     hits = table.filter(pc.field("id") == wanted)
@@ -38,8 +39,5 @@ def find_record(dataset: Dataset, wanted: str) -> ImageExample:
         raise InputError(
             f"{wanted!r} is the name of {len(hits)} records: {', '.join(hits.column('id').to_pylist()[:5])}"
         )
-    identity, shard = hits.column("id")[0].as_py(), dataset.manifest.shards[hits.column("shard")[0].as_py()]
-    for example in read_shard(dataset.folder, shard, len(dataset.manifest.layers)):
-        if example.filename == identity:
-            return example
-    raise DamageError(f"{shard.name} does not hold {identity!r}, though {IMAGES} says so")
+    identity = hits.column("id")[0].as_py()
+    return read_examples(dataset.folder, dataset.manifest, [identity])[identity]

@@ -17,6 +17,7 @@ import google_crc32c
 from pipelines.image_builder import Built, Settings
 from pipelines.inputs import Input, Refusal
 from pipelines.plan import PartTask, Plan, read_part
+from pipelines.report.statistics import FactsFolder
 from schemas import storage
 from schemas.errors import MESSAGE_LIMIT, ImageError
 from schemas.manifest import WORK
@@ -43,6 +44,8 @@ class Sidecar:
         records, bytes, sha256, crc32c: of the part's file.
         failures: ledger lines, as dicts.
         rows: one per record, in its order (see `ImageBuilder`).
+        facts: their measurements for the report, folded to sums (see `fold_facts`). Only what `rows` cannot give is here:
+            choices of examples and bootstrap sums would be larger than the rows that they follow from.
         seconds: wall time.
     """
 
@@ -56,6 +59,7 @@ class Sidecar:
     crc32c: str
     failures: list[dict]
     rows: list[dict]
+    facts: dict
     seconds: float
 
     @property
@@ -118,6 +122,7 @@ def build_part(task: PartTask, folder: str, builder: Builder, read_ahead: int = 
     sha, crc, size = hashlib.sha256(), google_crc32c.Checksum(), 0
     failures: list[Refusal] = []
     rows: list[dict] = []
+    facts = FactsFolder()
     with (
         storage.create(part_path(folder, task)) as file,
         concurrent.futures.ThreadPoolExecutor(read_ahead) as readers,
@@ -138,6 +143,7 @@ def build_part(task: PartTask, folder: str, builder: Builder, read_ahead: int = 
             crc.update(record)
             size += len(record)
             rows.append(built.row)
+            facts.add(built.facts)
     sidecar = Sidecar(
         shard=task.shard,
         part=task.part,
@@ -149,6 +155,7 @@ def build_part(task: PartTask, folder: str, builder: Builder, read_ahead: int = 
         crc32c=crc.hexdigest().decode(),
         failures=[{**dataclasses.asdict(f), "message": f.message[:MESSAGE_LIMIT]} for f in failures],
         rows=rows,
+        facts=facts.result(),
         seconds=round(time.perf_counter() - start, 3),
     )
     storage.write_bytes(sidecar_path(folder, task.name), json.dumps(dataclasses.asdict(sidecar)).encode() + b"\n")

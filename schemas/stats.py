@@ -12,9 +12,14 @@ import numpy as np
 IOU_UNIT = 1 << 40
 
 
+def to_units(iou: np.ndarray) -> np.ndarray:
+    """IoUs (float64, 0..1) in units of 1 / `IOU_UNIT`, each rounded to the nearest: int64 of the same shape."""
+    return np.rint(np.asarray(iou, np.float64) * IOU_UNIT).astype(np.int64)
+
+
 def iou_units(iou: np.ndarray) -> int:
-    """Sum of IoUs (float64, 0..1) in units of 1 / `IOU_UNIT`, each rounded to the nearest."""
-    return int(np.rint(np.asarray(iou, np.float64) * IOU_UNIT).astype(np.int64).sum())
+    """Sum of IoUs in units; see `to_units`."""
+    return int(to_units(iou).sum())
 
 
 @dataclasses.dataclass(frozen=True)

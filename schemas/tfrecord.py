@@ -15,6 +15,7 @@ from schemas.errors import DamageError
 
 # A length read from a damaged file must not make us ask for all memory; no record of ours comes near 1 GiB.
 MAX_RECORD_BYTES = 1 << 30
+FRAME_BYTES = 16  # what framing adds to a payload: length, its checksum, the payload's checksum
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 
@@ -63,5 +64,5 @@ def read_records(stream: BinaryIO, name: str = "stream") -> Iterator[bytes]:
         if _CRC.unpack(body[length:])[0] != masked_crc(payload):
             raise DamageError(f"{where}: the checksum of the record does not match")
         yield payload
-        offset += 16 + length
+        offset += FRAME_BYTES + length
         index += 1

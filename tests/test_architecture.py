@@ -47,6 +47,15 @@ def test_a_planted_violation_is_found():
     assert violations("masks", "import apache_beam as beam") == {"apache_beam"}
 
 
+def test_beam_is_where_jobs_are_wired_and_nowhere_else():
+    found = {
+        str(path.relative_to(ROOT / "pipelines"))
+        for path in (ROOT / "pipelines").rglob("*.py")
+        if "apache_beam" in imported(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"graph.py", "ranker.py", "report/job.py", "runners.py"}
+
+
 def test_every_room_is_checked():
     assert all(list((ROOT / room).glob("*.py")) for room in ROOMS)
 

@@ -162,9 +162,13 @@ def _train(args: argparse.Namespace) -> None:
     from training.train import train
 
     if not args.debug:
-        from absl import logging
+        import logging
 
-        logging.set_verbosity(logging.FATAL)  # a failed save is raised as well as logged, with a traceback
+        import absl.logging
+
+        # A failed save is raised as well as logged, with tracebacks, by the saver and by its forgotten futures.
+        absl.logging.set_verbosity(absl.logging.FATAL)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     last = train(args.data, config, args.workdir, until=args.until)
     if jax.process_index() == 0:
         shown = "  ".join(

@@ -12,12 +12,10 @@ final.
 
 *Taint.* Run FH at the smallest k, but when an edge is rejected taint both its components, and when an edge touches a
 tainted component taint the other one too and do nothing else. Then an untainted component has the same history at every
-larger
-k: each of its edges was accepted at the smallest threshold, and thresholds grow with k. A tainted component never
-    changes
-again in this pass, so every edge across its border comes after its making. The edges still to be decided are therefore
-exactly those between the components at the end, whatever the scale: each scale starts there. On photos this *shared
-pass* does 93 to 98 % of all joints.
+larger k: each of its edges was accepted at the smallest threshold, and thresholds grow with k. A tainted component never
+changes again in this pass, so every edge across its border comes after its making. The edges still to be decided are
+therefore exactly those between the components at the end, whatever the scale: each scale starts there. On photos this
+*shared pass* does 93 to 98 % of all joints.
 
 *A spanning tree is enough* for the shared pass. Let e be the heaviest edge of a cycle. If the rest of the cycle is
 inside one component, e does nothing. Otherwise walk round from one end of e to the first edge that crosses a border; it

@@ -33,7 +33,39 @@ def summary_lines(manifest: Manifest, folder: str) -> list[str]:
         lines.append(f"{layer.name:<{width}}  {abo:>6}  {masks:>11}  {coverage:>8}")
     size = sum(shard.bytes for shard in manifest.shards)
     lines.append(f"{len(manifest.shards)} shards, {size / 1e6:,.1f} MB, in {folder}")
+    if storage.exists(storage.join(folder, "report.html")):
+        lines.append(f"report: {storage.join(folder, 'report.html')}")
     lines.append(f"next: maskmill validate {folder}")
     if counts["failed"]:
         lines.append(f"      maskmill retry {folder}   (once the cause is mended)")
+    return lines
+
+
+def report_lines(document: dict) -> list[str]:
+    """A report's ABO table in text, or why there is none."""
+    series = document["series"]
+    total = document["instances"]["all"]
+    width = max([len(s["name"]) for s in series], default=5)
+    lines = [f"{document['images']['measured']:,} images, {total:,} instances; verdict: {document['verdict']}"]
+    lines += [
+        f"  {check['state']}: {check['name']}: {check['text']}"
+        for check in document["checks"]
+        if check["state"] != "good"
+    ]
+    lines.append(
+        f"{'layer':<{width}}  {'ABO':>6}  {'95% interval':>13}  {'recall .50':>10}  {'AR':>6}  {'masks/image':>11}"
+    )
+    for s in series:
+        bounds = s["interval"]["value"]
+        between = "none" if bounds is None else f"{bounds[0]:.4f}-{bounds[1]:.4f}"
+        abo, recall, average, masks = (
+            "none" if m["value"] is None else f"{m['value']:{form}}"
+            for m, form in (
+                (s["abo"], ".4f"),
+                (s["recall"][0], ".1%"),
+                (s["average_recall"], ".4f"),
+                (s["masks_per_image"], ".1f"),
+            )
+        )
+        lines.append(f"{s['name']:<{width}}  {abo:>6}  {between:>13}  {recall:>10}  {average:>6}  {masks:>11}")
     return lines

@@ -7,8 +7,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("folder", metavar="FOLDER", help="a finished dataset; local or gs://")
     parser.add_argument("id", metavar="ID", help="record id (path of the picture), COCO image id, or file name")
-    parser.add_argument("--out", metavar="FILE", help="PNG to write (default: the picture's name + .masks.png, here)")
+    parser.add_argument(
+        "--out", metavar="FILE", help="file to write (default: the picture's name + .masks.png or .masks.html, here)"
+    )
     parser.add_argument("--layers", metavar="NAMES", help="only these layers, separated by commas")
+    parser.add_argument(
+        "--html", action="store_true", help="write a page with layers to switch on and off instead of a PNG"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,15 +39,21 @@ def run(args: argparse.Namespace) -> int:
         example = dataclasses.replace(
             example, masks=tuple(example.masks[i] for i in wanted), best_iou=example.best_iou[wanted]
         )
+    kind = "html" if args.html else "png"
     try:
-        sheet = draw_example(example, names, dataset.manifest.categories)
+        if args.html:
+            from pipelines.report.layer_page import render_layers
+
+            content = render_layers(example, names, dataset.manifest.categories)
+        else:
+            buffer = io.BytesIO()
+            draw_example(example, names, dataset.manifest.categories).save(buffer, "PNG")
+            content = buffer.getvalue()
     except ImageError as error:
         raise DamageError(str(error)) from error
     stem = re.sub(r"[^\w.-]", "_", example.filename.rsplit("/", 1)[-1].rsplit(".", 1)[0]) or "record"
-    out = args.out or f"{stem}.masks.png"
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
+    out = args.out or f"{stem}.masks.{kind}"
     with output_errors(out):
-        storage.write_bytes(out, buffer.getvalue())
+        storage.write_bytes(out, content)
     print(out)
     return 0

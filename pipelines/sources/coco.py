@@ -14,7 +14,7 @@ from pipelines.tree import Location, is_archive, list_tree
 from schemas import storage
 from schemas.errors import InputError
 
-_KEPT = ("id", "category_id", "iscrowd", "segmentation")  # what a record needs of an annotation
+KEPT = ("id", "category_id", "iscrowd", "segmentation")  # what a record needs of an annotation
 
 
 def load_instances(path: str) -> dict:
@@ -39,7 +39,7 @@ def load_instances(path: str) -> dict:
     return content
 
 
-def _index(value) -> int | None:
+def integer_id(value) -> int | None:
     """A JSON id as a 64-bit integer, or None: floats without a fraction pass, NaN, text and huge numbers do not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -65,20 +65,20 @@ class Coco:
     def list_inputs(self) -> Iterator[Input | Refusal]:
         content = load_instances(self.annotations)
         for category in content["categories"]:
-            number = _index(category.get("id")) if isinstance(category, dict) else None
+            number = integer_id(category.get("id")) if isinstance(category, dict) else None
             if number is None:
                 raise InputError(f"{self.annotations}: a category has no integer id: {str(category)[:100]}")
             self.categories[number] = str(category.get("name", category["id"]))
         by_image: dict[int, list[dict]] = defaultdict(list)
         strays: dict[str, int] = defaultdict(int)
         for annotation in content["annotations"]:
-            image_id = _index(annotation.get("image_id")) if isinstance(annotation, dict) else None
+            image_id = integer_id(annotation.get("image_id")) if isinstance(annotation, dict) else None
             if image_id is None:
                 strays[
                     f"image_id={str(annotation.get('image_id') if isinstance(annotation, dict) else annotation)[:60]}"
                 ] += 1
             else:
-                by_image[image_id].append({name: annotation[name] for name in _KEPT if name in annotation})
+                by_image[image_id].append({name: annotation[name] for name in KEPT if name in annotation})
         content["annotations"] = []  # half of the memory; the pieces live on in by_image
         files = dict(list_tree(self.images))
         prefix = _common_folder(files) if self.images.endswith(".zip") else ""
@@ -95,7 +95,7 @@ class Coco:
 
     def _entry(self, image, files: dict[str, Location], prefix: str, by_image, seen: set[int]) -> Input | Refusal:
         name = image.get("file_name") if isinstance(image, dict) else None
-        image_id = _index(image.get("id")) if isinstance(image, dict) else None
+        image_id = integer_id(image.get("id")) if isinstance(image, dict) else None
         if image_id is None or not isinstance(name, str):
             return Refusal(
                 f"image {str(image)[:80]}", "list", "bad_annotation", "an image needs an integer id and a file_name"
@@ -114,7 +114,7 @@ class Coco:
             return Refusal(name, "list", "not_found", f"the json lists {name}, but {self.images} has no such file")
         if location is None:  # fails when it is read, so that `retry` finds it once it is there
             location = Location(storage.join(self.images, *name.split("/")))
-        height, width = _index(image.get("height")), _index(image.get("width"))
+        height, width = integer_id(image.get("height")), integer_id(image.get("width"))
         size = (height, width) if height is not None and width is not None else None
         return Input(name, location, str(image_id), size=size, annotations=tuple(by_image.get(image_id, ())))
 

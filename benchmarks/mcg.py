@@ -1,0 +1,169 @@
+"""Time and quality of `mcg`: seconds per picture and stage, ABO by list length beside FH and grids at equal numbers.
+
+    python benchmarks/mcg.py --images coco/images --annotations coco/instances.json --limit 50
+
+The shipped models have seen the pictures they were trained on: measure on others, or give models that have not seen
+yours (`--contour`, `--ranker`, from `maskmill ranker train`). Times are CPU seconds of one thread.
+"""
+
+import argparse
+import json
+import os
+import time
+
+# Before any library starts its threads.
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"))
+
+import cv2
+import numpy as np
+
+from masks.felzenszwalb import Felzenszwalb
+from masks.grid import Grid
+from masks.mcg.generator import Mcg
+from masks.mcg.ranker_samples import best_overlaps, overlaps
+from masks.mcg.selection import select
+from masks.overlap import best_iou
+from pipelines.annotations import parse_annotations
+from pipelines.decode import decode_image
+from pipelines.inputs import Input
+from pipelines.ranker import draw
+from pipelines.sources.coco import Coco
+from schemas.image import ImageRecord
+from schemas.rle import decode_mask
+
+COUNTS = (10, 16, 100, 1000)
+PUBLISHED = {
+    # TPAMI 2017 data files, interpolated at 16: COCO val2014, full size, all instances; trained on BSDS500 and VOC12.
+    "MCG (published)": (0.192, 0.229, 0.378, 0.528, 0.600),
+    "SCG (published)": (0.189, 0.223, 0.355, 0.496, 0.534),
+}
+
+
+class Clock:
+    """CPU seconds by stage."""
+
+    def __init__(self):
+        self.seconds: dict[str, list[float]] = {}
+        self.start()
+
+    def start(self) -> None:
+        self.last = time.process_time()
+
+    def lap(self, stage: str) -> None:
+        now = time.process_time()
+        self.seconds.setdefault(stage, []).append(now - self.last)
+        self.last = now
+
+
+def interval(values: list[np.ndarray], seed: int = 0, draws: int = 1000) -> tuple[float, float]:
+    """95 % bootstrap interval, over pictures, of the mean over all instances."""
+    sums, counts = np.array([v.sum() for v in values]), np.array([len(v) for v in values])
+    chosen = np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))
+    means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """Runs everything over the pictures; a dict of tables."""
+    cv2.setNumThreads(1)
+    items = [i for i in Coco(args.images, args.annotations).list_inputs() if isinstance(i, Input) and i.annotations]
+    items = sorted(items, key=lambda item: draw(args.seed, "benchmark", item.id))[: args.limit or None]
+    generator = Mcg(top=max(COUNTS), quality=args.quality, contour=args.contour, ranker=args.ranker)
+    others = {f"grid-{n}": Grid(n=n) for n in (1, 2, 4, 5, 10)}
+    others |= {f"fh-{s}": Felzenszwalb(scales=(s,)) for s in (500, 1000, 1500)}
+    clock, best, equal = Clock(), [], {name: {"masks": [], "other": [], "mcg": []} for name in others}
+    for number, item in enumerate([items[0], *items]):
+        image = decode_image(item.location.read()).image
+        height, width = image.shape[:2]
+        annotations, _ = parse_annotations(item.annotations, height, width, drop_bad=True)
+        record = ImageRecord(item.id, image, annotations)
+        if number == 0:  # compiles the kernels
+            generator(record)
+            continue
+        clock.start()
+        proposals, score = generator.propose(image, clock.lap)
+        order = select(proposals.candidates.members, proposals.regions.area, score, 16)
+        clock.lap("selection of 16")
+        masks = [
+            decode_mask(c, height, width)
+            for c, crowd in zip(annotations.counts, annotations.is_crowd, strict=True)
+            if not crowd
+        ]
+        if not masks:
+            continue
+        iou = overlaps(proposals, masks)
+        order = select(proposals.candidates.members, proposals.regions.area, score, max(COUNTS))
+        best.append(best_overlaps(iou, order, COUNTS))
+        for name, other in others.items():
+            (made,) = other(record)
+            found = best_iou(made, annotations, height, width)
+            equal[name]["masks"].append(len(made))
+            equal[name]["other"].append(found[found >= 0])
+            equal[name]["mcg"].append(best_overlaps(iou, order, (len(made),))[:, 0])
+    columns = [*(str(n) for n in COUNTS), "pool"]
+    curve = {
+        name: {
+            "abo": float(np.concatenate([b[:, k] for b in best]).mean()),
+            "interval": interval([b[:, k] for b in best]),
+        }
+        for k, name in enumerate(columns)
+    }
+    return {
+        "pictures": len(best),
+        "instances": sum(map(len, best)),
+        "seconds": {stage: float(np.mean(values)) for stage, values in clock.seconds.items()},
+        "curve": curve,
+        "equal": {
+            name: {
+                "masks": float(np.mean(e["masks"])),
+                "abo": float(np.concatenate(e["other"]).mean()),
+                "interval": interval(e["other"]),
+                "mcg": float(np.concatenate(e["mcg"]).mean()),
+                "mcg_interval": interval(e["mcg"]),
+            }
+            for name, e in equal.items()
+        },
+        "published": PUBLISHED,
+    }
+
+
+def tables(result: dict) -> str:
+    """The result as Markdown."""
+    lines = [
+        f"{result['pictures']} pictures, {result['instances']} instances",
+        "",
+        "| stage | CPU s / picture |",
+        "|---|---|",
+    ]
+    lines += [f"| {stage} | {seconds:.3f} |" for stage, seconds in result["seconds"].items()]
+    lines += [f"| **all** | **{sum(result['seconds'].values()):.3f}** |", ""]
+    lines += ["| | @10 | @16 | @100 | @1000 | pool |", "|---|---|---|---|---|---|"]
+    cells = [f"{c['abo']:.3f} ({c['interval'][0]:.3f}-{c['interval'][1]:.3f})" for c in result["curve"].values()]
+    lines += ["| mcg | " + " | ".join(cells) + " |"]
+    lines += [f"| {name} | " + " | ".join(f"{v:.3f}" for v in row) + " |" for name, row in result["published"].items()]
+    lines += ["", "| other | masks | ABO | mcg at the same number |", "|---|---|---|---|"]
+    for name, e in result["equal"].items():
+        own = f"{e['abo']:.3f} ({e['interval'][0]:.3f}-{e['interval'][1]:.3f})"
+        mcg = f"{e['mcg']:.3f} ({e['mcg_interval'][0]:.3f}-{e['mcg_interval'][1]:.3f})"
+        lines += [f"| {name} | {e['masks']:.1f} | {own} | {mcg} |"]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--annotations", required=True)
+    parser.add_argument("--limit", type=int, default=50, help="pictures, a seeded choice; 0 for all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quality", default="standard")
+    parser.add_argument("--contour", default="default")
+    parser.add_argument("--ranker", default="default")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    result = measure(args)
+    print(json.dumps(result, indent=1) if args.json else tables(result))
+
+
+if __name__ == "__main__":
+    main()

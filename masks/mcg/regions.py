@@ -1,0 +1,147 @@
+"""What is known of each leaf region: everything a candidate's features need, so that no candidate is ever drawn."""
+
+import dataclasses
+
+import cv2
+import numba
+import numpy as np
+
+from masks.mcg.hierarchy import Hierarchy
+
+DIRECTIONS = 16  # of the support function that bounds convex hulls
+BINS = 8  # per Lab channel
+# Per-leaf sums over pixels: Lab, squared Lab, x, y, xx, yy, xy, contour strength, gradient energy.
+SUMS = 13
+
+
+@dataclasses.dataclass(frozen=True)
+class Regions:
+    """Statistics of the n leaf regions of one image, and their adjacency as compressed rows.
+
+    Attributes:
+        height, width: pixels.
+        area: int64[n], pixels.
+        box: int32[n, 4], first column, first row, last column, last row (inclusive).
+        side: int32[n, 4], boundary elements on the left, top, right, bottom side of the picture.
+        sums: float64[n, SUMS], see `SUMS`.
+        histogram: float64[n, 3 * BINS], pixels per bin of L, a, b.
+        support: float64[n, DIRECTIONS], largest x cos t + y sin t over pixel corners.
+        start: int32[n + 1], row starts of `neighbour`, `edge`.
+        neighbour: int32[2m], touching leaves; edge: int32[2m], index of the edge.
+        length: float64[m], boundary elements; strength: float64[m]; saliency: float64[m], as in `Hierarchy`.
+    """
+
+    height: int
+    width: int
+    area: np.ndarray
+    box: np.ndarray
+    side: np.ndarray
+    sums: np.ndarray
+    histogram: np.ndarray
+    support: np.ndarray
+    start: np.ndarray
+    neighbour: np.ndarray
+    edge: np.ndarray
+    length: np.ndarray
+    strength: np.ndarray
+    saliency: np.ndarray
+
+
+@numba.njit(cache=True)
+def _accumulate(labels, count, lab, contour, cosines, sines):
+    height, width = labels.shape
+    box = np.empty((count, 4), np.int32)
+    box[:, 0], box[:, 1], box[:, 2], box[:, 3] = width, height, -1, -1
+    side = np.zeros((count, 4), np.int32)
+    sums = np.zeros((count, SUMS), np.float64)
+    histogram = np.zeros((count, 3 * BINS), np.float64)
+    support = np.full((count, len(cosines)), -np.inf)
+    for y in range(height):
+        for x in range(width):
+            k = labels[y, x]
+            box[k, 0], box[k, 1] = min(box[k, 0], x), min(box[k, 1], y)
+            box[k, 2], box[k, 3] = max(box[k, 2], x), max(box[k, 3], y)
+            side[k, 0] += x == 0
+            side[k, 1] += y == 0
+            side[k, 2] += x == width - 1
+            side[k, 3] += y == height - 1
+            row = sums[k]
+            for c in range(3):
+                value = np.float64(lab[y, x, c])
+                row[c] += value
+                row[3 + c] += value * value
+                # a and b rarely leave 96..160; the bins cover that range and clamp.
+                b = int(lab[y, x, c]) * BINS // 256 if c == 0 else (int(lab[y, x, c]) - 96) * BINS // 64
+                histogram[k, c * BINS + min(max(b, 0), BINS - 1)] += 1
+            row[6] += x
+            row[7] += y
+            row[8] += x * x
+            row[9] += y * y
+            row[10] += x * y
+            row[11] += contour[y, x]
+            if x + 1 < width and y + 1 < height:
+                row[12] += abs(int(lab[y, x + 1, 0]) - int(lab[y, x, 0])) + abs(
+                    int(lab[y + 1, x, 0]) - int(lab[y, x, 0])
+                )
+            # Only pixels at the rim of their region can be extreme.
+            if not (
+                0 < x < width - 1
+                and 0 < y < height - 1
+                and labels[y, x - 1] == k
+                and labels[y, x + 1] == k
+                and labels[y - 1, x] == k
+                and labels[y + 1, x] == k
+            ):
+                for t in range(len(cosines)):
+                    px = x + 1 if cosines[t] > 0 else x
+                    py = y + 1 if sines[t] > 0 else y
+                    support[k, t] = max(support[k, t], px * cosines[t] + py * sines[t])
+    return box, side, sums, histogram, support
+
+
+def directions() -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines of the support directions, float64[DIRECTIONS] each."""
+    angle = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
+    return np.cos(angle), np.sin(angle)
+
+
+def adjacency(edges: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compressed rows of the region graph: start int32[n + 1], neighbour int32[2m], edge int32[2m]."""
+    ends = np.concatenate([edges[:, 0], edges[:, 1]])
+    others = np.concatenate([edges[:, 1], edges[:, 0]])
+    order = np.argsort(ends, kind="stable")
+    start = np.concatenate([[0], np.cumsum(np.bincount(ends, minlength=count))]).astype(np.int32)
+    index = np.tile(np.arange(len(edges), dtype=np.int32), 2)
+    return start, others[order].astype(np.int32), index[order]
+
+
+def measure_regions(image: np.ndarray, hierarchy: Hierarchy, contour: np.ndarray) -> Regions:
+    """Leaf statistics of one image.
+
+    Args:
+        image: uint8[h, w, 3], RGB, in the frame of the labels.
+        hierarchy: labels and edges.
+        contour: float32[h, w], contour strength of the finest scale.
+    """
+    labels = hierarchy.labels
+    count = int(labels.max()) + 1
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    box, side, sums, histogram, support = _accumulate(labels, count, lab, contour, *directions())
+    start, neighbour, edge = adjacency(hierarchy.edges, count)
+    height, width = labels.shape
+    return Regions(
+        height,
+        width,
+        np.bincount(labels.reshape(-1), minlength=count).astype(np.int64),
+        box,
+        side,
+        sums,
+        histogram,
+        support,
+        start,
+        neighbour,
+        edge,
+        hierarchy.length.astype(np.float64),
+        hierarchy.strength.astype(np.float64),
+        hierarchy.saliency.astype(np.float64),
+    )

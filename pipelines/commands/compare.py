@@ -1,0 +1,38 @@
+"""`maskmill compare`: two datasets of the same pictures, which masks fit the ground truth better, and how sure that is."""
+
+import argparse
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's options."""
+    parser.add_argument("old", metavar="OLD", help="a finished dataset; local or gs://")
+    parser.add_argument("new", metavar="NEW", help="another, of the same pictures")
+    parser.add_argument(
+        "--layers",
+        action="append",
+        metavar="OLD=NEW",
+        help="compare these layers (default: those of one name); repeatable",
+    )
+    parser.add_argument("--html", metavar="FILE", help="write the comparison as a page")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compares image by image."""
+    from pipelines.build import output_errors
+    from pipelines.cli import print_json
+    from pipelines.report.compare import compare, compare_lines
+    from schemas import storage
+    from schemas.reader import Dataset
+
+    result = compare(Dataset.open(args.old), Dataset.open(args.new), args.layers or ())
+    if args.html:
+        from pipelines.report.page import render_comparison
+
+        with output_errors(args.html):
+            storage.write_bytes(args.html, render_comparison(result))
+    if args.json:
+        print_json(result)
+    else:
+        print("\n".join(compare_lines(result)))
+    return 0

@@ -1,0 +1,47 @@
+"""`maskmill ranker train|contour`: train the models of `mcg` from your own annotated pictures."""
+
+import argparse
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's options."""
+    parser.add_argument(
+        "what", choices=("train", "contour"), help="train: both models; contour: the contour model only"
+    )
+    parser.add_argument("--images", metavar="PATH", required=True, help="folder, .zip or .tar of the pictures")
+    parser.add_argument("--annotations", metavar="FILE", required=True, help="COCO instances json")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="where contour.npz, ranker.npz and cards go")
+    parser.add_argument("--labels", metavar="TEXT", help="what the cards say of the labels (default: COCO 2017)")
+    parser.add_argument("--quality", metavar="HOW", help="of the proposals: standard (default) or high")
+    parser.add_argument("--seed", type=int, metavar="N", help="of folds and samples (default: 0)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only N pictures, a seeded random choice")
+    parser.add_argument("--folds", type=int, metavar="N", help="contour models for cross-fitting (default: 3)")
+    parser.add_argument("--held-out", type=float, metavar="R", help="share of pictures to measure on (default: 0.2)")
+    parser.add_argument("--json", action="store_true", help="print the card as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains, saves, and prints what was measured."""
+    import dataclasses
+    import shlex
+
+    from pipelines.cli import DONE, on_interrupt, print_json
+    from pipelines.ranker import TrainOptions, train
+
+    names = {field.name for field in dataclasses.fields(TrainOptions)}
+    given = {k: v for k, v in vars(args).items() if k in names and v is not None}
+    options = TrainOptions(**given, contour_only=args.what == "contour")
+    on_interrupt("finished blocks are kept, and the same command resumes")
+    card = train(options, args.beam_args or None)
+    if args.json:
+        print_json(card)
+        return DONE
+    print(f"trained on {card['images']} pictures; models and cards are in {args.out}")
+    if "measured_on" in card:
+        measured = card["measured_on"]
+        curve = ", ".join(f"{value:.3f} at {count}" for count, value in measured["abo"].items())
+        print(f"ABO on {measured['images']} pictures kept out of training: {curve}")
+        model = f"mcg(contour={args.out}/contour.npz, ranker={args.out}/ranker.npz)"
+        quoted = model.replace("=" + args.out, "='" + args.out).replace(".npz", ".npz'")
+        print(f"use them: --masks {shlex.quote(quoted)}")
+    return DONE

@@ -1,0 +1,65 @@
+"""`maskmill report`: the mask-quality report of a finished data set, made again from its folder."""
+
+import argparse
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's options."""
+    parser.add_argument("folder", metavar="FOLDER", help="a finished dataset; local or gs://")
+    parser.add_argument(
+        "--annotations",
+        metavar="FILE",
+        help="measure against this COCO instances file instead of the records' own ground truth",
+    )
+    parser.add_argument(
+        "--from-shards", action="store_true", help="measure the records again instead of using what the build recorded"
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="where to write report.html and report.json (default: FOLDER)")
+    parser.add_argument("--json", action="store_true", help="print report.json")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collects the statistics and writes the report."""
+    import logging
+
+    from pipelines.build import output_errors
+    from pipelines.commands.summary import report_lines
+    from pipelines.report.collect import recorded_stats
+    from pipelines.report.make import REPORT_HTML, own_truth, to_bytes, write_report
+    from schemas import storage
+    from schemas.manifest import WORK
+    from schemas.reader import Dataset
+
+    dataset = Dataset.open(args.folder)
+    out = args.out or args.folder
+    work = args.out or storage.join(args.folder, WORK)
+    with output_errors(out):
+        truth, audit = own_truth, None
+        stats = None if args.annotations or args.from_shards else recorded_stats(args.folder, dataset.manifest)
+        if args.annotations:
+            from pipelines.report.audit import Audit
+
+            found = Audit(args.folder, dataset.manifest, args.annotations)
+            tasks = found.tasks(work)
+            from pipelines.report.job import measured_stats
+
+            try:
+                stats = measured_stats(args.folder, dataset.manifest, work, tasks, args.beam_args)
+            finally:
+                found.forget(tasks)
+            truth, audit = found.truth, found.describe(stats.sums)
+        elif stats is None:
+            if not args.from_shards:
+                logging.getLogger("maskmill").warning(
+                    "the build's own measurements are not in %s; measuring its records", args.folder
+                )
+            from pipelines.report.job import measured_stats
+
+            stats = measured_stats(args.folder, dataset.manifest, work, (), args.beam_args)
+        document = write_report(args.folder, dataset.manifest, stats, truth=truth, audit=audit, out=out)
+    if args.json:
+        print(to_bytes(document).decode(), end="")
+    else:
+        print("\n".join(report_lines(document)))
+        print(storage.join(out, REPORT_HTML))
+    return 0

@@ -1,0 +1,174 @@
+"""Ground truth from a file of its own, for shards that were built without: matched to records, dealt to the shards.
+
+The file is read once, by the driver; workers get references to the entries of their shard, as in a build.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import os
+import secrets
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+import pyarrow.parquet as pq
+
+from pipelines.annotations import parse_annotations
+from pipelines.sources.coco import KEPT, integer_id, load_instances
+from schemas import storage
+from schemas.errors import DamageError, InputError
+from schemas.example import ImageExample
+from schemas.image import Annotations
+from schemas.manifest import IMAGES, Manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditTask:
+    """One shard to be measured.
+
+    Attributes:
+        shard: its index.
+        offset, size: its entries in the file at `path`: one gzip member.
+        audits: whether there are entries; else the records' own ground truth counts.
+        path: of the file.
+    """
+
+    shard: int
+    offset: int
+    size: int
+    audits: bool
+    path: str = ""
+
+
+def read_entries(task: AuditTask) -> dict[str, dict]:
+    """The entries of a task's shard: record id -> {"size", "annotations"}."""
+    member = storage.read_bytes(task.path, task.offset, task.size)
+    entries = (json.loads(line) for line in gzip.decompress(member).splitlines())
+    return {entry["id"]: entry for entry in entries}
+
+
+class Audit:
+    """An instances file matched to the records of a data set.
+
+    A record's entry is the one with its id as `file_name`; else with its COCO image id; else with its file name, where
+    that names one entry only.
+
+    Attributes:
+        categories: category id as text -> name.
+    """
+
+    def __init__(self, folder: str, manifest: Manifest, path: str):
+        self._folder, self._manifest = folder, manifest
+        content = load_instances(path)
+        self._sha256 = _sha256(path)
+        self.categories = {}
+        for category in content["categories"]:
+            identity = integer_id(category.get("id")) if isinstance(category, dict) else None
+            if identity is None:
+                raise InputError(f"{path}: a category has no integer id: {str(category)[:100]}")
+            self.categories[str(identity)] = str(category.get("name", identity))
+        self._annotations: dict[int, list[dict]] = defaultdict(list)
+        for annotation in content["annotations"]:
+            image_id = integer_id(annotation.get("image_id")) if isinstance(annotation, dict) else None
+            if image_id is not None:
+                self._annotations[image_id].append({name: annotation[name] for name in KEPT if name in annotation})
+        self._entries: dict[str, dict] = {}
+        self._unmatched = self._match(content["images"])
+        if not self._entries:
+            raise InputError(f"{path} lists none of the pictures of {folder}; its file_name or id must be theirs")
+
+    def _match(self, images: list) -> int:
+        """Fills `_entries`; returns how many entries no record has."""
+        by_name: dict[str, dict] = {}
+        by_id: dict[str, dict] = {}
+        by_base: dict[str, dict] = {}
+        bases: Counter = Counter()
+        for image in images:
+            image_id = integer_id(image.get("id")) if isinstance(image, dict) else None
+            name = image.get("file_name") if isinstance(image, dict) else None
+            if image_id is None or not isinstance(name, str):
+                continue
+            height, width = integer_id(image.get("height")), integer_id(image.get("width"))
+            listed = {"image_id": image_id, "size": None if height is None or width is None else [height, width]}
+            by_name.setdefault(name, listed)
+            by_id.setdefault(str(image_id), listed)
+            base = name.rsplit("/", 1)[-1]
+            bases[base] += 1
+            by_base[base] = listed
+        self._shards: list[list[str]] = [[] for _ in self._manifest.shards]
+        self._records = 0
+        used = set()
+        for identity, source_id, shard in _rows(self._folder):
+            self._records += 1
+            base = identity.rsplit("/", 1)[-1]
+            entry = by_name.get(identity) or (by_id.get(source_id) if source_id else None)
+            if entry is None and bases[base] == 1:
+                entry = by_base[base]
+            if entry is not None:
+                self._entries[identity] = entry
+                self._shards[shard].append(identity)
+                used.add(entry["image_id"])
+        return len(by_id) - len(used)
+
+    def tasks(self, work: str) -> list[AuditTask]:
+        """Writes the entries to a file in the folder `work`, a gzip member per shard, and refers to them. See `forget`."""
+        path = storage.join(work, f"audit-{os.getpid()}-{secrets.token_hex(4)}.jsonl.gz")
+        tasks, offset = [], 0
+        with storage.create(path) as file:
+            for shard, identities in enumerate(self._shards):
+                lines = (json.dumps({"id": i, **self._entry(i)}).encode() + b"\n" for i in identities)
+                member = gzip.compress(b"".join(lines), compresslevel=3, mtime=0)
+                file.write(member)
+                tasks.append(AuditTask(shard, offset, len(member), True, path))
+                offset += len(member)
+        return tasks
+
+    @staticmethod
+    def forget(tasks: list[AuditTask]) -> None:
+        """Removes what `tasks` wrote."""
+        for path in {task.path for task in tasks}:
+            storage.remove(path)
+
+    def _entry(self, identity: str) -> dict:
+        entry = self._entries[identity]
+        return {"size": entry["size"], "annotations": self._annotations.get(entry["image_id"], [])}
+
+    def truth(self, example: ImageExample) -> Annotations:
+        """A record's ground truth according to this file; empty where the file has none that fits."""
+        if example.filename not in self._entries:
+            return Annotations()
+        entry = self._entry(example.filename)
+        if entry["size"] not in (None, [example.height, example.width]):
+            return Annotations()
+        return parse_annotations(tuple(entry["annotations"]), example.height, example.width, drop_bad=True)[0]
+
+    def describe(self, sums: dict) -> dict:
+        """What a report says of this file; `sums` are those of the statistics measured with it."""
+        return {
+            "categories": self.categories,
+            "sha256": self._sha256,
+            "images_matched": len(self._entries),
+            "images_without_entry": self._records - len(self._entries),
+            "entries_without_image": self._unmatched,
+            "size_mismatches": sums["audit"]["size_mismatches"],
+            "dropped_annotations": sums["audit"]["dropped_annotations"],
+        }
+
+
+def _sha256(path: str) -> str:
+    sha = hashlib.sha256()
+    with storage.open_read(path) as stream:
+        while chunk := stream.read(4 << 20):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+def _rows(folder: str) -> Iterator[tuple[str, str, int]]:
+    """(id, COCO image id or "", shard) of every record."""
+    try:
+        with storage.open_read(storage.join(folder, IMAGES)) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(8192, columns=["id", "source_id", "shard"]):
+                yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    except FileNotFoundError:
+        raise DamageError(f"{IMAGES} is missing from {folder}") from None

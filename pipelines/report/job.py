@@ -1,0 +1,119 @@
+"""The Beam job that measures records: Create(shards) -> Reshuffle -> MeasureShard -> CombineReport -> Save.
+
+As little logic as possible here: measuring is `pipelines.report.collect`, adding up is `pipelines.report.statistics`.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+
+from pipelines.report.audit import AuditTask
+from pipelines.report.collect import measure_shard
+from pipelines.report.series import series_of, widest
+from pipelines.report.statistics import FOLD, ReportStats, fold_facts
+from schemas import storage
+from schemas.manifest import Manifest, Shard
+from schemas.mask import Layer
+
+# Exceptions of shards measured in this process, for the driver: Beam passes only their text on.
+LOCAL_ERRORS: list[Exception] = []
+
+
+@dataclasses.dataclass
+class _Accumulator:
+    stats: ReportStats
+    rows: list[dict]
+    facts: list[dict]
+
+
+class CombineReport(beam.CombineFn):
+    """(row, facts) -> the JSON form of `ReportStats`. What is in flight is bounded: at most `FOLD` images wait to be folded.
+
+    Attributes:
+        layers: of the data set.
+    """
+
+    def __init__(self, layers: Sequence[Layer]):
+        self.layers = tuple(layers)
+
+    def create_accumulator(self):
+        return _Accumulator(ReportStats.zero(len(self.layers), len(series_of(self.layers))), [], [])
+
+    def add_input(self, accumulator, element):
+        accumulator.rows.append(element[0])
+        accumulator.facts.append(element[1])
+        return self._fold(accumulator) if len(accumulator.rows) >= FOLD else accumulator
+
+    def _fold(self, accumulator):
+        accumulator.stats.add_rows(accumulator.rows, widest(self.layers))
+        accumulator.stats.add_facts(fold_facts(accumulator.facts))
+        accumulator.rows, accumulator.facts = [], []
+        return accumulator
+
+    def merge_accumulators(self, accumulators):
+        merged = self.create_accumulator()
+        for accumulator in accumulators:
+            merged.stats += self._fold(accumulator).stats
+        return merged
+
+    def compact(self, accumulator):
+        return self._fold(accumulator)
+
+    def extract_output(self, accumulator):
+        return self._fold(accumulator).stats.to_json()
+
+
+def _save(stats: dict, path: str) -> None:
+    storage.write_bytes(path, json.dumps(stats).encode())
+
+
+def measured_stats(
+    folder: str, manifest: Manifest, work: str, tasks: Sequence[AuditTask] = (), flags: Sequence[str] = ()
+) -> ReportStats:
+    """Statistics measured anew from the records, as a Beam job.
+
+    Args:
+        folder: a finished build.
+        manifest: its manifest.
+        work: folder for a temporary file that all workers reach.
+        tasks: from `Audit.tasks`; empty to measure against the records' own ground truth.
+        flags: for Beam; the local runner where there are none.
+
+    Raises:
+        DamageError: a shard is broken.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    shards = tasks or [AuditTask(i, 0, 0, False) for i in range(len(manifest.shards))]
+    path = storage.join(work, f"report-{os.getpid()}-{secrets.token_hex(4)}.json")
+    options = PipelineOptions(list(flags) or ["--runner=FnApiRunner", "--no_save_main_session"])
+    LOCAL_ERRORS.clear()
+    try:
+        with beam.Pipeline(options=options) as pipeline:
+            _ = (
+                pipeline
+                | "Shards" >> beam.Create(list(shards), reshuffle=False)
+                | "BreakFusion" >> beam.Reshuffle()
+                | "MeasureShard" >> beam.FlatMap(_guarded, folder, manifest.shards, manifest.layers)
+                | "CombineReport" >> beam.CombineGlobally(CombineReport(manifest.layers))
+                | "Save" >> beam.Map(_save, path)
+            )
+        return ReportStats.from_json(json.loads(storage.read_bytes(path)))
+    except Exception as error:  # Beam passes only the text of what went wrong on; here the cause is at hand
+        raise next(iter(LOCAL_ERRORS), error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            storage.remove(path)
+
+
+def _guarded(task: AuditTask, folder: str, shards: Sequence[Shard], layers: Sequence[Layer]) -> Iterator[tuple]:
+    try:
+        yield from measure_shard(task, folder, shards, layers)
+    except Exception as error:
+        LOCAL_ERRORS.append(error)
+        raise

@@ -1,0 +1,176 @@
+import numpy as np
+import pytest
+
+from masks.mcg import grouping
+from masks.mcg.features import CANDIDATE_FEATURES, candidate_features, filled
+from masks.mcg.hierarchy import Hierarchy, region_edges
+from masks.mcg.leafsets import fill_holes, row_areas, unpack
+from masks.mcg.regions import adjacency, measure_regions
+
+
+@pytest.fixture(scope="module")
+def scene(oracle):
+    """A picture, its hierarchy and regions, and random connected and unconnected candidates."""
+    picture = oracle.blobs(24, 31)
+    hierarchy = oracle.small_hierarchy(4, 24, 31, 40)
+    contour = np.random.default_rng(4).random((24, 31)).astype(np.float32)
+    regions = measure_regions(picture, hierarchy, contour)
+    candidates = grouping.propose(hierarchy, regions.area, regions.box, ((60, 200, 200, 200),), 40)
+    return picture, hierarchy, contour, regions, filled(candidates, regions), candidates
+
+
+def column(features, name):
+    return features[:, CANDIDATE_FEATURES.index(name)]
+
+
+def test_unpack_lists_the_set_bits(oracle):
+    random = np.random.default_rng(0)
+    sets = [set(random.choice(200, size, replace=False).tolist()) for size in (1, 5, 64, 200)] + [set()]
+    out = np.empty(200, np.int32)
+    for row, members in zip(oracle.rows_of(sets, 200), sets, strict=True):
+        assert out[: unpack(row, out)].tolist() == sorted(members)
+
+
+def test_holes_against_flood_fill_of_the_drawn_mask(oracle):
+    random = np.random.default_rng(1)
+    labels = oracle.small_hierarchy(7, 30, 30, 80).labels
+    edges, *_ = region_edges(labels, np.zeros((30, 30), np.float32))
+    boxes = [[xs.min(), ys.min(), xs.max(), ys.max()] for ys, xs in (np.nonzero(labels == k) for k in range(80))]
+    sets = [set(np.flatnonzero(random.random(80) < share).tolist()) | {int(random.integers(80))} for share in
+            np.linspace(0.1, 0.9, 60)]  # fmt: skip
+    rows = oracle.rows_of(sets, 80)
+    changed = fill_holes(rows, np.array(boxes, np.int32), *adjacency(edges, 80)[:2])
+    after = oracle.sets_of(rows)
+    assert changed == sum(a != b for a, b in zip(sets, after, strict=True)) > 5
+    for before, now in zip(sets, after, strict=True):
+        np.testing.assert_array_equal(oracle.draw(now, labels), oracle.without_holes(oracle.draw(before, labels)))
+
+
+def test_filling_drops_what_has_become_equal_and_keeps_the_first(scene, oracle):
+    _, hierarchy, _, _, after, before = scene
+    masks = [oracle.without_holes(oracle.draw(s, hierarchy.labels)).tobytes() for s in oracle.sets_of(before.members)]
+    first = list(dict.fromkeys(masks))
+    assert len(first) < len(masks)
+    now = [oracle.draw(s, hierarchy.labels).tobytes() for s in oracle.sets_of(after.members)]
+    assert now == first
+    kept = [masks.index(m) for m in first]
+    np.testing.assert_array_equal(after.end, before.end[kept])
+    np.testing.assert_array_equal(after.parts, before.parts[kept])
+
+
+def test_areas(scene, oracle):
+    _, hierarchy, _, regions, candidates, _ = scene
+    drawn = [oracle.draw(s, hierarchy.labels).sum() for s in oracle.sets_of(candidates.members)]
+    assert row_areas(candidates.members, regions.area).tolist() == drawn
+
+
+def test_shape_features_against_the_drawn_mask(scene, oracle):
+    _, hierarchy, contour, regions, candidates, _ = scene
+    features = candidate_features(candidates, regions, hierarchy.edges)
+    assert np.isfinite(features).all()
+    height, width = hierarchy.labels.shape
+    for row, members in enumerate(oracle.sets_of(candidates.members)):
+        mask = oracle.draw(members, hierarchy.labels)
+        got = dict(zip(CANDIDATE_FEATURES, features[row].tolist(), strict=True))
+        ys, xs = np.nonzero(mask)
+        area = mask.sum()
+        padded = np.pad(mask, 1)
+        across = [(padded[:, :-1] != padded[:, 1:]).sum(), (padded[:-1] != padded[1:]).sum()]
+        border = mask[0].sum() + mask[-1].sum() + mask[:, 0].sum() + mask[:, -1].sum()
+        perimeter = sum(across)
+        steps = [
+            (contour[:, :-1] + contour[:, 1:])[mask[:, :-1] != mask[:, 1:]] / 2,
+            (contour[:-1] + contour[1:])[mask[:-1] != mask[1:]] / 2,
+        ]
+        total = sum(s.sum() for s in steps)
+        inner = perimeter - border
+        box = (xs.max() - xs.min() + 1) * (ys.max() - ys.min() + 1)
+        expected = {
+            "area": area / mask.size,
+            "perimeter": perimeter / (2 * (height + width)),
+            "contour_sum": total / (2 * (height + width)),
+            "contour_mean": total / max(inner, 1),
+            "roundness": perimeter**2 / area,
+            "contour_per_size": total / np.sqrt(area),
+            "left": xs.min() / width,
+            "top": ys.min() / height,
+            "right": (xs.max() + 1) / width,
+            "bottom": (ys.max() + 1) / height,
+            "box_area": box / mask.size,
+            "box_fill": area / box,
+            "border_fraction": border / perimeter,
+            "border_sides": sum(bool(side.any()) for side in (mask[0], mask[-1], mask[:, 0], mask[:, -1])),
+            "border_bottom_share": mask[-1].mean(),
+            "border_top_share": mask[0].mean(),
+            "centre_x": abs((xs.mean() + 0.5) / width - 0.5),
+            "centre_y": (ys.mean() + 0.5) / height - 0.5,
+            "leaves": np.log(len(members)),
+        }
+        for name, value in expected.items():
+            assert got[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+
+
+def test_colour_features_against_the_drawn_mask(scene, oracle):
+    import cv2
+
+    picture, hierarchy, _, regions, candidates, _ = scene
+    lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float64)
+    features = candidate_features(candidates, regions, hierarchy.edges)
+    neighbours = {k: set() for k in range(hierarchy.labels.max() + 1)}
+    for a, b in hierarchy.edges.tolist():
+        neighbours[a].add(b)
+        neighbours[b].add(a)
+    for row, members in enumerate(oracle.sets_of(candidates.members)):
+        got = dict(zip(CANDIDATE_FEATURES, features[row].tolist(), strict=True))
+        mask = oracle.draw(members, hierarchy.labels)
+        ring_leaves = set().union(*(neighbours[k] for k in members)) - members
+        assert got["light"] == pytest.approx(lab[mask, 0].mean(), rel=1e-4)
+        assert got["blue_spread"] == pytest.approx(lab[mask, 2].std(), rel=1e-3, abs=1e-3)
+        if not ring_leaves:
+            assert got["ring_area"] == got["ring_light"] == got["rest_light"] == 0
+            continue
+        ring = oracle.draw(ring_leaves, hierarchy.labels)
+        assert got["ring_area"] == pytest.approx(ring.sum() / mask.sum(), rel=1e-4)
+        assert got["ring_light"] == pytest.approx(lab[mask, 0].mean() - lab[ring, 0].mean(), rel=1e-3, abs=1e-3)
+        assert got["rest_light"] == pytest.approx(lab[mask, 0].mean() - lab[~mask, 0].mean(), rel=1e-3, abs=1e-3)
+        chroma = lab[mask, 1:].mean(axis=0) - lab[ring, 1:].mean(axis=0)
+        assert got["ring_chroma"] == pytest.approx(np.hypot(*chroma), rel=1e-3, abs=1e-3)
+
+
+def test_boundary_levels_against_the_edges(scene, oracle):
+    _, hierarchy, _, regions, candidates, _ = scene
+    features = candidate_features(candidates, regions, hierarchy.edges)
+    for row, members in enumerate(oracle.sets_of(candidates.members)):
+        ends = np.isin(hierarchy.edges, sorted(members)).sum(axis=1)
+        outer, inner = ends == 1, ends == 2
+        got = dict(zip(CANDIDATE_FEATURES, features[row].tolist(), strict=True))
+        if outer.any():
+            mean = np.average(hierarchy.saliency[outer], weights=hierarchy.length[outer])
+            assert got["saliency_mean"] == pytest.approx(mean, rel=1e-4)
+            assert got["saliency_min"] == pytest.approx(hierarchy.saliency[outer].min())
+        assert got["inner_max"] == pytest.approx(hierarchy.saliency[inner].max() if inner.any() else 0)
+
+
+def rectangle(height, width, top, left, rows, columns):
+    labels = np.zeros((height, width), np.int32)
+    labels[top : top + rows, left : left + columns] = 1
+    return labels
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(10, 10), (4, 20), (20, 4)])
+def test_a_rectangle_is_solid_and_as_long_as_it_is(rows, columns, oracle):
+    labels = rectangle(40, 50, 5, 6, rows, columns)
+    contour = np.zeros(labels.shape, np.float32)
+    edges, length, strength = region_edges(labels, contour)
+    hierarchy = Hierarchy(labels, edges, length, strength, strength, ())
+    regions = measure_regions(np.full((40, 50, 3), 90, np.uint8), hierarchy, contour)
+    one = np.zeros(1, np.float32)
+    candidates = grouping.Candidates(
+        oracle.rows_of([{1}], 2), *(np.ones(1, np.int32),) * 3, one, one, np.ones(1, np.float32)
+    )
+    got = dict(zip(CANDIDATE_FEATURES, candidate_features(candidates, regions, edges)[0].tolist(), strict=True))
+    # The support polygon of 16 directions circumscribes an axis-parallel rectangle exactly.
+    assert got["solidity"] == pytest.approx(1.0, rel=1e-5)
+    assert got["elongation"] == pytest.approx(min(rows, columns) / max(rows, columns), rel=1e-4)
+    assert got["box_aspect"] == pytest.approx(np.log(columns / rows), abs=1e-5)
+    assert got["tilt"] == pytest.approx(np.sign(rows - columns), abs=1e-5)

@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+
+from masks.mcg.hierarchy import (
+    build_hierarchy,
+    edge_saliency,
+    majority_leaf,
+    merge_worth,
+    monotone,
+    region_edges,
+    watershed_tree,
+)
+
+
+def check_tree(tree, leaves):
+    assert len(tree.parent) == len(tree.level) == 2 * leaves - 1
+    nodes = np.arange(2 * leaves - 2)
+    assert (tree.parent[:-1] > nodes).all()
+    assert tree.parent[-1] == 2 * leaves - 2
+    assert (np.bincount(tree.parent[:-1], minlength=2 * leaves - 1)[leaves:] == 2).all()
+    assert (tree.level <= tree.level[tree.parent]).all()
+    assert (tree.level[:leaves] == 0).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trees_are_binary_rise_to_the_root_and_share_the_leaves(seed):
+    random = np.random.default_rng(seed)
+    contours = [random.random((40, 50)), random.random((20, 25)), random.random((10, 12))]
+    hierarchy = build_hierarchy([c.astype(np.float32) for c in contours], 60)
+    leaves = hierarchy.labels.max() + 1
+    assert leaves == 60
+    assert len(hierarchy.trees) == 4
+    for tree in hierarchy.trees:
+        check_tree(tree, leaves)
+    first = np.unique(hierarchy.labels, return_index=True)[1]
+    assert (np.diff(first) > 0).all()  # named by first pixel
+
+
+def test_leaves_are_connected(oracle):
+    labels = oracle.small_hierarchy(3, 30, 30, 25).labels
+    for leaf in range(labels.max() + 1):
+        assert oracle.ndimage.label(labels == leaf, oracle.FOUR)[1] == 1
+
+
+def test_edges_lengths_and_strengths_against_pixel_pairs():
+    random = np.random.default_rng(5)
+    labels = random.integers(0, 4, (7, 8)).astype(np.int32)
+    contour = random.random((7, 8)).astype(np.float32)
+    pairs = {}
+    for y in range(7):
+        for x in range(8):
+            for yy, xx in ((y + 1, x), (y, x + 1)):
+                if yy < 7 and xx < 8 and labels[y, x] != labels[yy, xx]:
+                    key = tuple(sorted((int(labels[y, x]), int(labels[yy, xx]))))
+                    pairs.setdefault(key, []).append((contour[y, x] + contour[yy, xx]) / 2)
+    edges, length, strength = region_edges(labels, contour)
+    assert [tuple(e) for e in edges.tolist()] == sorted(pairs)
+    assert length.tolist() == [len(pairs[k]) for k in sorted(pairs)]
+    np.testing.assert_allclose(strength, [np.mean(pairs[k]) for k in sorted(pairs)], rtol=1e-6)
+
+
+def test_saliency_is_the_level_at_which_both_ends_first_share_a_node(oracle):
+    hierarchy = oracle.small_hierarchy(2)
+    tree = hierarchy.trees[0]
+    below = oracle.node_leaves(tree.parent)
+    for (a, b), level in zip(hierarchy.edges.tolist(), hierarchy.saliency, strict=True):
+        assert level == min(tree.level[k] for k, leaves in enumerate(below) if {a, b} <= leaves)
+
+
+def test_average_linkage_merges_the_pair_with_the_smallest_mean_boundary():
+    labels = np.repeat(np.arange(4, dtype=np.int32), 5).reshape(4, 5)
+    edges, length = np.array([[0, 1], [1, 2], [2, 3]], np.int32), np.array([5, 5, 5], np.int32)
+    from masks.mcg.hierarchy import _linkage
+
+    tree = _linkage(4, edges, np.array([0.3, 0.1, 0.2]), length)
+    assert labels.max() == 3
+    # 1 and 2 first, then 3 joins at 0.2, then 0 at 0.3.
+    assert {int(tree.parent[1]), int(tree.parent[2])} == {4}
+    assert tree.parent[3] == tree.parent[4] == 5
+    np.testing.assert_allclose(tree.level, [0, 0, 0, 0, 0.1, 0.2, 0.3], atol=1e-7)
+
+
+def test_monotone_lifts_inversions():
+    parent = np.array([3, 3, 4, 4, 4], np.int32)
+    assert monotone(parent, np.array([0, 0, 0, 0.5, 0.4])).tolist() == [0, 0, 0, 0.5, 0.5]
+
+
+def test_worth_of_a_merge_counts_the_smaller_side():
+    labels = np.array([[0, 0, 0, 0, 1, 2]], np.int32)
+    parent = np.array([4, 3, 3, 4, 4], np.int32)
+    level = np.array([0, 0, 0, 0.4, 0.5], np.float32)
+    np.testing.assert_allclose(merge_worth(labels, parent, level, 1.0), [0.4, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(merge_worth(labels, parent, level, 0.0), [0.4, 0.5], rtol=1e-6)
+
+
+def test_majority_takes_the_smallest_label_on_a_tie():
+    fine = np.array([[0, 0, 1, 1], [0, 0, 1, 1]], np.int32)
+    coarse = np.array([[7, 7, 5, 3], [2, 7, 3, 5]], np.int32)
+    assert majority_leaf(fine, coarse, 2).tolist() == [7, 3]
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 60, 90, 135])
+def test_a_boundary_counts_with_its_mean_strength_in_every_direction(degrees):
+    ys, xs = np.mgrid[-20:20, -20:20] + 0.5
+    angle = np.deg2rad(degrees)
+    ridge = 0.9 * np.exp(-((xs * np.cos(angle) + ys * np.sin(angle)) ** 2) / 4)
+    noise = np.random.default_rng(0).random((40, 40)) * 0.02
+    _, tree = watershed_tree((ridge + noise).astype(np.float32), 500)
+    assert tree.level[-1] > 0.8
+
+
+def test_the_leaf_cap_keeps_strong_boundaries():
+    noise = np.random.default_rng(0).random((40, 40)) * 0.05
+    contour = (noise + 0.9 * np.exp(-((np.arange(40) - 19.5) ** 2) / 4)).astype(np.float32)
+    labels, tree = watershed_tree(contour, 2)
+    check_tree(tree, 2)
+    assert len(np.unique(labels[:, :19])) == 1
+    assert len(np.unique(labels[:, 22:])) == 1
+    assert labels[5, 5] != labels[5, 35]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (40, 30)])
+def test_flat_pictures_are_one_region(shape):
+    halves = tuple(max(1, side // 2) for side in shape)
+    hierarchy = build_hierarchy([np.zeros(shape, np.float32), np.zeros(halves, np.float32)], 100)
+    assert (hierarchy.labels == 0).all()
+    assert [len(t.parent) for t in hierarchy.trees] == [1]
+    assert len(hierarchy.edges) == 0
+
+
+def test_coarse_levels_reach_the_fine_edges():
+    fine = np.zeros((40, 40), np.float32)
+    fine[:, 19:21] = 0.2
+    fine[19:21, :] = 0.2
+    coarse = np.zeros((20, 20), np.float32)
+    coarse[:, 9:11] = 0.9  # only the vertical boundary exists at the coarse scale
+    hierarchy = build_hierarchy([fine, coarse], 100)
+    vertical = [i for i, (a, b) in enumerate(hierarchy.edges.tolist()) if b == a + 1]
+    own = np.arange(hierarchy.labels.max() + 1, dtype=np.int32)
+    levels = edge_saliency(hierarchy.edges, own, hierarchy.trees[2].parent, hierarchy.trees[2].level)
+    assert levels[vertical].min() > 0.5
+    assert levels[[i for i in range(len(levels)) if i not in vertical]].max() < 0.1

@@ -1,0 +1,121 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from masks.mcg.models import load_model
+from masks.registry import parse_spec
+from pipelines.ranker import TrainOptions, fold_of, is_held_out, list_training_inputs, train
+from schemas.errors import InputError, UsageError
+from schemas.image import ImageRecord
+
+pytest.importorskip("lightgbm", reason="training models needs maskmill[ranker]")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Twelve pictures of three bright discs on a textured ground, annotated as polygons."""
+    folder = tmp_path_factory.mktemp("pictures")
+    images, annotations = [], []
+    for number in range(1, 13):
+        random = np.random.default_rng(number)
+        picture = random.integers(60, 120, (90, 110, 3)).astype(np.uint8)
+        for _ in range(3):
+            centre, radius = random.integers((15, 15), (95, 75)), int(random.integers(7, 14))
+            colour = tuple(int(c) for c in random.integers(150, 256, 3))
+            angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+            polygon = centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+            cv2.fillPoly(picture, [polygon.round().astype(np.int32)], colour)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "segmentation": [np.clip(polygon, 0, (110, 90)).round(1).reshape(-1).tolist()],
+                }
+            )
+        cv2.imwrite(str(folder / f"{number}.png"), picture)
+        images.append({"id": number, "file_name": f"{number}.png", "height": 90, "width": 110})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "disc"}]}
+    (folder.parent / "discs.json").write_text(json.dumps(content))
+    return folder, folder.parent / "discs.json"
+
+
+def options(pictures, out, **change):
+    given = {"folds": 2, "held_out": 0.3, "block": 4, "labels": "discs", **change}
+    return TrainOptions(str(pictures[0]), str(pictures[1]), str(out), **given)
+
+
+@pytest.fixture(scope="module")
+def trained(pictures, tmp_path_factory):
+    out = tmp_path_factory.mktemp("models")
+    return out, train(options(pictures, out))
+
+
+def test_the_models_trained_find_the_objects_they_were_shown(pictures, trained):
+    out, card = trained
+    assert card["measured_on"]["abo"]["pool"] >= card["measured_on"]["abo"]["100"] >= card["measured_on"]["abo"]["10"]
+    assert card["measured_on"]["abo"]["10"] > 0.6
+    generator = parse_spec(f"mcg(top=8, contour={str(out / 'contour.npz')!r}, ranker={str(out / 'ranker.npz')!r})")
+    (layer,) = generator.layers
+    assert layer.provenance["ranker"]["labels"] == ["discs"]
+    picture = cv2.imread(str(pictures[0] / "1.png"))[..., ::-1].copy()
+    assert len(generator(ImageRecord("1.png", picture))[0]) == 8
+
+
+def test_cards_say_what_was_trained_on_what(trained):
+    out, card = trained
+    saved = json.loads((out / "ranker.json").read_text())
+    assert saved == card
+    assert saved["images"] == 12
+    assert saved["model_sha256"] == load_model(str(out / "ranker.npz"), "ranker", _features()).sha256
+    assert saved["images_sha256"] == json.loads((out / "contour.json").read_text())["images_sha256"]
+    assert 0 < saved["measured_on"]["images"] < 12
+
+
+def _features():
+    from masks.mcg.features import CANDIDATE_FEATURES
+
+    return CANDIDATE_FEATURES
+
+
+def test_training_again_elsewhere_gives_the_same_bytes_and_here_takes_up_what_is_there(pictures, trained, tmp_path):
+    out, card = trained
+    assert train(options(pictures, tmp_path)) == card
+    for name in ("contour.npz", "ranker.npz"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
+    blocks = sorted(tmp_path.glob("_work/*/*.parquet"))
+    stamps = {b: b.stat().st_mtime_ns for b in blocks}
+    blocks[0].unlink()
+    assert train(options(pictures, tmp_path)) == card
+    assert all(b.stat().st_mtime_ns == stamps[b] for b in blocks[1:])
+
+
+def test_folds_and_held_out_pictures_depend_on_the_id_and_seed_only(pictures):
+    one, two = options(pictures, "a"), options(pictures, "b", seed=1)
+    keys = [f"{k}.jpg" for k in range(2000)]
+    folds = np.array([fold_of(one, key) for key in keys])
+    assert 0.45 < folds.mean() < 0.55
+    assert 0.26 < np.mean([is_held_out(one, key) for key in keys]) < 0.34
+    assert folds.tolist() != [fold_of(two, key) for key in keys]
+
+
+def test_too_few_pictures_are_refused(pictures):
+    with pytest.raises(InputError, match=r"4 annotated pictures .* are too few"):
+        list_training_inputs(options(pictures, "a", limit=4))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"quality": "best"}, "standard or high"),
+        ({"folds": 1}, r"folds must be in 2\.\.20, got 1"),
+        ({"held_out": 1.0}, "held-out"),
+        ({"block": 0}, "block must be"),
+    ],
+)
+def test_wrong_options_are_refused(pictures, change, message):
+    with pytest.raises(UsageError, match=message):
+        options(pictures, "a", **change)

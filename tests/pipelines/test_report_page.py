@@ -1,0 +1,235 @@
+"""The page: safe with hostile names, bounded in size, the same bytes, and quiet in a real browser."""
+
+import json
+import re
+import tracemalloc
+
+import numpy as np
+import pytest
+from browser import dump_dom
+from pages import HOSTILE, assert_sound
+from PIL import Image
+from reporting import LAYERS, NO_TIMES, build_of, random_record, stats_of, to_annotations
+
+from pipelines.report.document import make_document
+from pipelines.report.ledger import read_ledger
+from pipelines.report.make import to_bytes
+from pipelines.report.page import clean, render_page
+from pipelines.report.statistics import ReportStats, fold_facts
+from pipelines.report.thumbnails import HIT, MISS, draw_match, encode_within
+from schemas import rle
+from schemas.manifest import FAILURES
+from schemas.mask import Layer, MaskSet
+from schemas.stats import IOU_UNIT
+
+
+def hostile_document() -> dict:
+    """A report in which every text that a data set can choose is hostile."""
+    layers = tuple(Layer(f"{text[:300]}{i}", f"g{i % 2}", {"note": text}) for i, text in enumerate(HOSTILE[:3]))
+    examples = [random_record(i)[0] for i in range(len(HOSTILE) * 2)]
+    examples = [type(e)(**{**vars(e), "filename": f"{HOSTILE[i % len(HOSTILE)]}{i}"}) for i, e in enumerate(examples)]
+    stats = stats_of(examples, layers)
+    failures = [
+        {
+            "outcome": "failed",
+            "reason": text[:50],
+            "stage": text[:50],
+            "count": 3,
+            "examples": [{"id": text, "message": text}] * 5,
+        }
+        for text in HOSTILE
+    ]
+    build = build_of(
+        layers,
+        written=len(examples),
+        dataset=HOSTILE[0],
+        split=HOSTILE[1],
+        config={text[:40]: [text, text] for text in HOSTILE},
+        categories={str(i): text for i, text in enumerate((*HOSTILE, *HOSTILE))},
+        labels=HOSTILE[1],
+        decoder={"name": HOSTILE[0], "reencoded": {HOSTILE[1]: 3}},
+        versions={HOSTILE[2]: HOSTILE[0]},
+        shards=[{"name": HOSTILE[0], "records": 1, "bytes": 5, "sha256": "0" * 64, "crc32c": "0" * 8}],
+    )
+    times = {
+        "stages": [
+            {"stage": HOSTILE[0], "images": 1, "total_us": 5, "max_us": 5, "hist": {"1": 1}}
+            | {"mean_ms": 1.0, "p50_ms": 1.0, "p95_ms": 1.0, "max_ms": 1.0}
+        ],
+        "slowest": [{"id": text, "ms": 1.0} for text in HOSTILE],
+    }
+    return make_document([build], stats, failures, times)
+
+
+def test_hostile_names_stay_text():
+    document = hostile_document()
+    url = {"url": "data:image/jpeg;base64,AAAA", "width": 10, "height": 5}
+    page = render_page(document, {e["id"]: url for group in document["examples"].values() for e in group})
+    assert_sound(page)
+    text = page.decode()
+    assert "&lt;script&gt;" in text
+    assert "{{ 7 * 7 }}" in text
+    assert "$^$" in text
+    assert "x" * 400 not in text
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x1b]", text)
+    assert json.loads(to_bytes(document))["builds"] == document["builds"]
+
+
+@pytest.mark.timeout(600)
+def test_hostile_names_run_nothing_and_ask_for_nothing_in_a_browser(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_bytes(render_page(hostile_document(), {}))
+    dom, requests = dump_dom(path)
+    assert "Definitions" in dom
+    assert "owned" not in re.search(r"<title>(.*?)</title>", dom, re.DOTALL)[1].replace("document.title='owned'", "")
+    assert [r for r in requests if "report.html" not in r and "favicon" not in r] == []
+    # the browser that finds nothing here does find a page that misbehaves
+    page = "<title>a</title><script>document.title='owned'</script><img src='asked.png'>"
+    path.write_text(page)
+    dom, requests = dump_dom(path)
+    assert "<title>owned</title>" in dom
+    assert any("asked.png" in r for r in requests)
+    policy = re.search(rb"<meta http-equiv[^>]*>", render_page(hostile_document(), {}))[0].decode()
+    path.write_text(policy + page)
+    dom, requests = dump_dom(path)
+    assert "<title>a</title>" in dom
+    assert not any("GET /asked.png" in r for r in requests)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "shown"),
+    [
+        ("plain", 80, "plain"),
+        ("a\u202eb", 80, "a\ufffdb"),
+        ("a\nb\x00", 80, "a\ufffdb\ufffd"),
+        ("\udcff", 80, "\ufffd"),
+        ("0123456789", 6, "0123…9"),
+        ("family \U0001f468\u200d\U0001f469", 80, "family \U0001f468\u200d\U0001f469"),
+    ],
+)
+def test_clean_shows_what_is_harmless(text, limit, shown):
+    assert clean(text, limit) == shown
+    assert len(clean(text, limit)) <= limit
+
+
+def test_the_same_numbers_are_the_same_bytes():
+    first, second = hostile_document(), hostile_document()
+    assert to_bytes(first) == to_bytes(second)
+    assert render_page(first, {}) == render_page(second, {})
+
+
+def test_a_hundred_thousand_failures(tmp_path):
+    reasons = ("truncated", "not_found", "worker_crash")
+    with open(tmp_path / FAILURES, "w") as file:
+        for i in range(100_000):
+            row = {"id": f"{i:06d}" + "y" * 100, "outcome": "failed", "reason": reasons[i % 3], "stage": "decode"}
+            file.write(json.dumps({**row, "message": "m" * 300, "attempts": 1}) + "\n")
+    tracemalloc.start()
+    ledger = read_ledger(str(tmp_path))
+    assert tracemalloc.get_traced_memory()[1] < 4e6
+    tracemalloc.stop()
+    assert [row["count"] for row in ledger] == [33334, 33333, 33333]
+    assert [e["id"][:6] for e in ledger[0]["examples"]] == ["000000", "000003", "000006", "000009", "000012"]
+    build = build_of()
+    build["counts"] |= {"inputs": 100_000, "failed": 100_000}
+    page = render_page(make_document([build], stats_of([]), ledger, NO_TIMES), {})
+    assert_sound(page)
+    assert b"33,334" in page
+
+
+def synthetic(images: int, seed: int) -> ReportStats:
+    """Statistics of made-up images, as rows and facts."""
+    rng = np.random.default_rng(seed)
+    stats = ReportStats.zero(1, 1)
+    for start in range(0, images, 100):
+        rows, facts = [], []
+        for i in range(start, min(start + 100, images)):
+            n = int(rng.integers(0, 12))
+            best = (rng.random(n) * IOU_UNIT).astype(int)
+            rows.append(
+                {
+                    "id": f"folder/{i:09d}.jpg",
+                    "height": 480,
+                    "width": 640,
+                    "instances": n,
+                    "crowds": 0,
+                    "masks": [int(rng.integers(1, 200))],
+                    "covered_px": [480 * 640],
+                    "iou_units": [int(best.sum())],
+                }
+            )
+            layer = {"area_px": 480 * 640, "area_bins": [1] * 24, "fragments": 3, "duplicates": 0, "ranked": 0}
+            layer |= {"first": [int(best.sum())] * 5, "drawn": [int(best.sum())] * 5}
+            area, category = rng.integers(1, 90_000, n).tolist(), rng.integers(1, 91, n).tolist()
+            facts.append({"area": area, "category": category, "best": [best.tolist()], "layers": [layer]})
+        stats.add_rows(rows, 0)
+        stats.add_facts(fold_facts(facts))
+    return stats
+
+
+def test_memory_and_size_do_not_grow_with_the_data_set():
+    sizes, peaks = {}, {}
+    for images in (200, 20_000):
+        tracemalloc.start()
+        stats = synthetic(images, 1)
+        peaks[images] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        build = build_of(LAYERS[:1], written=images)
+        document = make_document([build], stats, [], NO_TIMES)
+        sizes[images] = (len(to_bytes(document)), len(render_page(document, {})))
+    assert sizes[20_000][0] < 1.25 * sizes[200][0]
+    assert sizes[20_000][1] < 1.10 * sizes[200][1]
+    assert peaks[20_000] < 1.5 * peaks[200]
+
+
+def test_many_layers_and_categories_are_cut_on_the_page_only():
+    layers = tuple(Layer(f"g-{i}", "g", {}) for i in range(60))
+    example = next(e for e in (random_record(i, layers=60)[0] for i in range(9)) if (~e.annotations.is_crowd).any())
+    stats = stats_of([example], layers)
+    for table in (stats.sums["facts"], *stats.sums["facts"]["series"]):
+        table["categories"] |= {str(i): 1 for i in range(5000)}
+    document = make_document([build_of(layers, written=1)], stats, [], NO_TIMES)
+    page = render_page(document, {})
+    assert_sound(page)
+    assert len(page) < 1_500_000
+    assert len(document["categories"]) >= 5000
+    assert b"rarer categories are in report.json only" in page
+
+
+def test_thumbnails_shrink_until_they_fit():
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (400, 600, 3), np.uint8))
+
+    def draw(longer_px):
+        panel = noise.resize((longer_px, longer_px * 2 // 3))
+        return panel, panel
+
+    panels, uses = {str(i): draw for i in range(12)}, dict.fromkeys(map(str, range(12)), 2)
+    widths = []
+    for budget in (3_000_000, 400_000, 150_000, 100):
+        encoded = encode_within(panels, uses, budget)
+        assert sum(len(e["url"]) * uses[i] for i, e in encoded.items()) <= budget
+        widths.append(encoded["0"]["width"] if encoded else 0)
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] > widths[2] > widths[3] == 0
+
+
+def test_the_match_shows_hits_and_misses_where_they_are():
+    example, _, _ = random_record(1, side=(60, 80))
+    truth, mask = np.zeros((60, 80), bool), np.zeros((60, 80), bool)
+    truth[10:50, 10:70] = True
+    mask[10:50, 40:80] = True
+    masks = MaskSet.unranked([rle.encode_mask(mask)], [mask.sum()])
+    _, right = draw_match(example, to_annotations([truth], [1], [0]), [masks], 160)
+    pixels = np.asarray(right, int)
+
+    def nearest(y, x):
+        """Which of three colours prevails around a place."""
+        around = pixels[2 * y - 8 : 2 * y + 8, 2 * x - 8 : 2 * x + 8].reshape(-1, 3).mean(axis=0)
+        return min(("hit", HIT), ("miss", MISS), ("grey", (150, 150, 150)), key=lambda c: np.abs(around - c[1]).sum())[
+            0
+        ]
+
+    assert nearest(30, 55) == "hit"
+    assert nearest(30, 25) == "miss"
+    assert nearest(5, 5) == "grey"
