@@ -13,7 +13,6 @@ from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from pipelines.assemble import assemble_shard, load_shards
-from pipelines.finish import finish_build
 from pipelines.isolation import ChildProcess, InProcess
 from pipelines.part import build_part, settings_of
 from pipelines.plan import PartTask, Plan, difference, load_plan
@@ -105,6 +104,8 @@ class BuildShards(beam.PTransform):
 
 def finish(shards: int, folder: str, plan_digest: str) -> bool:
     """Finishes the build once every shard is whole; see `pipelines.finish.finish_build`."""
+    from pipelines.finish import finish_build  # tables and the report: nothing that other steps need
+
     plan = _plan(folder, plan_digest)
     whole = len(load_shards(folder, plan)) == plan.num_shards
     if whole:
