@@ -11,7 +11,6 @@ CPU seconds of the whole process tree are compared, so that a busy machine chang
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -43,20 +42,24 @@ with tf.io.TFRecordWriter(out) as writer:
 
 
 def measure(command: list[str], text: str = "") -> tuple[float, float]:
-    """CPU seconds and peak resident MB of a command and all its children."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    """CPU seconds of a command and all its children, and the peak resident MB of the largest of these processes."""
+    # A process of its own for each measurement: the peak that the system keeps is of all children there ever were.
+    probe = (
+        "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode\n"
+        "u = resource.getrusage(resource.RUSAGE_CHILDREN); print(u.ru_utime + u.ru_stime, u.ru_maxrss); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe, *command], input=text, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, after.ru_maxrss / 1024
+    cpu, peak = done.stdout.split()
+    return float(cpu), int(peak) / 1024
 
 
 def main() -> None:
     """Runs both sides twice (few and all pictures), so that start-up and cost per image come apart."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", help="folder of JPEGs (default: scikit-image's photographs, repeated)")
-    parser.add_argument("--limit", type=int, default=60, help="pictures to use (default: 60)")
+    parser.add_argument("--limit", type=int, default=200, help="pictures to use (default: 200)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         pictures = Path(scratch) / "pictures"
