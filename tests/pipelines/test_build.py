@@ -82,6 +82,9 @@ def test_records_hold_what_the_pictures_and_annotations_say(coco, reference):
             )
             assert np.array_equal(drawn, decoded.astype(bool))
             for layer, masks in enumerate(example.masks):
+                for counts in masks.counts:
+                    oracle = coco_mask.decode({"size": [example.height, example.width], "counts": counts})
+                    assert np.array_equal(rle.decode_mask(counts, example.height, example.width), oracle)
                 best = max(
                     (m & drawn).sum() / (m | drawn).sum()
                     for m in (rle.decode_mask(c, example.height, example.width) for c in masks.counts)
@@ -190,6 +193,24 @@ def test_a_full_disk_keeps_what_is_finished_and_resumes(after_bytes, coco, refer
     assert not (tmp_path / "manifest.json").exists()
     build(coco, str(tmp_path), IN_PROCESS, quiet=True)
     assert content(tmp_path) == content(reference)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EROFS, "the file system is read-only"),
+        (errno.EACCES, "no permission to write there"),
+        (errno.EDQUOT, "the disk quota is used up; free some space and run the same command to resume"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_what_the_system_says_of_an_output_is_passed_on(number, words, coco, tmp_path, monkeypatch):
+    def refuse(path, data):
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(storage, "write_bytes", refuse)
+    with pytest.raises(InputError, match=f"cannot write to {tmp_path} .*: {words}"):
+        build(coco, str(tmp_path), IN_PROCESS, quiet=True)
 
 
 def test_an_output_that_cannot_be_written(coco, tmp_path):
