@@ -57,6 +57,11 @@ class Tally:
             self._seen.add(name)
 
 
+def amount(count: int, noun: str) -> str:
+    """A count and its noun: 1 shard, 1,024 shards."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them: 45 s, 12 min, 3.4 h, 2.1 d."""
     for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172800, "h", 3600)):

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     from pipelines.build import usable_cores
     from pipelines.cli import print_json
     from pipelines.estimate import estimate
-    from pipelines.progress import duration
+    from pipelines.progress import amount, duration
 
     config, options, out = read_options(args)
     cost = estimate(config, out, options.workers or usable_cores(), options.part_size)
@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
         print_json({**dataclasses.asdict(cost), "core_seconds": seconds, "out_bytes": size})
         return 0
     print(
-        f"{cost.inputs:,} inputs, {cost.to_build:,} to build into {cost.shards:,} shards; class labels: {cost.labels}"
+        f"{cost.inputs:,} inputs, {cost.to_build:,} to build into {amount(cost.shards, 'shard')}; "
+        f"class labels: {cost.labels}"
     )
     for reason, count in cost.refused.items():
         print(f"  refused or skipped at listing: {count:,} {reason}")

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+from pipelines.progress import amount
 from schemas import storage
 from schemas.manifest import FAILURES, Manifest
 
@@ -32,7 +33,7 @@ def summary_lines(manifest: Manifest, folder: str) -> list[str]:
         coverage = "none" if row["coverage"] is None else f"{row['coverage']:.1%}"
         lines.append(f"{layer.name:<{width}}  {abo:>6}  {masks:>11}  {coverage:>8}")
     size = sum(shard.bytes for shard in manifest.shards)
-    lines.append(f"{len(manifest.shards)} shards, {size / 1e6:,.1f} MB, in {folder}")
+    lines.append(f"{amount(len(manifest.shards), 'shard')}, {size / 1e6:,.1f} MB, in {folder}")
     if storage.exists(storage.join(folder, "report.html")):
         lines.append(f"report: {storage.join(folder, 'report.html')}")
     lines.append(f"next: maskmill validate {folder}")

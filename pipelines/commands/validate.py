@@ -13,6 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Lists all damage."""
     from pipelines.cli import print_json
+    from pipelines.progress import amount
     from pipelines.validate import find_damage
     from schemas.errors import DamageError
     from schemas.reader import Dataset
@@ -28,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
         print_json({"folder": args.folder, "records": manifest.num_records, "damage": damage})
     elif not damage:
         print(
-            f"valid: {manifest.num_records:,} records in {len(manifest.shards)} shards; every checksum, feature, RLE and "
-            f"count agrees with the manifest"
+            f"valid: {amount(manifest.num_records, 'record')} in {amount(len(manifest.shards), 'shard')}; "
+            "every checksum, feature, RLE and count agrees with the manifest"
         )
     else:
         print(

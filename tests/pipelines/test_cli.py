@@ -167,7 +167,7 @@ def test_plan_builds_nothing(data, tmp_path, capsys):
     args = ["plan", *args[1:]]
     assert main(args) == 0
     text = said(capsys)
-    assert "12 inputs, 12 to build into 1 shards" in text
+    assert "12 inputs, 12 to build into 1 shard;" in text
     assert "core-hours" in text
     assert not (tmp_path / "out").exists()
     assert main([*args, "--json"]) == 0

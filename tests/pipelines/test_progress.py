@@ -6,7 +6,7 @@ from drawn import write_coco
 from pipelines.build import build
 from pipelines.config import BuildConfig, RunOptions
 from pipelines.plan import load_plan
-from pipelines.progress import Tally, duration
+from pipelines.progress import Tally, amount, duration
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,10 @@ from pipelines.progress import Tally, duration
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_amounts():
+    assert [amount(n, "shard") for n in (0, 1, 1024)] == ["0 shards", "1 shard", "1,024 shards"]
 
 
 def test_the_tally_counts_each_sidecar_once_and_only_of_this_plan(tmp_path):
