@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from schemas.errors import ImageError
 
 DECODER = f"opencv {cv2.__version__} IMREAD_COLOR_RGB|IMREAD_IGNORE_ORIENTATION"
-MAX_PIXELS = 50_000_000  # default limit; FH takes about 0.1 s and 100 bytes a pixel beyond a megapixel
+MAX_PIXELS = 50_000_000  # default limit; FH takes about 0.1 s per megapixel and 100 bytes per pixel
 
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _JPEG = b"\xff\xd8\xff"

@@ -2,7 +2,7 @@
 
 Local paths use the standard library. gs:// uses google-cloud-storage (extra `[gcp]`), which honours
 STORAGE_EMULATOR_HOST and retries 429 and 503 by itself. Everything else in the project names paths as strings and
-comes here to reach them.
+comes here to reach them. A long file for that reason: it is the one place that knows both kinds of path.
 """
 
 import collections
