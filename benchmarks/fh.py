@@ -9,6 +9,7 @@ never by milliseconds. Medians are over the photos. OpenCV takes part where its 
 
 import argparse
 import collections
+import itertools
 import os
 import subprocess
 import sys
@@ -41,7 +42,8 @@ STAGES = {
     "find_runs": "reading the components' runs",
     "write_counts": "writing RLE of all scales",
 }
-GROWTH_MP = (0.05, 0.19, 0.75, 3, 12)
+GROWTH_CUTS = (16, 8, 4, 2, 1)  # per side
+GROWTH_BASE = 4  # pieces of 0.75 megapixels
 
 
 def decode(path: Path) -> np.ndarray | None:
@@ -142,36 +144,38 @@ def show_stages(options: argparse.Namespace) -> None:
         print(f"  {title:36} {np.median(shares[name]):7.2f}")
 
 
-def mosaic(images: list[np.ndarray], megapixels: float) -> np.ndarray:
-    """Photos side by side until they fill a 4:3 picture of so many megapixels: detail as in photos at every size."""
-    height, width = round((megapixels * 0.75e6) ** 0.5), round((megapixels / 0.75 * 1e6) ** 0.5)
-    picture = np.empty((height, width, 3), np.uint8)
-    turn = top = 0
-    while top < height:
-        left = 0
-        while left < width:
-            tile = images[turn % len(images)][:400, :400]
-            part = picture[top : top + 400, left : left + 400]
-            fitting = cv2.resize(tile, (400, 400))[: part.shape[0], : part.shape[1]]
-            part[:] = fitting
-            turn += 1
-            left += 400
-        top += 400
-    return picture
+def mosaic(images: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Photos side by side, row after row, until they fill a picture of that size."""
+    tiles = [cv2.resize(image[:400, :400], (400, 400)) for image in images]
+    turns = itertools.cycle(tiles)
+    rows = [np.hstack([next(turns) for _ in range(-(-width // 400))]) for _ in range(-(-height // 400))]
+    return np.ascontiguousarray(np.vstack(rows)[:height, :width])
 
 
 def show_growth(options: argparse.Namespace) -> None:
-    images = list(photos(options))
-    pictures = {mp: mosaic(images, mp) for mp in GROWTH_MP}
-    spent = {mp: [] for mp in GROWTH_MP}
-    for _ in range(5):
-        for mp, picture in pictures.items():
-            turns = max(1, round(0.75 / mp))
-            spent[mp].append(cpu_ms(lambda p=picture, n=turns: [fh.segment(p) for _ in range(n)]) / turns / mp)
-    base = np.median(spent[0.75])
-    print("growth, mosaics of photos, median of 5 turns")
-    for mp, values in spent.items():
-        print(f"  {mp:6.2f} MP {np.median(values):8.1f} ms/MP  {np.median(values) / base:5.2f} x 0.75 MP")
+    """The same pixels as one picture of 12 megapixels and cut into ever smaller ones: only the size differs."""
+    whole = mosaic(list(photos(options)), 3000, 4000)
+    megapixels = whole.shape[0] * whole.shape[1] / 1e6
+    pictures = {}
+    for cuts in GROWTH_CUTS:
+        bands = np.array_split(whole, cuts, axis=0)
+        pictures[cuts] = [np.ascontiguousarray(part) for band in bands for part in np.array_split(band, cuts, axis=1)]
+    spent = collections.defaultdict(list)
+    for turn in range(4):
+        for cuts, parts in pictures.items():
+            for segment in (fh.segment, fh.segment_to_rle):
+                each = cpu_ms(lambda p=parts, s=segment: [s(part) for part in p]) / megapixels
+                if turn > 0:  # the first grows the buffers
+                    spent[segment, cuts].append(each)
+    print(f"growth, {megapixels:g} MP of photos in pieces, median of 3 turns")
+    print("  ms/MP             to label maps       to RLE")
+    medians = {key: np.median(values) for key, values in spent.items()}
+    for cuts in GROWTH_CUTS:
+        cells = [
+            f"{medians[s, cuts]:8.1f} ({medians[s, cuts] / medians[s, GROWTH_BASE]:4.2f})"
+            for s in (fh.segment, fh.segment_to_rle)
+        ]
+        print(f"  {cuts * cuts:3} x {megapixels / cuts**2:5.2f} MP  {'   '.join(cells)}")
 
 
 def show_ties(options: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ component that another, tree edge could not join.)
 import numpy as np
 from numba import njit
 
-from masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_numbers, join, look_ahead, plant
+from masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_rings, join, look_ahead, plant
 from masks._fh.thinning import FALLING, RIGHT, RISING
 from masks._fh.tiles import DIRECTION_SHIFT
 
@@ -57,7 +57,7 @@ def name_ends(ids, owner_of_pixel, width, firsts, seconds):
 
 
 @njit(nogil=True, cache=True)
-def join_nodes(weights, firsts, seconds, k, nodes, labels):
+def join_nodes(weights, firsts, seconds, k, nodes, costs):
     """The shared pass over the whole picture, on the tiles' nodes.
 
     Invariant: an untainted set of nodes is the component that FH has built at every scale >= 255 k, and a tainted one
@@ -67,40 +67,40 @@ def join_nodes(weights, firsts, seconds, k, nodes, labels):
     Args:
         weights, firsts, seconds: the edges handed on by the tiles, in order, and the nodes at their ends.
         k: the smallest scale / 255.
-        nodes: forest.NODE records with cost and size set; labels: uint32 of each node, both overwritten.
+        nodes: forest.NODE records with their sizes set. costs: float64, of each node. Both become those of the sets.
     """
-    plant(nodes, labels, k)
+    plant(nodes, costs, k)
     for i in range(weights.size):
-        if i % AHEAD == 0 and look_ahead(nodes, labels, firsts, seconds, i) < TAINTED:
+        if i % AHEAD == 0 and look_ahead(nodes, firsts, seconds, i) < TAINTED:
             break  # never: no limit is below TAINTED
-        a = labels[firsts[i]]
-        b = labels[seconds[i]]
+        a = nodes[firsts[i]].label
+        b = nodes[seconds[i]].label
         if a == b:
             continue
         weight = weights[i]
         if weight < min(nodes[a].limit, nodes[b].limit):
-            cost = max(weight, max(nodes[a].cost, nodes[b].cost))
-            node = nodes[join(nodes, labels, a, b)]
-            node.cost = cost
-            node.limit = np.float32(cost + k / node.size)
+            cost = max(weight, max(costs[a], costs[b]))
+            label = join(nodes, a, b)
+            costs[label] = cost
+            nodes[label].limit = np.float32(cost + k / nodes[label].size)
         else:
             nodes[a].limit = TAINTED
             nodes[b].limit = TAINTED
 
 
 @njit(nogil=True, cache=True)
-def number_components(owner_of_pixel, nodes, labels, component_sizes, component_costs):
+def number_components(owner_of_pixel, nodes, costs, component_sizes, component_costs):
     """Replaces each pixel's node by its component, numbered from 0 in raster order. Returns how many there are."""
-    forget_numbers(nodes, labels)
+    forget_rings(nodes)
     count = 0
     for i in range(owner_of_pixel.size):
-        label = labels[owner_of_pixel[i]]
-        number = nodes[label].members
+        label = nodes[owner_of_pixel[i]].label
+        number = nodes[label].following
         if number == UNNUMBERED:
             number = np.uint32(count)
-            nodes[label].members = number
+            nodes[label].following = number
             component_sizes[number] = nodes[label].size
-            component_costs[number] = nodes[label].cost
+            component_costs[number] = costs[label]
             count += 1
         owner_of_pixel[i] = number
     return count

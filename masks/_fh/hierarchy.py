@@ -99,6 +99,7 @@ def _join_everywhere(planes: np.ndarray, k: float, workspace: Workspace) -> tupl
     pixels = height * width
     component = take("component_of_pixel", pixels, np.uint32)  # of nodes first, in the same place
     nodes = take("nodes", pixels + 1, NODE)
+    costs = take("node_costs", pixels + 1, np.float64)
     capacity = edge_capacity(height, width)
     weights = take("edge_weights", capacity, np.float64)
     ids = take("edge_ids", capacity, np.uint32)
@@ -109,18 +110,18 @@ def _join_everywhere(planes: np.ndarray, k: float, workspace: Workspace) -> tupl
         _tile_scratch(workspace),
         component.reshape(height, width),
         nodes,
+        costs,
         weights,
         ids,
     )
-    nodes, weights, ids = nodes[:node_count], weights[:edge_count], ids[:edge_count]
+    nodes, costs, weights, ids = nodes[:node_count], costs[:node_count], weights[:edge_count], ids[:edge_count]
     _sort(weights, ids, workspace)
     firsts, seconds = _name_ends(ids, component, width, workspace)
-    labels = take("labels", node_count, np.uint32)
-    join_nodes(weights, firsts, seconds, k, nodes, labels)
+    join_nodes(weights, firsts, seconds, k, nodes, costs)
     sizes = take("component_sizes", node_count, np.uint32)
-    costs = take("component_costs", node_count, np.float64)
-    count = number_components(component, nodes, labels, sizes, costs)
-    return component, sizes[:count], costs[:count]
+    component_costs = take("component_costs", node_count, np.float64)
+    count = number_components(component, nodes, costs, sizes, component_costs)
+    return component, sizes[:count], component_costs[:count]
 
 
 def _find_pairs(planes: np.ndarray, component: np.ndarray, workspace: Workspace) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +138,7 @@ def _find_pairs(planes: np.ndarray, component: np.ndarray, workspace: Workspace)
     row, count = find_pairs(image, planes, 0, slot_pairs, slot_places, weights, ids, 0)
     if row < height:
         # Nearly every pixel is a component of its own: there are up to four pairs per pixel, and no room to waste.
-        workspace.drop("nodes", "labels", "spare_weights", "spare_ids")
+        workspace.drop("nodes", "node_costs", "spare_weights", "spare_ids")
         weights = workspace.grow("edge_weights", count, 4 * height * width, np.float64)
         ids = workspace.grow("edge_ids", count, 4 * height * width, np.uint32)
         row, count = find_pairs(image, planes, row, slot_pairs, slot_places, weights, ids, count)
@@ -176,10 +177,10 @@ def join_scale(shared: SharedComponents, scale: float, min_size: int, workspace:
     """
     take = workspace.take
     count = shared.sizes.size
-    segment_of_component = take("labels", count, np.uint32)
+    segment_of_component = take("segment_of_component", count, np.uint32)
     segments = join_components(
         shared.pair_weights, shared.pair_firsts, shared.pair_seconds, scale / BYTE_SCALE, min_size, shared.sizes,
-        shared.costs, take("nodes", count, NODE), segment_of_component, shared.rejected,
+        shared.costs, take("nodes", count, NODE), shared.rejected, segment_of_component,
     )  # fmt: skip
     return segment_of_component, segments
 

@@ -8,11 +8,11 @@ that the first walk rejected can do anything there, because all others ended up 
 import numpy as np
 from numba import njit
 
-from masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_numbers, join, look_ahead, plant
+from masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_rings, join, look_ahead, plant
 
 
 @njit(nogil=True, cache=True)
-def join_components(weights, firsts, seconds, k, min_size, sizes, costs, nodes, labels, rejected):
+def join_components(weights, firsts, seconds, k, min_size, sizes, costs, nodes, rejected, segment_of_component):
     """Joins components into the segments of one scale.
 
     Invariants: before edge i of the first walk, the sets are FH's components at the weight of edge i. In the second,
@@ -24,43 +24,42 @@ def join_components(weights, firsts, seconds, k, min_size, sizes, costs, nodes, 
         min_size: in pixels.
         sizes, costs: of the components.
         nodes: forest.NODE scratch, one per component. rejected: uint32 scratch, one per pair.
-        labels: uint32, one per component; receives its segment, numbered from 0 in order of the components.
+        segment_of_component: uint32; receives the segments, numbered from 0 in order of the components.
 
     Returns:
         The number of segments.
     """
     for c in range(sizes.size):
         nodes[c].size = sizes[c]
-        nodes[c].cost = costs[c]
-    plant(nodes, labels, k)
+    plant(nodes, costs, k)
     rejections = 0
     for i in range(weights.size):
-        if i % AHEAD == 0 and look_ahead(nodes, labels, firsts, seconds, i) < TAINTED:
+        if i % AHEAD == 0 and look_ahead(nodes, firsts, seconds, i) < TAINTED:
             break  # never: no limit is below TAINTED
-        a = labels[firsts[i]]
-        b = labels[seconds[i]]
+        a = nodes[firsts[i]].label
+        b = nodes[seconds[i]].label
         if a == b:
             continue
         weight = weights[i]
         if weight < min(nodes[a].limit, nodes[b].limit):
-            node = nodes[join(nodes, labels, a, b)]
+            node = nodes[join(nodes, a, b)]
             node.limit = np.float32(weight + k / node.size)
         else:
             rejected[np.uintp(rejections)] = np.uint32(i)
             rejections += 1
     for r in range(rejections):
-        a = labels[firsts[rejected[r]]]
-        b = labels[seconds[rejected[r]]]
+        a = nodes[firsts[rejected[r]]].label
+        b = nodes[seconds[rejected[r]]].label
         if a != b and (nodes[a].size < min_size or nodes[b].size < min_size):
-            join(nodes, labels, a, b)
-    forget_numbers(nodes, labels)
+            join(nodes, a, b)
+    forget_rings(nodes)
     segments = 0
     for c in range(sizes.size):
-        label = labels[c]
-        if nodes[label].members == UNNUMBERED:
-            nodes[label].members = np.uint32(segments)
+        node = nodes[nodes[c].label]
+        if node.following == UNNUMBERED:
+            node.following = np.uint32(segments)
             segments += 1
-        labels[c] = nodes[label].members  # no later component asks for this one's label
+        segment_of_component[c] = node.following
     return segments
 
 

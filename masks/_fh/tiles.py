@@ -235,14 +235,14 @@ def _join_tile(
 
 
 @njit(nogil=True, cache=True)
-def _number_nodes(labels, sizes, costs, shape, numbers, node_of_pixel, top, left, nodes, node_count):
+def _number_nodes(labels, sizes, costs, shape, numbers, node_of_pixel, top, left, nodes, node_costs, node_count):
     """Gives the tile's components the next node numbers. Returns the new number of nodes."""
     node = np.uintp(node_count)
     for row in range(shape[0]):
         for pixel in range(np.uintp(row * TILE_ROW), np.uintp(row * TILE_ROW + shape[1])):
             numbers[pixel] = np.uint32(node)
             nodes[node].size = np.uint32(sizes[pixel])
-            nodes[node].cost = costs[pixel]
+            node_costs[node] = costs[pixel]
             node += np.uintp(labels[pixel] == pixel)
     for row in range(shape[0]):
         out = node_of_pixel[top + row, left : left + shape[1]]
@@ -253,7 +253,7 @@ def _number_nodes(labels, sizes, costs, shape, numbers, node_of_pixel, top, left
 
 
 @njit(nogil=True, cache=True)
-def join_tiles(planes, k, free, scratch, node_of_pixel, nodes, edge_weights, edge_ids):
+def join_tiles(planes, k, free, scratch, node_of_pixel, nodes, node_costs, edge_weights, edge_ids):
     """Runs the shared pass inside every tile.
 
     Args:
@@ -261,7 +261,8 @@ def join_tiles(planes, k, free, scratch, node_of_pixel, nodes, edge_weights, edg
         k: the smallest scale / 255. free: float32(k / (height * width)), see the module's text.
         scratch: from `tile_scratch`.
         node_of_pixel: (height, width) uint32; receives the node of each pixel.
-        nodes: forest.NODE, height * width + 1 records; receive size and cost (heaviest accepted edge) of each node.
+        nodes: forest.NODE, height * width + 1 records; receive the size of each node.
+        node_costs: float64, as many; receive the heaviest accepted edge of each node.
         edge_weights, edge_ids: receive the edges handed on; `edge_capacity(height, width)` elements.
 
     Returns:
@@ -304,6 +305,6 @@ def join_tiles(planes, k, free, scratch, node_of_pixel, nodes, edge_weights, edg
                 corner, width, edge_weights, edge_ids, edge_count,
             )  # fmt: skip
             node_count = _number_nodes(
-                labels, sizes, costs, shape, numbers, node_of_pixel, top, left, nodes, node_count
+                labels, sizes, costs, shape, numbers, node_of_pixel, top, left, nodes, node_costs, node_count
             )
     return node_count, edge_count
