@@ -40,6 +40,7 @@ STAGES = {
     "join_components": "all scales, with min_size",
     "paint": "painting label maps",
     "find_runs": "reading the components' runs",
+    "group_runs": "grouping runs of all scales",
     "write_counts": "writing RLE of all scales",
 }
 GROWTH_CUTS = (16, 8, 4, 2, 1)  # per side
@@ -132,9 +133,9 @@ def show_stages(options: argparse.Namespace) -> None:
                 if run is not fh.segment_to_rle:
                     spent.clear()
                 run(image)
-            halved = {"find_runs", "write_counts", "paint"}  # of the last two runs, these happen in one only
+            once = {"find_runs", "group_runs", "write_counts", "paint"}  # by one of the last two runs only
             for name in STAGES:
-                each = spent[name] if name in halved else spent[name] / 2
+                each = spent[name] if name in once else spent[name] / 2
                 shares[name].append(each * 1e3 / (image.shape[0] * image.shape[1] / 1e6))
     finally:
         for name, stage in stages.items():

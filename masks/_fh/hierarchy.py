@@ -16,7 +16,7 @@ import numpy as np
 from masks._fh.components import join_nodes, name_ends, number_components
 from masks._fh.forest import NODE
 from masks._fh.pairs import NO_PAIR, SLOTS, find_pairs
-from masks._fh.runs import COLUMNS, MOST_GROUPS, find_runs, write_counts
+from masks._fh.runs import COLUMNS, find_runs, group_runs, text_capacity, write_counts
 from masks._fh.scales import join_components, paint
 from masks._fh.smoothing import smooth
 from masks._fh.sorting import DIGITS, PATIENCE, sort_edges
@@ -24,6 +24,8 @@ from masks._fh.thinning import EXACT_SIZE, ROUNDED_SIZE
 from masks._fh.tiles import TILE_PIXELS, edge_capacity, join_tiles
 from masks._fh.workspace import Workspace
 
+TEXT_BYTES = 1 << 20  # of RLE written at a time, or one segment's
+TEXT_SEGMENTS = 1 << 12  # whose RLE is written at a time
 BYTE_SCALE = 255.0  # scikit-image divides the scale by it, so that scales mean the same for 0..255 and 0..1
 
 
@@ -213,13 +215,18 @@ def encode_segments(
     take = workspace.take
     components, starts = runs
     count = components.size
-    merged = take("nodes", 3 * (count + 1), np.uint32).reshape(3, count + 1)  # the scale's sets are done with
-    text = take("text", MOST_GROUPS * (2 * count + segments), np.uint8)
-    ends = np.empty(segments, np.int64)
+    pixels = shared.component_of_pixel.size
+    # The scale's sets and rejections are done with.
+    merged, order, scratch = take("nodes", 3 * (count + 1), np.uint32).reshape(3, count + 1)
+    bounds = take("edge_ids", segments + 1, np.uint32)
+    most = group_runs(components, starts, segment_of_component, segments, pixels, scratch, merged, order, bounds)
+    text = take("text", max(TEXT_BYTES, text_capacity(most)), np.uint8)
+    ends = take("text_ends", TEXT_SEGMENTS, np.int64)
+    counts: list[bytes] = []
     areas = np.empty(segments, np.int64)
-    write_counts(
-        components, starts, count, segment_of_component, segments, shared.component_of_pixel.size,
-        merged[0], merged[1], merged[2], take("merged_bounds", segments + 1, np.int64), text, ends, areas,
-    )  # fmt: skip
-    written = text[: ends[-1]].tobytes()
-    return [written[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)], areas
+    while len(counts) < segments:
+        done = write_counts(merged, order, bounds, len(counts), pixels, text, ends, areas)
+        bound = ends[: done - len(counts)].tolist()
+        written = text[: bound[-1]].tobytes()
+        counts += [written[start:end] for start, end in zip([0, *bound], bound, strict=False)]
+    return counts, areas

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco_mask
 
+from masks._fh import hierarchy
 from masks._fh.workspace import thread_workspace
 from masks.felzenszwalb import Felzenszwalb, segment, segment_to_rle, warmup
 from schemas.image import ImageRecord
@@ -68,7 +69,12 @@ _images = arrays.arrays(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# `pytest --hypothesis-profile thorough` tries twenty thousand.
+@settings(
+    max_examples=max(300, settings.default.max_examples),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     image=_images,
     scale=st.sampled_from([0, 0.5, 1, 7, 100, 500, 1500, 10**6]),
@@ -146,6 +152,26 @@ def test_rle_is_that_of_pycocotools(shape):
             np.testing.assert_array_equal(areas, np.bincount(label_map.ravel()))
 
 
+def test_rle_of_many_segments_is_written_piece_by_piece(monkeypatch):
+    """First more segments than are written at a time, then room for no more than the longest."""
+    noise = _pictures(100, 100)["noise"]
+    ((counts, areas),) = segment_to_rle(noise, (0.01,), 0)
+    (label_map,) = segment(noise, (0.01,), 0)
+    assert len(counts) == label_map.max() + 1 > 2 * hierarchy.TEXT_SEGMENTS
+    masks = (np.asfortranarray(label_map == label, np.uint8) for label in range(len(counts)))
+    assert counts == [coco_mask.encode(mask)["counts"] for mask in masks]
+    np.testing.assert_array_equal(areas, np.bincount(label_map.ravel()))
+
+    stripes = _grey(np.arange(200)[:, None] // 2 % 2 * np.full((1, 100), 200))
+    whole = [segment_to_rle(image, (20,), 0)[0] for image in (noise, stripes)]
+    monkeypatch.setattr(hierarchy, "TEXT_BYTES", 1)
+    monkeypatch.setattr(hierarchy, "TEXT_SEGMENTS", 3)
+    for image, (counts, areas) in zip((noise, stripes), whole, strict=True):
+        ((pieces, piece_areas),) = segment_to_rle(image, (20,), 0)
+        assert pieces == counts
+        np.testing.assert_array_equal(piece_areas, areas)
+
+
 def test_generator_encodes_its_segments():
     image = _pictures(80, 70)["waves"]
     record = ImageRecord(key="a", image=image)
@@ -170,17 +196,22 @@ def test_eight_threads_at_once_give_what_one_gives():
         assert all(pool.map(work, range(8)))
 
 
+@pytest.mark.parametrize("work", [segment, segment_to_rle])
 @pytest.mark.parametrize(("name", "scale"), [("waves", 500), ("noise", 500), ("noise", 0.01)])
-def test_memory_is_bounded(name, scale):
+def test_memory_is_bounded(name, scale, work):
     """At most 120 bytes per pixel beside a constant and the result; the last case makes every pixel a component."""
     image = _pictures(900, 1000)[name]
-    thread_workspace().clear()
+    workspace = thread_workspace()
+    workspace.clear()
     tracemalloc.start()
-    (label_map,) = segment(image, (scale,))
-    peak = tracemalloc.get_traced_memory()[1]
+    result = work(image, (scale,), 0)
+    left, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    thread_workspace().clear()
-    assert peak - label_map.nbytes < 120 * 900 * 1000 + 8 * 2**20
+    kept = left - workspace.nbytes
+    workspace.clear()
+    assert len(result) == 1
+    assert kept > 0
+    assert peak - kept < 120 * 900 * 1000 + 8 * 2**20
 
 
 def test_large_buffers_are_given_back():
