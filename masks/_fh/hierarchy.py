@@ -151,7 +151,7 @@ def share_components(image: np.ndarray, smallest_scale: float, sigma: float, wor
     """Runs everything that does not depend on the scale.
 
     Args:
-        image: (height, width, channels), uint8 or float64, C-contiguous, finite.
+        image: (height, width, channels), uint8, float32 or float64, C-contiguous, finite.
         smallest_scale: the smallest of the scales to come.
         sigma: of the smoothing, in pixels.
         workspace: this thread's buffers; the result lives in them.

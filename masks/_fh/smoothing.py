@@ -36,7 +36,7 @@ def smooth(image: np.ndarray, sigma: float, workspace: Workspace) -> np.ndarray:
     """Smooths an image into planes.
 
     Args:
-        image: (height, width, channels), uint8 or float64, 1 to 3 channels.
+        image: (height, width, channels), uint8, float32 or float64, 1 to 3 channels.
         sigma: standard deviation of the Gaussian, in pixels, >= 0.
         workspace: where the planes and the scratch rows are taken from.
 

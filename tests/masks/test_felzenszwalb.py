@@ -128,8 +128,11 @@ def test_float_images_count_as_they_are():
     image = _pictures(40, 60)["noise"]
     expected = segment(image, (300,), 10)[0]
     np.testing.assert_array_equal(segment(image * (1 / 255.0), (300,), 10)[0], expected)
-    single = (image / 255.0).astype(np.float32)
-    np.testing.assert_array_equal(segment(single, (300,), 10)[0], segment(single.astype(np.float64), (300,), 10)[0])
+    for short in (np.float16, np.float32):
+        rounded = (image / 255.0).astype(short)
+        np.testing.assert_array_equal(
+            segment(rounded, (300,), 10)[0], segment(rounded.astype(np.float64), (300,), 10)[0], str(short)
+        )
 
 
 def test_image_is_left_alone():
@@ -197,10 +200,13 @@ def test_eight_threads_at_once_give_what_one_gives():
 
 
 @pytest.mark.parametrize("work", [segment, segment_to_rle])
-@pytest.mark.parametrize(("name", "scale"), [("waves", 500), ("noise", 500), ("noise", 0.01)])
-def test_memory_is_bounded(name, scale, work):
-    """At most 120 bytes per pixel beside a constant and the result; the last case makes every pixel a component."""
-    image = _pictures(900, 1000)[name]
+@pytest.mark.parametrize(
+    ("name", "scale", "dtype"),
+    [("waves", 500, np.uint8), ("noise", 500, np.uint8), ("noise", 0.01, np.uint8), ("noise", 2, np.float32)],
+)
+def test_memory_is_bounded(name, scale, dtype, work):
+    """At most 120 bytes per pixel beside a constant and the result; the last two make every pixel a component."""
+    image = _pictures(900, 1000)[name].astype(dtype)
     workspace = thread_workspace()
     workspace.clear()
     tracemalloc.start()
