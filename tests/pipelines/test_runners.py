@@ -3,8 +3,9 @@
 import time
 
 import pytest
-from clusters import free_port, portable_cluster
-from drawn import content
+from clusters import free_port, job_service, pool_flags, portable_cluster
+from drawn import content, write_coco
+from drill import Drill, DrillError, break_and_resume, check_same
 
 from pipelines import runners
 from pipelines.build import build
@@ -40,6 +41,25 @@ def test_a_portable_cluster_gives_the_same_bytes_and_resumes(portable, coco, ref
     (tmp_path / "_work" / "parts" / "00000-00000.json").unlink()
     assert main(command(coco, tmp_path, *portable)) == 0, capsys.readouterr().err
     assert content(tmp_path) == reference
+
+
+@pytest.mark.slow
+def test_a_pool_that_is_killed_in_the_middle_costs_only_what_was_not_committed(tmp_path):
+    images, annotations = write_coco(tmp_path / "drawn", 24, 480, 640)
+    said: list[str] = []
+    drill = Drill(images, annotations, ("fh",), tmp_path, 2, said.append)
+    config = BuildConfig("coco", images, ("fh",), annotations=annotations)
+    build(config, str(tmp_path / "local"), RunOptions(workers=0, part_size=2), quiet=True)
+    pool = free_port()
+    with job_service(tmp_path) as flags:
+        break_and_resume(drill, [*flags, *pool_flags(pool)], pool, tmp_path / "local", len(drill.sidecars("local")))
+    assert "maskmill: the job on PortableRunner failed (" in said[1]
+    assert said[1].endswith("finished parts are kept, and the same command resumes")
+
+    shard = next((tmp_path / "broken").glob("*.tfrecord-*"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(DrillError, match=f"the build differs from the local build in {shard.name}$"):
+        check_same(tmp_path / "broken", tmp_path / "local", "the build")
 
 
 def test_workers_with_other_software_refuse(portable, coco, tmp_path, monkeypatch, capsys):
