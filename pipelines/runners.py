@@ -8,21 +8,23 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 import re
+import shutil
 import socket
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, StandardOptions
 
 from pipelines.config import BuildConfig
 from pipelines.plan import Plan
+from pipelines.preflight import REACH_S, check_dask, check_flink, check_job_service, check_pool
 from schemas import storage
 from schemas.errors import InputError, MaskmillError, UsageError
 
 LOCAL = "FnApiRunner"  # by name: plain DirectRunner may try to fetch another runner from the network
 _LOCAL_NAMES = ("DirectRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner", LOCAL)
 _MODULES = {"DaskRunner": "apache_beam.runners.dask.dask_runner"}  # runners that Beam does not know by their name alone
-_REACH_S = 5.0  # to connect to a cluster
 _EMBEDDED = ("", "embed", "[local]", "[auto]", "[collection]")
 
 
@@ -103,10 +105,46 @@ class Runner:
             self._check_dataflow()
         elif self.name == "PortableRunner" and not self.has("job_endpoint"):
             raise UsageError("--runner=PortableRunner needs --job_endpoint=HOST:PORT, the job service of your cluster")
-        for option in ("job_endpoint", "flink_master", "spark_master_url", "dask_client_address"):
+        clusters = ("job_endpoint", "flink_master", "spark_master_url", "dask_client_address")
+        for option in clusters:
             _reach(option, self.option(option))
-        if self.option("environment_type") == "EXTERNAL" and "localhost" in self.option("job_endpoint"):
-            _reach("environment_config", self.option("environment_config"))
+        if _parse(address := self.option("job_endpoint")):
+            check_job_service(address)
+        if self.name == "DaskRunner" and self.has("dask_client_address"):
+            check_dask(self.option("dask_client_address"))
+        if self.name in ("FlinkRunner", "SparkRunner") and not self.has("job_endpoint"):
+            self._check_job_server()
+        addresses = [address for option in clusters if _parse(address := self.option(option))]
+        if addresses and self.name in ("PortableRunner", "FlinkRunner", "SparkRunner"):
+            self._check_workers(here=any(_is_here(address) for address in addresses))
+
+    def _check_job_server(self) -> None:
+        """These runners start a Java program of Beam's here, which talks to the cluster."""
+        kind = self.name.removesuffix("Runner").lower()
+        jar, master = self.option(f"{kind}_job_server_jar"), self.option("flink_master")
+        if jar and "://" not in jar and not os.path.exists(jar):
+            raise InputError(f"--{kind}_job_server_jar={jar} not found; without it Beam fetches its job server itself")
+        if shutil.which(launcher := self.option("job_server_java_launcher") or "java") is None:
+            raise InputError(
+                f"{self.name} starts Beam's job server with {launcher!r}, which is not on this machine; install a Java "
+                "runtime (11 or 17), or give --job_endpoint=HOST:PORT of a job server that runs elsewhere"
+            )
+        if kind == "flink" and _parse(master):
+            published = FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
+            check_flink(master, "" if jar else self.option("flink_version") or published[-1], published)
+
+    def _check_workers(self, here: bool) -> None:
+        """Workers that cannot start make a job wait for ever, or fail it late. `here`: the cluster is on this machine."""
+        kind, where = self.option("environment_type").upper(), self.option("environment_config")
+        if not kind and not where and not self.has("sdk_container_image"):
+            raise UsageError(
+                f"workers of {self.name} would start from Beam's own image, which has no maskmill; give "
+                "--environment_type=EXTERNAL --environment_config=HOST:PORT of a worker pool, or "
+                "--environment_type=DOCKER --environment_config=IMAGE after --"
+            )
+        if kind == "EXTERNAL" and here:  # else the address is one of the workers' machines, not to be seen from here
+            _reach("environment_config", where)
+            check_pool(where)
 
     def _check_dataflow(self) -> None:
         _refuse_unknown(self.given)
@@ -156,6 +194,13 @@ def explain(error: Exception, runner: Runner) -> MaskmillError:
         return InputError(
             f"the workers of {runner.name} do not have maskmill (no module {missing[1]!r}); run them from an image with "
             "this version of it: docker/worker.Dockerfile"
+        )
+    if other := re.search(r"this worker's software is not the one .*", text):
+        return InputError(f"the workers of {runner.name} refused: {other[0].replace(chr(92) + 'n', ' ').strip()}")
+    if server := re.search(r"Unable to fetch remote job server jar at (\S+): (.+?)(?:\. (?:If|Also) |$)", text):
+        return InputError(
+            f"Beam's job server for {runner.name} cannot be fetched from {server[1]} ({server[2]}); fetch it where that is "
+            f"possible and give it as --{runner.name.removesuffix('Runner').lower()}_job_server_jar=FILE after --"
         )
     causes = re.findall(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception|Exit)): (.+)$", text, re.M)
     cause = f"{causes[-1][0]}: {causes[-1][1]}" if causes else next(iter(text.splitlines()), type(error).__name__)
@@ -212,13 +257,24 @@ def _import_runner(name: str) -> None:
         raise InputError(f"{name} cannot be loaded ({error}); install it with: pip install '{extra}'") from error
 
 
+def _parse(address: str) -> tuple[str, int] | None:
+    """Host and port of an address, with or without a scheme; None where it names no machine."""
+    match = re.fullmatch(r"(?:\w+://)?(\[?[\w.:-]+?\]?):(\d{1,5})/?", address)
+    return (match[1].strip("[]"), int(match[2])) if match and address not in _EMBEDDED else None
+
+
+def _is_here(address: str) -> bool:
+    """Whether an address names this machine by its loopback."""
+    parsed = _parse(address)
+    return parsed is not None and (parsed[0] in ("localhost", "::1") or parsed[0].startswith("127."))
+
+
 def _reach(option: str, address: str) -> None:
     """Connects and hangs up. InputError when nobody answers."""
-    match = re.fullmatch(r"(?:\w+://)?(\[?[\w.:-]+?\]?):(\d{1,5})/?", address)
-    if address in _EMBEDDED or match is None:
+    if (parsed := _parse(address)) is None:
         return
     try:
-        socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=_REACH_S).close()
+        socket.create_connection(parsed, timeout=REACH_S).close()
     except (OSError, OverflowError) as error:
         raise InputError(
             f"nobody answers at --{option}={address} ({getattr(error, 'strerror', None) or error}); is the cluster up, and "

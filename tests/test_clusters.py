@@ -1,5 +1,6 @@
 """What the cluster drills promise: whatever they start, they end."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ def test_a_service_ends_with_all_that_it_started(tmp_path):
     port = free_port()
     mark = f"test-{os.getpid()}-{port}"
     command = [sys.executable, "-c", _STUBBORN, str(port)]
-    with pytest.raises(KeyboardInterrupt), service(command, port=port, log=tmp_path / "log", **{MARK: mark}):
+    with contextlib.suppress(KeyboardInterrupt), service(command, port=port, log=tmp_path / "log", **{MARK: mark}):
         assert len(left_over(mark)) == 2
         raise KeyboardInterrupt
     deadline = time.monotonic() + 5
@@ -44,7 +45,7 @@ def test_what_cannot_be_fetched_is_said(monkeypatch, tmp_path):
 def test_a_changed_download_is_refused_and_removed(tmp_path):
     path = tmp_path / f"apache_flink_libraries-{flink.FLINK}.tar.gz"
     path.write_bytes(b"something else")
-    with pytest.raises(flink.MissingError, match="has sha256 .*; it was removed"):
+    with pytest.raises(flink.MissingError, match=r"has sha256 .*; it was removed"):
         flink._verify(path)
     assert not path.exists()
 

@@ -70,9 +70,9 @@ def test_workers_with_other_software_refuse(portable, coco, tmp_path, monkeypatc
     other = {**versions(), "numpy": "0.1"}
     monkeypatch.setattr(plan_module, "versions", lambda: other)
     monkeypatch.setattr(build_module, "versions", lambda: other)
-    assert main(command(coco, tmp_path, *portable)) == 1
+    assert main(command(coco, tmp_path, *portable)) == 4
     said = capsys.readouterr().err
-    assert "maskmill: the job on PortableRunner failed (RuntimeError: this worker's software is not the one" in said
+    assert "maskmill: the workers of PortableRunner refused: this worker's software is not the one the plan was" in said
     assert "numpy: '0.1' -> " in said
     assert len(said.strip().splitlines()) == 1
 
