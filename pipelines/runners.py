@@ -25,6 +25,7 @@ from schemas.errors import InputError, MaskmillError, UsageError
 LOCAL = "FnApiRunner"  # by name: plain DirectRunner may try to fetch another runner from the network
 _LOCAL_NAMES = ("DirectRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner", LOCAL)
 _MODULES = {"DaskRunner": "apache_beam.runners.dask.dask_runner"}  # runners that Beam does not know by their name alone
+_MACHINE, _RAM = "n2-standard-4", "16GB"  # 4 GB a core; a child that makes masks of 50 megapixels needs more than 1
 _EMBEDDED = ("", "embed", "[local]", "[auto]", "[collection]")
 
 
@@ -77,6 +78,9 @@ class Runner:
             own.append(f"--dask_npartitions={tasks}")  # else 128 parts would be one piece of work
         if self.name == "DataflowRunner":
             own += [f"--{name}={value}" for name, value in _dataflow_defaults(plan).items() if not self.has(name)]
+            if not self.has("machine_type", "resource_hints", "resource_hint"):
+                # For the whole job: a hint of one step alone would be a second environment, with processes of its own.
+                own.append(f"--resource_hints=min_ram={_RAM}")
             if self.has("sdk_container_image") and not self.has("sdk_location"):
                 own.append("--sdk_location=container")  # the image has Beam; staging it again costs minutes
         return own + list(self.given)
@@ -195,8 +199,11 @@ def explain(error: Exception, runner: Runner) -> MaskmillError:
             f"the workers of {runner.name} do not have maskmill (no module {missing[1]!r}); run them from an image with "
             "this version of it: docker/worker.Dockerfile"
         )
-    if other := re.search(r"this worker's software is not the one .*", text):
-        return InputError(f"the workers of {runner.name} refused: {other[0].replace(chr(92) + 'n', ' ').strip()}")
+    if other := re.findall(
+        r"this worker's software is not the one [^{\n]*?: [^{\n]+", text
+    ):  # not the traceback's line of code
+        said = re.sub(r"\s+|\\n", " ", re.sub(r" \[while running .*", "", other[-1])).strip()
+        return InputError(f"the workers of {runner.name} refused: {said}")
     if server := re.search(r"Unable to fetch remote job server jar at (\S+): (.+?)(?:\. (?:If|Also) |$)", text):
         return InputError(
             f"Beam's job server for {runner.name} cannot be fetched from {server[1]} ({server[2]}); fetch it where that is "
@@ -226,7 +233,7 @@ def _dataflow_defaults(plan: Plan) -> dict[str, str]:
     return {
         "job_name": f"{title[:50].rstrip('-')}-{plan.digest[:8]}",
         "labels": json.dumps({"application": "maskmill"}),
-        "machine_type": "n2-standard-4",  # 4 GB a core; a child that makes masks of 50 megapixels needs more than 1
+        "machine_type": _MACHINE,
         "disk_size_gb": "50",  # nothing but the image is kept there
         "number_of_worker_harness_threads": "1",  # Dataflow runs a process per core; each drives one child
     }

@@ -210,5 +210,11 @@ def test_workers_with_another_beam_refuse(coco, tmp_path):
         RuntimeError, match=r"this worker's software is not the one .*: +apache-beam: '2.1.0' -> '"
     ) as caught:
         part.setup()
-    said = str(runners.explain(caught.value, runners.Runner("FlinkRunner")))
-    assert said.startswith("the workers of FlinkRunner refused: this worker's software is not the one")
+    lines = '  File ...\n    raise RuntimeError(f"this worker\'s software is not the one X: {lines}")\n'
+    lines += f"RuntimeError: {caught.value}"
+    said = runners.explain(RuntimeError(f"{lines} [while running 'BuildPart']"), runners.Runner("FlinkRunner"))
+    assert said.exit_code == 4
+    assert str(said).startswith(
+        "the workers of FlinkRunner refused: this worker's software is not the one the plan was"
+    )
+    assert str(said).endswith(f"apache-beam: '2.1.0' -> '{graph.beam.__version__}'")
