@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -218,3 +219,26 @@ def test_workers_with_another_beam_refuse(coco, tmp_path):
         "the workers of FlinkRunner refused: this worker's software is not the one the plan was"
     )
     assert str(said).endswith(f"apache-beam: '2.1.0' -> '{graph.beam.__version__}'")
+
+
+_INTERRUPTED = """
+import os, signal, sys
+from pipelines.cli import on_interrupt
+on_interrupt("go on")
+if sys.argv[1] == "job server":
+    ours = signal.getsignal(signal.SIGINT)
+    def end_job_server(number, frame):
+        print("the job server is ended", flush=True)
+        ours(number, frame)
+    signal.signal(signal.SIGINT, end_job_server)
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize(("beam", "said"), [("job server", "the job server is ended\n"), ("none", "")])
+def test_a_polite_kill_ends_beams_job_server_too(beam, said):
+    """Beam ends the Java program that it starts for Flink and Spark on Ctrl-C only."""
+    command = [sys.executable, "-c", _INTERRUPTED, beam]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(graph.__file__).parent.parent)
+    assert (done.returncode, done.stdout) == (130, said)
+    assert "interrupted; go on" in done.stderr
