@@ -269,6 +269,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     mark = os.environ[MARK] = uuid.uuid4().hex
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that everything is ended then, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # even when started in the background
     code = 1
     try:
         engine = _engine(args.engine, args.program)  # fetches what is missing, before anything else takes its time
