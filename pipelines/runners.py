@@ -16,7 +16,6 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, StandardOptions
 
-from pipelines.config import BuildConfig
 from pipelines.plan import Plan
 from pipelines.preflight import REACH_S, check_dask, check_flink, check_job_service, check_pool
 from schemas import storage
@@ -61,11 +60,11 @@ class Runner:
         given = {flag.partition("=")[0] for flag in self.given}
         return any(f"--{name}" in given for name in names)
 
-    def flags(self, plan: Plan, workers: int, tasks: int) -> list[str]:
+    def flags(self, plan: Plan | None = None, workers: int = 1, tasks: int = 0) -> list[str]:
         """All flags for Beam: the user's, and ours where the user has none.
 
         Args:
-            plan: what is built; names the job.
+            plan: what is built, if anything is; names the job.
             workers: threads of a local run, each driving one child process.
             tasks: parts to be built.
         """
@@ -74,7 +73,7 @@ class Runner:
             own.append("--no_save_main_session")  # everything a worker needs is importable; nothing of ours is pickled
         if self.is_local and workers > 1 and not self.has("direct_running_mode", "direct_num_workers"):
             own += ["--direct_running_mode=multi_threading", f"--direct_num_workers={workers}"]
-        if self.name == "DaskRunner" and not self.has("dask_npartitions", "dask_partition_size"):
+        if self.name == "DaskRunner" and tasks and not self.has("dask_npartitions", "dask_partition_size"):
             own.append(f"--dask_npartitions={tasks}")  # else 128 parts would be one piece of work
         if self.name == "DataflowRunner":
             own += [f"--{name}={value}" for name, value in _dataflow_defaults(plan).items() if not self.has(name)]
@@ -85,8 +84,11 @@ class Runner:
                 own.append("--sdk_location=container")  # the image has Beam; staging it again costs minutes
         return own + list(self.given)
 
-    def check(self, config: BuildConfig, folder: str) -> None:
+    def check(self, **paths: str) -> None:
         """Refuses what cannot work.
+
+        Args:
+            paths: what the workers read and write, by the name of its option.
 
         Raises:
             UsageError: flags missing or wrong, or paths that workers elsewhere cannot see.
@@ -94,7 +96,7 @@ class Runner:
         """
         if self.is_local:
             return
-        for option, path in (("images", config.images), ("out", folder)):
+        for option, path in paths.items():
             if self.name == "DataflowRunner" and not storage.is_remote(path):
                 raise UsageError(
                     f"--{option} {path} is on this machine, where Dataflow's workers cannot see it; use gs://"
@@ -228,15 +230,21 @@ def job_url(result, options: PipelineOptions) -> str:
     return f"https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{result.job_id()}?project={cloud.project}"
 
 
-def _dataflow_defaults(plan: Plan) -> dict[str, str]:
-    title = re.sub(r"[^a-z0-9-]+", "-", f"maskmill-{plan.config['name']}-{plan.config['split']}".lower()).strip("-")
+def _dataflow_defaults(plan: Plan | None) -> dict[str, str]:
+    named = {} if plan is None else {"job_name": _job_name(plan)}
     return {
-        "job_name": f"{title[:50].rstrip('-')}-{plan.digest[:8]}",
+        **named,
         "labels": json.dumps({"application": "maskmill"}),
         "machine_type": _MACHINE,
         "disk_size_gb": "50",  # nothing but the image is kept there
         "number_of_worker_harness_threads": "1",  # Dataflow runs a process per core; each drives one child
     }
+
+
+def _job_name(plan: Plan) -> str:
+    """Equal names are equal builds: Dataflow refuses a second job of the name of one that runs."""
+    title = re.sub(r"[^a-z0-9-]+", "-", f"maskmill-{plan.config['name']}-{plan.config['split']}".lower()).strip("-")
+    return f"{title[:50].rstrip('-')}-{plan.digest[:8]}"
 
 
 def _refuse_unknown(flags: tuple[str, ...]) -> None:

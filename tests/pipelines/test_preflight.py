@@ -159,6 +159,27 @@ def test_a_dask_cluster_without_workers(coco, tmp_path, capsys):
         assert "has no workers; start some: dask worker tcp://" in refused(coco, tmp_path, flags, 4, capsys)
 
 
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--runner=FlinkRuner"], 2, "there is no runner 'FlinkRuner'; did you mean FlinkRunner?"),
+        (
+            ["--runner=PortableRunner", "--job_endpoint=localhost:PORT"],
+            4,
+            "nobody answers at --job_endpoint=localhost:",
+        ),
+        (["--runner=DataflowRunner"], 2, "is on this machine, where Dataflow's workers cannot see it; use gs://"),
+    ],
+)
+def test_a_report_made_on_a_cluster_is_refused_alike(flags, code, message, coco, tmp_path, capsys):
+    build(BuildConfig("folder", coco.images, ("grid(n=2)",)), str(tmp_path), RunOptions(workers=0), quiet=True)
+    flags = [flag.replace("PORT", str(free_port())) for flag in flags]
+    assert main(["report", str(tmp_path), "--from-shards", "--", *flags]) == code
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+
+
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory) -> list[str]:
     with job_service(tmp_path_factory.mktemp("jobs")) as flags:

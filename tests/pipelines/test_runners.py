@@ -132,7 +132,7 @@ def test_relative_paths_are_refused_for_workers_elsewhere(coco):
     with pytest.raises(
         UsageError, match=r"--out out is relative, and workers of FlinkRunner have other working folders"
     ):
-        flink.check(coco, "out")
+        flink.check(images=coco.images, out="out")
 
 
 def test_workers_without_the_package_are_named():
