@@ -167,7 +167,7 @@ def build(
         from pipelines.runners import choose  # Beam takes a second to import
 
         runner = choose(run.beam_args)
-        runner.check(config, folder)  # before inputs are listed, which can take long
+        runner.check(images=config.images, out=folder)  # before inputs are listed, which can take long
         timed = not runner.is_local
     with output_errors(folder), _lock(folder):
         if overwrite:

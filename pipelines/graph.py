@@ -45,14 +45,16 @@ class BuildPart(beam.DoFn):
 
     def __init__(self, folder: str, plan_digest: str, image_timeout: float, isolate: bool):
         self.folder, self.plan_digest, self.image_timeout, self.isolate = folder, plan_digest, image_timeout, isolate
+        self.beam = beam.__version__  # the driver's; changes no byte, so it is not part of the plan
         self.images_ok = Metrics.counter("maskmill", "images_written")
         self.images_failed = Metrics.counter("maskmill", "images_failed")
         self.part_ms = Metrics.distribution("maskmill", "part_msec")
 
     def setup(self):
         plan = _plan(self.folder, self.plan_digest)
-        if plan.versions != versions():
-            lines = "; ".join(difference(plan.versions, versions()))
+        ours, theirs = {**versions(), "apache-beam": beam.__version__}, {**plan.versions, "apache-beam": self.beam}
+        if theirs != ours:
+            lines = "; ".join(difference(theirs, ours))
             raise RuntimeError(f"this worker's software is not the one the plan was made with: {lines}")
         settings = settings_of(plan)
         self.builder = ChildProcess(settings, self.image_timeout) if self.isolate else InProcess(settings)

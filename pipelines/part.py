@@ -158,7 +158,7 @@ def build_part(task: PartTask, folder: str, builder: Builder, read_ahead: int = 
         facts=facts.result(),
         seconds=round(time.perf_counter() - start, 3),
     )
-    storage.write_bytes(sidecar_path(folder, task.name), json.dumps(dataclasses.asdict(sidecar)).encode() + b"\n")
+    storage.write_bytes(sidecar_path(folder, task.name), json.dumps(vars(sidecar)).encode() + b"\n")
     return sidecar
 
 

@@ -14,11 +14,19 @@ DOCKER = ROOT / "docker"
 FILES = sorted(DOCKER.glob("*.Dockerfile"))
 
 
+def load(name: str):
+    """A script of docker/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, DOCKER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+check = load("check")
+
+
 def instructions(path: Path) -> list[tuple[str, str]]:
-    """(instruction, arguments) of a Dockerfile, continued lines joined, comments left out."""
-    text = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.M)
-    lines = [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines() if line.strip()]
-    return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in lines]
+    return check.instructions(path.read_text())
 
 
 def final_stage(path: Path) -> list[tuple[str, str]]:
@@ -80,18 +88,11 @@ def test_the_image_has_the_beam_that_is_pinned():
     assert ("ARG", f"BEAM={pinned}") in instructions(DOCKER / "worker.Dockerfile")
 
 
-def flex_main():
-    spec = importlib.util.spec_from_file_location("flex_main", DOCKER / "flex_main.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_templates_parameters_are_options_of_build():
     metadata = json.loads((DOCKER / "flex_template_metadata.json").read_text())
     parameters = {p["name"]: p for p in metadata["parameters"]}
     assert list(metadata) == ["name", "description", "parameters"]
-    assert set(parameters) == set(flex_main().OWN)
+    assert set(parameters) == set(load("flex_main").OWN)
     assert {n for n, p in parameters.items() if not p.get("isOptional")} == {"dataset", "images", "masks", "out"}
     for parameter in parameters.values():
         assert {"name", "label", "helpText", "paramType"} <= set(parameter)
@@ -102,7 +103,7 @@ def test_the_templates_parameters_are_options_of_build():
 def test_the_launchers_words_become_a_command():
     words = ["--dataset=folder", "--images=gs://b/i", "--masks=fh;grid(n=(1, 2))", "--num_shards=7", "--seed="]
     words += ["--out=gs://b/o", "--runner=DataflowRunner", "--job_name=x", "--template_location=gs://b/t"]
-    command = flex_main().split_flags(words)
+    command = load("flex_main").split_flags(words)
     own, beam = command[: command.index("--")], command[command.index("--") + 1 :]
     args = build_parser().parse_args(own)
     assert (args.dataset, args.images, args.out, args.num_shards, args.seed) == (
@@ -114,3 +115,53 @@ def test_the_launchers_words_become_a_command():
     )
     assert args.masks == ["fh", "grid(n=(1, 2))"]
     assert beam == ["--runner=DataflowRunner", "--job_name=x", "--template_location=gs://b/t"]
+
+
+_SMALL = """
+FROM python:3 AS build
+WORKDIR /src
+COPY setup.py LICENSE ./
+# a comment
+COPY schemas schemas
+RUN python -m venv --without-pip /opt/maskmill \\
+ && cp setup.py /opt/maskmill/
+FROM python:3
+COPY --from=other /opt/other /opt/other
+COPY --from=build /opt/maskmill /opt/maskmill
+ENV PATH=/opt/maskmill/bin:$PATH
+RUN useradd me && test -f /opt/maskmill/setup.py && test -f /src/schemas/errors.py
+ENTRYPOINT ["python"]
+"""
+
+
+def test_a_dockerfiles_steps_are_carried_out_under_a_folder(tmp_path):
+    said: list[str] = []
+    image = check.check("small", _SMALL, tmp_path, {}, said.append)
+    assert image.run("command -v python").strip() == str(tmp_path / "opt" / "maskmill" / "bin" / "python")
+    assert [line for line in said if "left out" in line] == [
+        "  left out: COPY --from=other /opt/other /opt/other",
+        "  left out: useradd me",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "message"),
+    [
+        ("COPY schemas schemas", "", "`test -f .*/src/schemas/errors.py` ended with 1"),
+        ("COPY schemas schemas", "COPY nothing nothing", "COPY nothing: .dockerignore does not let it through"),
+        ("COPY schemas schemas", "COPY docker/no.py no.py", "COPY docker/no.py: there is no such file"),
+        ("cp setup.py", "cp setup.p", "`cp setup.p .*` ended with 1:\ncp: cannot stat"),
+        ('ENTRYPOINT ["python"]', 'ENTRYPOINT ["maskmil"]', "the entry command maskmil is not in the image's PATH"),
+        ('ENTRYPOINT ["python"]', "", "there is no ENTRYPOINT"),
+        ("ENV PATH", "ENV NUMBA_CACHE_DIR=/opt/kernels PATH", "no compiled kernels are in .*/opt/kernels"),
+    ],
+)
+def test_a_broken_dockerfile_is_found(good, bad, message, tmp_path):
+    assert good in _SMALL
+    with pytest.raises(check.CheckError, match=message):
+        check.check("small", _SMALL.replace(good, bad), tmp_path, {}, lambda line: None)
+
+
+def test_what_is_tried_of_the_images_can_fail(tmp_path):
+    with pytest.raises(check.CheckError, match="`maskmill --version` ended with 127"):
+        check.check("worker", _SMALL, tmp_path, {}, lambda line: None)

@@ -86,12 +86,17 @@ def measured_stats(
 
     Raises:
         DamageError: a shard is broken.
+        InputError, UsageError: the flags name no runner, or a cluster that is not there.
     """
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    from pipelines import runners
+
+    runner = runners.choose(tuple(flags))
+    runner.check(folder=folder, out=work)
     shards = tasks or [AuditTask(i, 0, 0, False) for i in range(len(manifest.shards))]
     path = storage.join(work, f"report-{os.getpid()}-{secrets.token_hex(4)}.json")
-    options = PipelineOptions(list(flags) or ["--runner=FnApiRunner", "--no_save_main_session"])
+    options = PipelineOptions(runner.flags(tasks=len(shards)))
     LOCAL_ERRORS.clear()
     try:
         with beam.Pipeline(options=options) as pipeline:
@@ -105,7 +110,9 @@ def measured_stats(
             )
         return ReportStats.from_json(json.loads(storage.read_bytes(path)))
     except Exception as error:  # Beam passes only the text of what went wrong on; here the cause is at hand
-        raise next(iter(LOCAL_ERRORS), error) from error
+        if LOCAL_ERRORS or runner.is_local:
+            raise next(iter(LOCAL_ERRORS), error) from error
+        raise runners.explain(error, runner) from error
     finally:
         with contextlib.suppress(OSError):
             storage.remove(path)

@@ -123,8 +123,22 @@ def test_the_job_that_is_posted(dataflow, pictures, gcs, capsys):
     assert options["number_of_worker_harness_threads"] == 1
     assert options["sdk_location"] == "container"
     assert not options.get("save_main_session")
+    # All four processes of a machine together; in one environment, or every machine would run the processes of two.
+    assert memory_hints() == {b"16000000000"}
+    assert len(pool["sdkHarnessContainerImages"]) == 1
     staged = [name for name, _ in storage.walk("gs://mill/tmp")]
     assert not [name for name in staged if "main_session" in name or name.endswith((".whl", ".tar.gz"))]
+
+
+def memory_hints() -> set[bytes]:
+    """How much memory the steps of the staged pipeline that run our code ask for, "" for those that do not."""
+    from apache_beam.portability.api import beam_runner_api_pb2
+
+    (staged,) = [name for name, _ in storage.walk("gs://mill/tmp") if name.endswith("pipeline.pb")]
+    pipeline = beam_runner_api_pb2.Pipeline.FromString(storage.read_bytes(f"gs://mill/tmp/{staged}"))
+    environments = pipeline.components.environments
+    used = {t.environment_id for t in pipeline.components.transforms.values() if t.environment_id}
+    return {environments[name].resource_hints.get("beam:resources:min_ram_bytes:v1", b"") for name in used}
 
 
 def test_what_the_user_says_wins(dataflow, pictures, gcs):
@@ -134,6 +148,7 @@ def test_what_the_user_says_wins(dataflow, pictures, gcs):
     (job,) = dataflow.jobs
     assert job["name"] == "mine"
     assert job["environment"]["workerPools"][0]["machineType"] == "c3-standard-8"
+    assert memory_hints() == {b""}  # whoever chooses the machine knows what it has
     assert job["environment"]["workerPools"][0]["numThreadsPerWorker"] == 2
 
 

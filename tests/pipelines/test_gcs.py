@@ -67,6 +67,58 @@ def test_a_build_from_and_to_gs_is_the_local_one(remote, reference, tmp_path, ca
     assert storage.size("gs://mill/view.png") == (tmp_path / "view.png").stat().st_size
 
 
+def test_every_command_that_reads_says_of_gs_what_it_says_of_a_copy(remote, gcs, tmp_path, capsys):
+    """Nothing in a folder depends on where it lies: the same bytes, and the same words about them."""
+    build(remote, OUT, IN_PROCESS, quiet=True)
+    copy = tmp_path / "copy"
+    for name, _ in storage.walk(OUT):
+        target = copy / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(storage.read_bytes(f"{OUT}/{name}"))
+
+    def said(*command: str) -> str:
+        assert main(list(command)) == 0, capsys.readouterr().err
+        return capsys.readouterr().out.replace(str(copy), OUT)
+
+    for command in (["status"], ["status", "--json"], ["validate"], ["validate", "--json"], ["report", "--json"]):
+        assert said(command[0], OUT, *command[1:]) == said(command[0], str(copy), *command[1:])
+        assert said(command[0], OUT, *command[1:]).strip()
+    assert said("report", OUT) == said("report", str(copy))
+    assert storage.read_bytes(f"{OUT}/report.html") == (copy / "report.html").read_bytes()
+    measured = ["--from-shards", "--json", "--out", str(tmp_path / "measured")]
+    assert said("report", OUT, *measured) == said("report", str(copy), *measured)
+    audited = ["--annotations", "gs://mill/instances.json", "--json", "--out", str(tmp_path / "audited")]
+    assert said("report", OUT, *audited) == said("report", str(copy), *audited)
+    assert said("compare", OUT, str(copy), "--json") == said("compare", str(copy), OUT, "--json")
+    for kind, flags in (("view.png", []), ("view.html", ["--html"])):
+        for folder, target in ((OUT, f"gs://mill/{kind}"), (str(copy), str(tmp_path / kind))):
+            assert main(["view", folder, "5", "--out", target, *flags]) == 0
+        drawn = storage.read_bytes(f"gs://mill/{kind}"), (tmp_path / kind).read_bytes()
+        assert drawn[0].replace(OUT.encode(), b"") == drawn[1].replace(str(copy).encode(), b"")
+
+    # It is gs:// that was read.
+    shard = f"{OUT}/coco-train.tfrecord-00001-of-00002"
+    storage.write_bytes(shard, storage.read_bytes(shard)[:-1] + b"x")
+    assert main(["validate", OUT]) == 5
+    assert main(["validate", str(copy)]) == 0
+
+
+def test_the_manifest_names_other_paths_and_nothing_else(remote, coco, gcs, tmp_path):
+    build(remote, OUT, IN_PROCESS, quiet=True)
+    build(coco, str(tmp_path), IN_PROCESS, quiet=True)
+    there, here = (json.loads(storage.read_bytes(storage.join(f, "manifest.json"))) for f in (OUT, str(tmp_path)))
+    assert differing(there, here) == {"config.annotations", "config.images", "config_digest", "plan_digest"}
+    build(dataclasses.replace(remote), str(tmp_path / "from-gs"), IN_PROCESS, quiet=True)
+    assert (tmp_path / "from-gs" / "manifest.json").read_bytes() == storage.read_bytes(f"{OUT}/manifest.json")
+
+
+def differing(one, other, at: str = "") -> set[str]:
+    """Dotted names of the leaves that differ."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return {leaf for key in one for leaf in differing(one[key], other[key], f"{at}.{key}" if at else key)}
+    return set() if one == other else {at}
+
+
 def test_faults_all_along_change_no_byte(remote, reference, gcs):
     rng, lock = random.Random(4), threading.Lock()
 
@@ -81,9 +133,12 @@ def test_faults_all_along_change_no_byte(remote, reference, gcs):
     assert list(find_damage(Dataset.open(OUT))) == []
 
 
-def test_a_bucket_that_goes_away_in_the_middle_and_comes_back(remote, reference, gcs):
-    gcs.fault = lambda method, path: 403 if len(gcs.requests) > 150 else None
-    with pytest.raises(InputError, match=r"cannot write to gs://mill/out.*access denied \(.*a planned 403.*goes on"):
+@pytest.mark.parametrize(
+    ("status", "words"), [(403, r"access denied \(.*a planned 403"), (404, r"there is no such bucket.*a planned 404")]
+)
+def test_a_bucket_that_goes_away_in_the_middle_and_comes_back(status, words, remote, reference, gcs):
+    gcs.fault = lambda method, path: status if len(gcs.requests) > 150 else None
+    with pytest.raises(InputError, match=rf"cannot write to gs://mill/out.*{words}.*goes on"):
         build(remote, OUT, IN_PROCESS, quiet=True)
     gcs.fault = lambda method, path: None
     assert not storage.exists(f"{OUT}/manifest.json")

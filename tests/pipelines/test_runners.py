@@ -3,8 +3,9 @@
 import time
 
 import pytest
-from clusters import free_port, portable_cluster
-from drawn import content
+from clusters import free_port, job_service, pool_flags, portable_cluster
+from drawn import content, write_coco
+from drill import Drill, DrillError, break_and_resume, check_same
 
 from pipelines import runners
 from pipelines.build import build
@@ -42,6 +43,25 @@ def test_a_portable_cluster_gives_the_same_bytes_and_resumes(portable, coco, ref
     assert content(tmp_path) == reference
 
 
+@pytest.mark.slow
+def test_a_pool_that_is_killed_in_the_middle_costs_only_what_was_not_committed(tmp_path):
+    images, annotations = write_coco(tmp_path / "drawn", 24, 480, 640)
+    said: list[str] = []
+    drill = Drill(images, annotations, ("fh",), tmp_path, 2, said.append)
+    config = BuildConfig("coco", images, ("fh",), annotations=annotations)
+    build(config, str(tmp_path / "local"), RunOptions(workers=0, part_size=2), quiet=True)
+    pool = free_port()
+    with job_service(tmp_path) as flags:
+        break_and_resume(drill, [*flags, *pool_flags(pool)], pool, tmp_path / "local", len(drill.sidecars("local")))
+    assert "maskmill: the job on PortableRunner failed (" in said[1]
+    assert said[1].endswith("finished parts are kept, and the same command resumes")
+
+    shard = next((tmp_path / "broken").glob("*.tfrecord-*"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(DrillError, match=f"the build differs from the local build in {shard.name}$"):
+        check_same(tmp_path / "broken", tmp_path / "local", "the build")
+
+
 def test_workers_with_other_software_refuse(portable, coco, tmp_path, monkeypatch, capsys):
     from pipelines import build as build_module
     from pipelines import plan as plan_module
@@ -50,9 +70,9 @@ def test_workers_with_other_software_refuse(portable, coco, tmp_path, monkeypatc
     other = {**versions(), "numpy": "0.1"}
     monkeypatch.setattr(plan_module, "versions", lambda: other)
     monkeypatch.setattr(build_module, "versions", lambda: other)
-    assert main(command(coco, tmp_path, *portable)) == 1
+    assert main(command(coco, tmp_path, *portable)) == 4
     said = capsys.readouterr().err
-    assert "maskmill: the job on PortableRunner failed (RuntimeError: this worker's software is not the one" in said
+    assert "maskmill: the workers of PortableRunner refused: this worker's software is not the one the plan was" in said
     assert "numpy: '0.1' -> " in said
     assert len(said.strip().splitlines()) == 1
 
@@ -112,7 +132,7 @@ def test_relative_paths_are_refused_for_workers_elsewhere(coco):
     with pytest.raises(
         UsageError, match=r"--out out is relative, and workers of FlinkRunner have other working folders"
     ):
-        flink.check(coco, "out")
+        flink.check(images=coco.images, out="out")
 
 
 def test_workers_without_the_package_are_named():

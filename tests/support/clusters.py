@@ -1,7 +1,8 @@
-"""Small clusters on loopback for tests: Beam's portable job service with a pool of workers, started and ended here."""
+"""Small clusters on loopback: services as processes of their own, started and ended here, and Beam's portable cluster."""
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
+POOL = "apache_beam.runners.worker.worker_pool_main"
 
 
 def free_port() -> int:
@@ -30,15 +32,22 @@ def wait_for_port(port: int, process: subprocess.Popen, seconds: float = 60) -> 
     raise AssertionError(f"nothing listens on port {port} after {seconds} s")
 
 
+def end(process: subprocess.Popen) -> None:
+    """Ends a process and all of its session, gently first."""
+    for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=patience)
+
+
 @contextlib.contextmanager
-def running(module: str, *flags: str, port: int, log: Path) -> Iterator[subprocess.Popen]:
-    """A Beam service as a process of its own, in a session of its own so that what it starts ends with it."""
-    # The pool starts a bare `python`, which must be this one.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    with open(log, "wb") as output:
+def service(command: list[str], *, port: int, log: Path, **environment: str) -> Iterator[subprocess.Popen]:
+    """A process that listens on a port, in a session of its own so that what it starts ends with it."""
+    with open(log, "ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *flags],
-            env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+            command,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             cwd=log.parent,  # not the repository: workers elsewhere have other working folders
             stdout=output,
             stderr=output,
@@ -48,33 +57,36 @@ def running(module: str, *flags: str, port: int, log: Path) -> Iterator[subproce
         wait_for_port(port, process)
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 15)
-            process.wait(timeout=10)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
-        process.wait()
+        end(process)
 
 
 @contextlib.contextmanager
-def portable_cluster(folder: Path) -> Iterator[list[str]]:
-    """A job service and a pool of workers; gives Beam's flags for it."""
-    jobs, pool = free_port(), free_port()
-    with (
-        running(
-            "apache_beam.runners.portability.local_job_service_main",
-            "-p",
-            str(jobs),
-            port=jobs,
-            log=folder / "jobs.log",
-        ),
-        running(
-            "apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}", port=pool, log=folder / "pool.log"
-        ),
-    ):
-        yield [
-            "--runner=PortableRunner",
-            f"--job_endpoint=localhost:{jobs}",
-            "--environment_type=EXTERNAL",
-            f"--environment_config=localhost:{pool}",
-        ]
+def worker_pool(folder: Path, port: int, **environment: str) -> Iterator[subprocess.Popen]:
+    """A pool of workers, as it would run on every machine of a cluster."""
+    # The pool starts a bare `python`, which must be this one.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    command = [sys.executable, "-m", POOL, f"--service_port={port}"]
+    with service(command, port=port, log=folder / "pool.log", **{"PATH": path, **environment}) as process:
+        yield process
+
+
+def pool_flags(pool: int) -> list[str]:
+    """Beam's flags for workers from the pool at a port."""
+    return ["--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}"]
+
+
+@contextlib.contextmanager
+def job_service(folder: Path) -> Iterator[list[str]]:
+    """Beam's portable job service, in Python; gives Beam's flags for it, without those of a pool."""
+    port = free_port()
+    command = [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main", "-p", str(port)]
+    with service(command, port=port, log=folder / "jobs.log"):
+        yield ["--runner=PortableRunner", f"--job_endpoint=localhost:{port}"]
+
+
+@contextlib.contextmanager
+def portable_cluster(folder: Path, **environment: str) -> Iterator[list[str]]:
+    """A job service and a pool of workers with something special in their environment; gives Beam's flags for both."""
+    pool = free_port()
+    with job_service(folder) as flags, worker_pool(folder, pool, **environment):
+        yield [*flags, *pool_flags(pool)]
