@@ -37,7 +37,8 @@ def test_what_cannot_be_fetched_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        flink.MissingError, match=r"Beam's job server org\.apache\.beam:.* cannot be fetched: mvn is not"
+        flink.MissingError,
+        match=r"Beam's job server org\.apache\.beam:.* cannot be fetched: mvn is not .*--program JAR$",
     ):
         flink.job_server()
 

@@ -57,7 +57,8 @@ def _run(command: list[str], what: str) -> None:
     except FileNotFoundError:
         raise MissingError(f"{what} cannot be fetched: {command[0]} is not installed") from None
     if done.returncode:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line.upper()]
+        said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+        lines = [line for line in said.splitlines() if "ERROR" in line.upper()]
         why = re.sub(r"^\[?ERROR\]?:?\s*|Failed to execute goal .*?: (?=[A-Z])", "", (lines or ["no reason given"])[0])
         raise MissingError(f"{what} cannot be fetched: {why.strip()}")
 
@@ -123,7 +124,12 @@ def job_server() -> Path:
             _COPY,
             f"-Dartifact={coordinates}",
         ]
-        _run([*command, f"-DoutputDirectory={cache()}"], f"Beam's job server {coordinates}")
+        try:
+            _run([*command, f"-DoutputDirectory={cache()}"], f"Beam's job server {coordinates}")
+        except MissingError as error:
+            raise MissingError(
+                f"{error}; where you have the .jar, run: python tests/support/drill.py --program JAR"
+            ) from None
     return jar
 
 
