@@ -6,9 +6,9 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from masks.mcg.candidates import Candidates, as_candidates, fill, propose
 from masks.mcg.contours import gradient_contours, learned_contours, shrink
-from masks.mcg.features import candidate_features, filled
-from masks.mcg.grouping import Candidates, propose
+from masks.mcg.features import candidate_features
 from masks.mcg.hierarchy import Hierarchy, build_hierarchy
 from masks.mcg.regions import Regions, measure_regions
 from masks.mcg.trees import TreeModel
@@ -105,11 +105,12 @@ def propose_image(
     lap("hierarchy")
     regions = measure_regions(image, hierarchy, contours[0])
     lap("regions")
-    candidates = propose(hierarchy, regions.area, regions.box, settings.quotas, settings.merges)
+    groups = propose(hierarchy, regions, settings.quotas, settings.merges)
     lap("grouping")
-    candidates = filled(candidates, regions)
+    groups = fill(groups, regions)
+    candidates = as_candidates(groups)
     lap("holes")
-    features = candidate_features(candidates, regions, hierarchy.edges)
+    features = candidate_features(groups, candidates, regions)
     lap("features")
     return Proposals(hierarchy, regions, candidates, features)
 

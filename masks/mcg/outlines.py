@@ -1,0 +1,158 @@
+"""Outlines of groups of nodes: the edges around them, the holes in them, and the leaves they consist of.
+
+A group is up to four disjoint nodes of one tree, so up to four intervals of its leaf order: whether a leaf belongs is
+asked of those, and a group is walked along its nodes' outlines, never through its inside.
+"""
+
+import numba
+import numpy as np
+
+from masks.mcg.nodes import Nodes
+from masks.mcg.regions import Regions
+
+PARTS = 4
+
+
+@numba.njit(cache=True)
+def holds(group, low, high, place):
+    """Whether the leaf at a place of the leaf order belongs to one of the group's nodes."""
+    for k in range(PARTS):
+        i = group[k]
+        if i < 0:
+            return False
+        if low[i] <= place < high[i]:
+            return True
+    return False
+
+
+@numba.njit(cache=True)
+def outline(group, low, high, place, start, edge, outside, found, beyond, between):
+    """Edges around a group and between its nodes.
+
+    Args:
+        group: int32[4], nodes, -1 padded; low .. outside: see `Nodes`.
+        found, beyond: get the edges with one end in the group, and that edge's leaf outside; between: edges between nodes.
+
+    Returns:
+        how many edges are around and how many between.
+    """
+    around, shared = 0, 0
+    for k in range(PARTS):
+        i = group[k]
+        if i < 0:
+            break
+        for j in range(start[i], start[i + 1]):
+            spot = place[outside[j]]
+            other = -1
+            for q in range(PARTS):
+                if group[q] < 0:
+                    break
+                if q != k and low[group[q]] <= spot < high[group[q]]:
+                    other = q
+                    break
+            if other < 0:
+                found[around], beyond[around] = edge[j], outside[j]
+                around += 1
+            elif k < other:  # listed by both nodes
+                between[shared] = edge[j]
+                shared += 1
+    return around, shared
+
+
+@numba.njit(cache=True)
+def _fill_holes(groups, low, high, place, box, start, edge, outside, leaf_box, neighbour_start, neighbour, edges):
+    leaves = len(place)
+    state = np.zeros(leaves, np.int64)  # 2g + 1: seen in group g; 2g + 2: reaches the picture's border
+    stack = np.empty(leaves, np.int32)
+    found, beyond, between = np.empty(edges, np.int32), np.empty(edges, np.int32), np.empty(edges, np.int32)
+    hole_start = np.zeros(len(groups) + 1, np.int64)
+    holes = np.empty(1024, np.int32)
+    count = 0
+    for g in range(len(groups)):
+        group = groups[g]
+        x0, y0, x1, y1 = 1 << 30, 1 << 30, -1, -1
+        for k in range(PARTS):
+            i = group[k]
+            if i < 0:
+                break
+            x0, y0 = min(x0, box[i, 0]), min(y0, box[i, 1])
+            x1, y1 = max(x1, box[i, 2]), max(y1, box[i, 3])
+        around = outline(group, low, high, place, start, edge, outside, found, beyond, between)[0]
+        seen, escaped = 2 * g + 1, 2 * g + 2
+        # Leaves at the rim of the box are open; marked first, they end most floods at the first step.
+        for j in range(around):
+            leaf = beyond[j]
+            if leaf_box[leaf, 0] <= x0 or leaf_box[leaf, 1] <= y0 or leaf_box[leaf, 2] >= x1 or leaf_box[leaf, 3] >= y1:
+                state[leaf] = escaped
+        for j in range(around):
+            seed = beyond[j]
+            if state[seed] >= seen:
+                continue
+            # Flood the complement from here; it is a hole if nothing in it reaches the rim of the box.
+            size, head, open_ = 1, 0, False
+            stack[0] = seed
+            state[seed] = seen
+            while head < size and not open_:
+                leaf = stack[head]
+                head += 1
+                if (
+                    leaf_box[leaf, 0] <= x0
+                    or leaf_box[leaf, 1] <= y0
+                    or leaf_box[leaf, 2] >= x1
+                    or leaf_box[leaf, 3] >= y1
+                ):
+                    open_ = True
+                    break
+                for q in range(neighbour_start[leaf], neighbour_start[leaf + 1]):
+                    other = neighbour[q]
+                    if state[other] == escaped:
+                        open_ = True
+                        break
+                    if state[other] < seen and not holds(group, low, high, place[other]):
+                        state[other] = seen
+                        stack[size] = other
+                        size += 1
+            if open_:
+                for q in range(size):
+                    state[stack[q]] = escaped
+                continue
+            if count + size > len(holes):
+                larger = np.empty(2 * (count + size), np.int32)
+                larger[:count] = holes[:count]
+                holes = larger
+            holes[count : count + size] = stack[:size]
+            count += size
+        hole_start[g + 1] = count
+    return hole_start, holes[:count].copy()
+
+
+def fill_holes(groups: np.ndarray, nodes: Nodes, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
+    """Parts of each group's complement that do not reach the picture's border.
+
+    A hole lies strictly inside the group's bounding box, so the search from a touching leaf ends as soon as it meets
+    one that does not.
+
+    Args:
+        groups: int32[g, 4] of `nodes`; regions: of the leaves.
+
+    Returns:
+        start int64[g + 1], row starts of leaves int32[...], those in the holes of each group.
+    """
+    return _fill_holes(groups, *nodes.walk, regions.box, regions.start, regions.neighbour, len(regions.length))
+
+
+@numba.njit(cache=True)
+def bit_rows(groups, hole_start, holes, low, high, leaves):
+    """Leaf sets of groups of nodes, holes included; uint64[g, words], see `masks.mcg.leafsets`."""
+    rows = np.zeros((len(groups), (len(leaves) + 63) // 64), np.uint64)
+    for g in range(len(groups)):
+        for k in range(PARTS):
+            if groups[g, k] < 0:
+                break
+            for p in range(low[groups[g, k]], high[groups[g, k]]):
+                leaf = leaves[p]
+                rows[g, leaf >> 6] |= np.uint64(1) << np.uint64(leaf & 63)
+        for h in range(hole_start[g], hole_start[g + 1]):
+            leaf = holes[h]
+            rows[g, leaf >> 6] |= np.uint64(1) << np.uint64(leaf & 63)
+    return rows
