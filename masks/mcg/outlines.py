@@ -60,7 +60,8 @@ def outline(group, low, high, place, start, edge, outside, found, beyond, betwee
 
 
 @numba.njit(cache=True)
-def _fill_holes(groups, low, high, place, box, start, edge, outside, leaf_box, neighbour_start, neighbour, edges):
+def _fill_holes(groups, low, high, place, box, start, edge, outside, of_leaves, edges):
+    leaf_box, neighbour_start, neighbour = of_leaves
     leaves = len(place)
     state = np.zeros(leaves, np.int64)  # 2g + 1: seen in group g; 2g + 2: reaches the picture's border
     stack = np.empty(leaves, np.int32)
@@ -138,7 +139,9 @@ def fill_holes(groups: np.ndarray, nodes: Nodes, regions: Regions) -> tuple[np.n
     Returns:
         start int64[g + 1], row starts of leaves int32[...], those in the holes of each group.
     """
-    return _fill_holes(groups, *nodes.walk, regions.box, regions.start, regions.neighbour, len(regions.length))
+    low, high, place, box, start, edge, outside = nodes.walk
+    of_leaves = regions.box, regions.start, regions.neighbour
+    return _fill_holes(groups, low, high, place, box, start, edge, outside, of_leaves, len(regions.length))
 
 
 @numba.njit(cache=True)

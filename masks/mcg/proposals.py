@@ -26,7 +26,8 @@ class Settings:
         max_side: likewise for the longer side, which bounds extreme shapes.
         max_leaves: leaf regions.
         merges: merges undone per tree for groups of two and more.
-        quotas: singletons, pairs, triplets and 4-tuples kept of the combined tree, then of each scale's.
+        quotas: singletons, pairs, triplets and 4-tuples kept of the combined tree, then of each scale's. Twice as many
+            singletons as leaves are all of a tree's nodes: small objects are nodes from far down.
     """
 
     scales: tuple[float, ...]
@@ -42,9 +43,9 @@ QUALITIES = {
         scales=(1, 0.5, 0.25),
         max_pixels=640 * 640,
         max_side=8192,
-        max_leaves=2000,
+        max_leaves=2500,
         merges=300,
-        quotas=((1000, 4000, 4000, 1000), (1000, 500, 0, 0), (500, 4000, 4000, 1000), (300, 4000, 4000, 1000)),
+        quotas=((5000, 4000, 4000, 1000), (5000, 500, 0, 0), (5000, 4000, 4000, 1000), (5000, 4000, 4000, 1000)),
     ),
     "high": Settings(
         scales=(1, 0.5, 0.25),
@@ -52,7 +53,7 @@ QUALITIES = {
         max_side=8192,
         max_leaves=4000,
         merges=600,
-        quotas=((2000, 8000, 8000, 2000), (2000, 2000, 500, 0), (1000, 8000, 8000, 2000), (600, 8000, 8000, 2000)),
+        quotas=((8000, 8000, 8000, 2000), (8000, 2000, 500, 0), (8000, 8000, 8000, 2000), (8000, 8000, 8000, 2000)),
     ),
 }
 
