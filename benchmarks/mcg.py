@@ -1,15 +1,19 @@
 """Time and quality of `mcg`: seconds per picture and stage, ABO by list length beside FH and grids at equal numbers.
 
-    python benchmarks/mcg.py --images coco/images --annotations coco/instances.json --limit 50
+    python -m benchmarks.mcg --images coco/images --annotations coco/instances.json --folds MODELS/folds --limit 0
 
-The shipped models have seen the pictures they were trained on: measure on others, or give models that have not seen
-yours (`--contour`, `--ranker`, from `maskmill ranker train`). Times are CPU seconds of one thread.
+The shipped models have seen the pictures they were trained on: measure on others, or with the models of the folds that
+`maskmill ranker train --out MODELS` leaves, where each picture gets those that have not seen it (`--folds`).
+Times are CPU seconds of one thread, by stage, at `--size` too (pictures resized to its number of pixels).
 """
 
 import argparse
 import json
 import os
+import resource
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 # Before any library starts its threads.
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"))
@@ -26,7 +30,7 @@ from masks.overlap import best_iou
 from pipelines.annotations import parse_annotations
 from pipelines.decode import decode_image
 from pipelines.inputs import Input
-from pipelines.ranker import draw
+from pipelines.ranker import draw, fold_of
 from pipelines.sources.coco import Coco
 from schemas.image import ImageRecord
 from schemas.rle import decode_mask
@@ -64,12 +68,35 @@ def interval(values: list[np.ndarray], seed: int = 0, draws: int = 1000) -> tupl
     return float(low), float(high)
 
 
+def generators(args: argparse.Namespace) -> Callable[[str], Mcg]:
+    """The generator for a picture's id: one for all, or that of the fold whose models have not seen it."""
+    if not args.folds:
+        one = Mcg(top=max(COUNTS), quality=args.quality, contour=args.contour, ranker=args.ranker)
+        return lambda key: one
+    folder = Path(args.folds)
+    cards = [json.loads(file.read_text()) for file in sorted(folder.glob("ranker-*.json"))]
+    if not cards or len(cards) != cards[0]["folds"]:
+        raise SystemExit(f"{folder} does not hold the folds' models of `maskmill ranker train`")
+    made = [
+        Mcg(max(COUNTS), args.quality, str(folder / f"contour-{k}.npz"), str(folder / f"ranker-{k}.npz"))
+        for k in range(len(cards))
+    ]
+    return lambda key: made[fold_of(cards[0]["seed"], len(made), key)]
+
+
+def resized(image: np.ndarray, pixels: int) -> np.ndarray:
+    """A picture with about so many pixels; 0: as it is."""
+    scale = (pixels / (image.shape[0] * image.shape[1])) ** 0.5
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if pixels else image
+
+
 def measure(args: argparse.Namespace) -> dict:
     """Runs everything over the pictures; a dict of tables."""
     cv2.setNumThreads(1)
     items = [i for i in Coco(args.images, args.annotations).list_inputs() if isinstance(i, Input) and i.annotations]
     items = sorted(items, key=lambda item: draw(args.seed, "benchmark", item.id))[: args.limit or None]
-    generator = Mcg(top=max(COUNTS), quality=args.quality, contour=args.contour, ranker=args.ranker)
+    generator_of = generators(args)
+    pixels = int(np.prod([int(side) for side in args.size.split("x")])) if args.size else 0
     others = {f"grid-{n}": Grid(n=n) for n in (1, 2, 4, 5, 10)}
     others |= {f"fh-{s}": Felzenszwalb(scales=(s,)) for s in (500, 1000, 1500)}
     clock, best, equal = Clock(), [], {name: {"masks": [], "other": [], "mcg": []} for name in others}
@@ -78,13 +105,16 @@ def measure(args: argparse.Namespace) -> dict:
         height, width = image.shape[:2]
         annotations, _ = parse_annotations(item.annotations, height, width, drop_bad=True)
         record = ImageRecord(item.id, image, annotations)
+        generator = generator_of(item.id)
         if number == 0:  # compiles the kernels
             generator(record)
             continue
+        timed = Mcg(16, args.quality, generator.contour, generator.ranker)
         clock.start()
-        proposals, score = generator.propose(image, clock.lap)
-        order = select(proposals.candidates.members, proposals.regions.area, score, 16)
-        clock.lap("selection of 16")
+        timed(ImageRecord(item.id, resized(image, pixels)), clock.lap)
+        if args.time_only:
+            continue
+        proposals, score = generator.propose(image)
         masks = [
             decode_mask(c, height, width)
             for c, crowd in zip(annotations.counts, annotations.is_crowd, strict=True)
@@ -101,6 +131,14 @@ def measure(args: argparse.Namespace) -> dict:
             equal[name]["masks"].append(len(made))
             equal[name]["other"].append(found[found >= 0])
             equal[name]["mcg"].append(best_overlaps(iou, order, (len(made),))[:, 0])
+    whole = np.sum(list(clock.seconds.values()), axis=0)
+    times = {
+        "seconds": {stage: float(np.mean(values)) for stage, values in clock.seconds.items()},
+        "seconds_whole": {"mean": float(whole.mean()), "largest": float(whole.max()), "pictures": len(whole)},
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    if args.time_only:
+        return times
     columns = [*(str(n) for n in COUNTS), "pool"]
     curve = {
         name: {
@@ -112,7 +150,7 @@ def measure(args: argparse.Namespace) -> dict:
     return {
         "pictures": len(best),
         "instances": sum(map(len, best)),
-        "seconds": {stage: float(np.mean(values)) for stage, values in clock.seconds.items()},
+        **times,
         "curve": curve,
         "equal": {
             name: {
@@ -130,14 +168,18 @@ def measure(args: argparse.Namespace) -> dict:
 
 def tables(result: dict) -> str:
     """The result as Markdown."""
-    lines = [
-        f"{result['pictures']} pictures, {result['instances']} instances",
-        "",
-        "| stage | CPU s / picture |",
-        "|---|---|",
-    ]
+    whole = result["seconds_whole"]
+    lines = ["| stage | CPU s / picture |", "|---|---|"]
     lines += [f"| {stage} | {seconds:.3f} |" for stage, seconds in result["seconds"].items()]
-    lines += [f"| **all** | **{sum(result['seconds'].values()):.3f}** |", ""]
+    lines += [f"| **all** (largest of {whole['pictures']}) | **{whole['mean']:.3f}** ({whole['largest']:.3f}) |"]
+    lines += ["", f"peak memory of this process {result['peak_memory_mb']:.0f} MB"]
+    if "curve" not in result:
+        return "\n".join(lines)
+    lines += [
+        "",
+        f"{result['pictures']} pictures, {result['instances']} instances; mean best overlap, 95 % interval",
+        "",
+    ]
     lines += ["| | @10 | @16 | @100 | @1000 | pool |", "|---|---|---|---|---|---|"]
     cells = [f"{c['abo']:.3f} ({c['interval'][0]:.3f}-{c['interval'][1]:.3f})" for c in result["curve"].values()]
     lines += ["| mcg | " + " | ".join(cells) + " |"]
@@ -159,6 +201,11 @@ def main() -> None:
     parser.add_argument("--quality", default="standard")
     parser.add_argument("--contour", default="default")
     parser.add_argument("--ranker", default="default")
+    parser.add_argument(
+        "--folds", default="", help="folder of models per fold, see above; instead of --contour, --ranker"
+    )
+    parser.add_argument("--size", default="", help="WIDTHxHEIGHT: time on pictures of so many pixels")
+    parser.add_argument("--time-only", action="store_true", help="no overlaps, no other generators")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     result = measure(args)
