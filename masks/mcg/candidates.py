@@ -7,8 +7,8 @@ import numpy as np
 from masks.mcg.grouping import list_groups
 from masks.mcg.hierarchy import Hierarchy
 from masks.mcg.nodes import Nodes, describe_nodes, leaf_keys
-from masks.mcg.outlines import bit_rows, fill_holes
-from masks.mcg.regions import AREA, Regions
+from masks.mcg.outlines import bit_rows, fill_holes, fill_nodes, row_sums
+from masks.mcg.regions import Regions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,10 +16,10 @@ class TreeGroups:
     """Groups of nodes of one tree.
 
     Attributes:
-        nodes: of the tree.
+        nodes: of the tree, holes filled.
         groups: int32[g, 4], nodes, -1 padded.
         order: int32[g], place among the tree's groups of that many nodes.
-        hole_start: int64[g + 1], row starts of `holes` int32[...], leaves in the holes of each group.
+        hole_start: int64[g + 1], row starts of `holes` int32[...], leaves in holes of each group that are in no node's.
     """
 
     nodes: Nodes
@@ -31,10 +31,8 @@ class TreeGroups:
     def keys(self) -> np.ndarray:
         """Sum of the leaf keys of each group, holes included; uint64[g]."""
         of_nodes = np.append(self.nodes.key, np.uint64(0))  # -1 is the last, nothing
-        of_holes = leaf_keys(len(self.nodes.place))[self.holes]
-        summed = np.concatenate([np.zeros(1, np.uint64), np.cumsum(of_holes, dtype=np.uint64)])
-        keys = of_nodes[self.groups].sum(axis=1, dtype=np.uint64)
-        return keys + summed[self.hole_start[1:]] - summed[self.hole_start[:-1]]
+        of_holes = row_sums(leaf_keys(len(self.nodes.place))[self.holes], self.hole_start)
+        return of_nodes[self.groups].sum(axis=1, dtype=np.uint64) + of_holes
 
     def take(self, index: np.ndarray) -> "TreeGroups":
         """The groups at ascending `index`."""
@@ -56,7 +54,7 @@ class Candidates:
         order: int32[P], its place among the tree's groups of that many parts.
         end: float32[P], lowest level at which one of its nodes disappears (MCG's end_th).
         begin: float32[P], lowest level at which one of its nodes forms (start_th).
-        balance: float32[P], area of the smallest node over the largest.
+        balance: float32[P], area of the smallest node over the largest, holes not counted.
     """
 
     members: np.ndarray
@@ -92,11 +90,12 @@ def propose(
         merges: merges undone per tree for pairs and larger.
 
     Returns:
-        A list per tree: singletons first, each number of parts in order of appearance; holes not filled yet.
+        A list per tree: singletons first, each number of parts in order of appearance; holes between nodes not filled yet.
     """
     lists = []
     for number, tree in enumerate(hierarchy.trees):
-        nodes = describe_nodes(tree, hierarchy.edges, regions, max(merges, -(-quotas[number][0] // 2)))
+        undone = max(merges, -(-quotas[number][0] // 2))
+        nodes = fill_nodes(describe_nodes(tree, hierarchy.edges, regions, undone), regions)
         groups = list_groups(nodes, hierarchy.edges, regions, quotas[number], merges)
         parts = (groups >= 0).sum(axis=1)
         order = (np.arange(len(groups)) - np.searchsorted(parts, parts)).astype(np.int32)
@@ -119,10 +118,19 @@ def as_candidates(lists: list[TreeGroups]) -> Candidates:
     for number, one in enumerate(lists):
         nodes, groups = one.nodes, one.groups
         absent = groups < 0
-        area = np.where(absent, np.nan, nodes.total[groups, AREA])
+        area = np.where(absent, np.nan, nodes.area[groups])
         columns.append(
             (
-                bit_rows(groups, one.hole_start, one.holes, nodes.low, nodes.high, nodes.leaves),
+                bit_rows(
+                    groups,
+                    one.hole_start,
+                    one.holes,
+                    nodes.hole_start,
+                    nodes.holes,
+                    nodes.low,
+                    nodes.high,
+                    nodes.leaves,
+                ),
                 np.full(len(groups), number, np.int32),
                 (~absent).sum(axis=1).astype(np.int32),
                 one.order,

@@ -107,6 +107,7 @@ def _features(
     groups,
     hole_start,
     holes,
+    own_start,
     walk,
     total,
     support,
@@ -156,7 +157,7 @@ def _features(
             if i < 0:
                 break
             own += total[i]
-            leaves += high[i] - low[i]
+            leaves += high[i] - low[i] + own_start[i + 1] - own_start[i]
             x0, y0 = min(x0, box[i, 0]), min(y0, box[i, 1])
             x1, y1 = max(x1, box[i, 2]), max(y1, box[i, 3])
             for c in range(len(hull)):
@@ -302,6 +303,7 @@ def candidate_features(lists: list[TreeGroups], candidates: Candidates, regions:
             one.groups,
             one.hole_start,
             one.holes,
+            one.nodes.hole_start,
             one.nodes.walk,
             one.nodes.total,
             one.nodes.support,

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from masks.mcg.nodes import Nodes
-from masks.mcg.outlines import fill_holes
+from masks.mcg.outlines import singletons
 from masks.mcg.regions import AREA, Regions
 
 MIN_SHARE = 0.05  # of a group's area, for each of its parts: duplicates above an overlap of 0.95 are not even listed
@@ -205,20 +205,13 @@ def _untie_enclosed(touch, hole_start, holes, place, low, high):
                 touch[b, a] = False
 
 
-def singletons(count: int) -> np.ndarray:
-    """Groups of the first `count` nodes alone; int32[count, 4]."""
-    out = np.full((count, 4), -1, np.int32)
-    out[:, 0] = np.arange(count)
-    return out
-
-
 def list_groups(
     nodes: Nodes, edges: np.ndarray, regions: Regions, quotas: tuple[int, int, int, int], merges: int
 ) -> np.ndarray:
     """Singletons and groups of one tree; int32[g, 4], see `group_nodes`.
 
     Args:
-        nodes: of one tree, at least those of `merges` merges.
+        nodes: of one tree, at least those of `merges` merges, holes filled.
         edges: int32[m, 2], touching leaves.
         regions: what is known of the leaves.
         quotas: number of singletons, pairs, triplets and 4-tuples.
@@ -227,10 +220,9 @@ def list_groups(
     top = min(len(nodes.up), 2 * merges + 1)
     up, low, high = nodes.up[:top], nodes.low[:top], nodes.high[:top]
     touch = touching(up, low, high, nodes.place, edges)
-    hole_start, holes = fill_holes(singletons(top), nodes, regions)
-    hole_area = np.concatenate([[0], np.cumsum(regions.area[holes])])
-    weight = nodes.total[:top, AREA] + hole_area[hole_start[1:]] - hole_area[hole_start[:-1]]
-    _untie_enclosed(touch, hole_start, holes, nodes.place, low, high)
+    _untie_enclosed(touch, nodes.hole_start, nodes.holes, nodes.place, low, high)
     largest = MAX_SHARE * regions.area.sum()
-    groups = group_nodes(up, low, high, touch, weight, largest, np.array(quotas, np.int64), ATTEMPT_LIMIT)
+    groups = group_nodes(
+        up, low, high, touch, nodes.total[:top, AREA], largest, np.array(quotas, np.int64), ATTEMPT_LIMIT
+    )
     return np.concatenate([singletons(min(quotas[0], len(nodes.up))), groups])

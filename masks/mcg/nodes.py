@@ -1,7 +1,7 @@
 """What is known of the nodes of a merge tree: a node's leaves are an interval, its numbers add up from its children's.
 
 So everything a group of nodes needs (its area, colours, hull, outline) comes from a few nodes and their outlines, and the
-leaves inside are never visited.
+leaves inside are never visited. `masks.mcg.outlines` fills the nodes' holes.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 from masks.mcg.hierarchy import Tree
-from masks.mcg.regions import Regions
+from masks.mcg.regions import AREA, Regions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,9 @@ class Nodes:
         leaves: int32[n], leaves in depth-first order; place: int32[n], where each leaf stands in it.
         low, high: int32[c], half-open interval of that order that a node covers.
         begin, end: float32[c], levels at which a node forms and disappears (1 for the root).
+        area: float64[c], pixels without holes.
+        hole_start: int64[c + 1], row starts of `holes` int32[...], leaves in the holes of each node.
+            What follows is of the nodes with their holes, once these are filled:
         key: uint64[c], sum of the leaves' keys, see `leaf_keys`.
         total: float64[c, columns], sums of `Regions.additive`.
         box: int32[c, 4]; support: float64[c, directions], as in `Regions`.
@@ -37,6 +40,9 @@ class Nodes:
     high: np.ndarray
     begin: np.ndarray
     end: np.ndarray
+    area: np.ndarray
+    hole_start: np.ndarray
+    holes: np.ndarray
     key: np.ndarray
     total: np.ndarray
     box: np.ndarray
@@ -193,7 +199,7 @@ def _outlines(parent, node, edges, length, saliency, step):
 
 
 def describe_nodes(tree: Tree, edges: np.ndarray, regions: Regions, merges: int) -> Nodes:
-    """The nodes that appear when `merges` merges are undone.
+    """The nodes that appear when `merges` merges are undone, holes not filled yet.
 
     Args:
         tree: over n leaves.
@@ -217,6 +223,9 @@ def describe_nodes(tree: Tree, edges: np.ndarray, regions: Regions, merges: int)
         high[node],
         tree.level[node],
         np.where(root, np.float32(1), tree.level[tree.parent[node]]),
+        total[:, AREA].copy(),
+        np.zeros(len(node) + 1, np.int64),
+        np.zeros(0, np.int32),
         keys[high[node]] - keys[low[node]],
         total,
         box,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from masks.mcg import candidates, grouping, nodes
+from masks.mcg import candidates, grouping, nodes, outlines
 from masks.mcg.hierarchy import Hierarchy, Tree
 
 MANY = (10**4,) * 4
@@ -16,7 +16,7 @@ def groups_of(hierarchy, oracle, quotas=MANY, merges=100):
     """Groups of the first tree as places in its walk, and the tree's nodes in that order."""
     tree, regions = hierarchy.trees[0], oracle.regions_of(hierarchy)
     found = nodes.describe_nodes(tree, hierarchy.edges, regions, max(merges, -(-quotas[0] // 2)))
-    groups = grouping.list_groups(found, hierarchy.edges, regions, quotas, merges)
+    groups = grouping.list_groups(outlines.fill_nodes(found, regions), hierarchy.edges, regions, quotas, merges)
     return groups, nodes.appearance(tree.parent, tree.level, max(merges, -(-quotas[0] // 2)))[0]
 
 
