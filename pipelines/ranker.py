@@ -286,9 +286,6 @@ def train(options: TrainOptions, flags: list[str] | None = None) -> dict:
         storage.write_bytes(storage.join(folder, f"{stem}.json"), (json.dumps(whole, indent=1) + "\n").encode())
         return whole
 
-    fit_contour = functools.partial(ranker_fit.fit, params=ranker_fit.CONTOUR, trees=ranker_fit.CONTOUR_TREES)
-    fit_ranker = functools.partial(ranker_fit.fit, params=ranker_fit.RANKER, trees=ranker_fit.RANKER_TREES)
-
     def fit_folds(kind: str, fit, features, ids, rows, target) -> None:
         """A model per fold that has not seen it: in the work folder, which resumes, and in `OUT/folds`, which stays."""
         of = np.array([fold_of(options.seed, options.folds, key) for key in ids])
@@ -299,12 +296,14 @@ def train(options: TrainOptions, flags: list[str] | None = None) -> dict:
                 save(work, f"{kind}-{fold}", model, kind, features, **facts)
 
     ids, rows, target = run_stage("contours", items, options, work, flags)
-    final = save(options.out, "contour", fit_contour(rows, target), "contour", CONTOUR_FEATURES, rows=len(rows))
+    final = save(
+        options.out, "contour", ranker_fit.fit_contour(rows, target), "contour", CONTOUR_FEATURES, rows=len(rows)
+    )
     if options.contour_only:
         return final
-    fit_folds("contour", fit_contour, CONTOUR_FEATURES, ids, rows, target)
+    fit_folds("contour", ranker_fit.fit_contour, CONTOUR_FEATURES, ids, rows, target)
     ids, rows, target = run_stage("candidates", items, options, work, flags)
-    fit_folds("ranker", fit_ranker, CANDIDATE_FEATURES, ids, rows, target)
+    fit_folds("ranker", ranker_fit.fit_ranker, CANDIDATE_FEATURES, ids, rows, target)
     measured = [item for item in items if is_measured(options, item.id)]
     _, best, _ = run_stage("measured", measured, options, work, flags)
     names = [*(str(n) for n in COUNTS), "pool"]
@@ -315,4 +314,4 @@ def train(options: TrainOptions, flags: list[str] | None = None) -> dict:
         "measured_how": f"cross-validated over {options.folds} folds of the pictures: each picture with a ranker and a contour "
         "model that were not trained on it; the saved models are trained on all pictures",
     }
-    return save(options.out, "ranker", fit_ranker(rows, target), "ranker", CANDIDATE_FEATURES, **facts)
+    return save(options.out, "ranker", ranker_fit.fit_ranker(rows, target), "ranker", CANDIDATE_FEATURES, **facts)
