@@ -150,6 +150,17 @@ def test_boundary_levels_against_the_edges(scene, oracle):
             assert got["saliency_mean"] == pytest.approx(mean, rel=1e-4)
             assert got["saliency_min"] == pytest.approx(hierarchy.saliency[outer].min())
         assert got["inner_max"] == pytest.approx(hierarchy.saliency[inner].max() if inner.any() else 0)
+        weights = hierarchy.length[inner].astype(float)
+        mean = np.average(hierarchy.saliency[inner], weights=weights) if inner.any() else 0
+        assert got["inner_mean"] == pytest.approx(mean, rel=1e-4)
+        step = np.average(scene.regions.step[inner], weights=weights) if inner.any() else 0
+        assert got["inner_step"] == pytest.approx(step, rel=1e-4)
+        assert got["inner_density"] == pytest.approx(
+            weights.sum() / scene.regions.area[sorted(members)].sum(), rel=1e-4
+        )
+        if outer.any():
+            step = np.average(scene.regions.step[outer], weights=hierarchy.length[outer])
+            assert got["step_colour"] == pytest.approx(step, rel=1e-4)
 
 
 def rectangle(height, width, top, left, rows, columns):
