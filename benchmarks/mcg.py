@@ -1,15 +1,21 @@
 """Time and quality of `mcg`: seconds per picture and stage, ABO by list length beside FH and grids at equal numbers.
 
-    python benchmarks/mcg.py --images coco/images --annotations coco/instances.json --limit 50
+    python -m benchmarks.mcg --images coco/images --annotations coco/instances.json --folds MODELS/folds --limit 0
 
-The shipped models have seen the pictures they were trained on: measure on others, or give models that have not seen
-yours (`--contour`, `--ranker`, from `maskmill ranker train`). Times are CPU seconds of one thread.
+The shipped models have seen the pictures they were trained on: measure on others, or with the models of the folds that
+`maskmill ranker train --out MODELS` leaves, where each picture gets those that have not seen it (`--folds`).
+Times are CPU seconds of one thread, by stage; `--time-only --size 500x375` for pictures of so many pixels.
 """
 
 import argparse
+import functools
 import json
+import multiprocessing
 import os
+import resource
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 # Before any library starts its threads.
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"))
@@ -26,7 +32,7 @@ from masks.overlap import best_iou
 from pipelines.annotations import parse_annotations
 from pipelines.decode import decode_image
 from pipelines.inputs import Input
-from pipelines.ranker import draw
+from pipelines.ranker import draw, fold_of
 from pipelines.sources.coco import Coco
 from schemas.image import ImageRecord
 from schemas.rle import decode_mask
@@ -64,44 +70,96 @@ def interval(values: list[np.ndarray], seed: int = 0, draws: int = 1000) -> tupl
     return float(low), float(high)
 
 
-def measure(args: argparse.Namespace) -> dict:
-    """Runs everything over the pictures; a dict of tables."""
+def generators(args: argparse.Namespace) -> Callable[[str], Mcg]:
+    """The generator for a picture's id: one for all, or that of the fold whose models have not seen it."""
+    if not args.folds:
+        one = Mcg(top=max(COUNTS), quality=args.quality, contour=args.contour, ranker=args.ranker)
+        return lambda key: one
+    folder = Path(args.folds)
+    cards = [json.loads(file.read_text()) for file in sorted(folder.glob("ranker-*.json"))]
+    if not cards or len(cards) != cards[0]["folds"]:
+        raise SystemExit(f"{folder} does not hold the folds' models of `maskmill ranker train`")
+    made = [
+        Mcg(max(COUNTS), args.quality, str(folder / f"contour-{k}.npz"), str(folder / f"ranker-{k}.npz"))
+        for k in range(len(cards))
+    ]
+    return lambda key: made[fold_of(cards[0]["seed"], len(made), key)]
+
+
+def resized(image: np.ndarray, pixels: int) -> np.ndarray:
+    """A picture with about so many pixels; 0: as it is."""
+    scale = (pixels / (image.shape[0] * image.shape[1])) ** 0.5
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if pixels else image
+
+
+OTHERS = {f"grid-{n}": Grid(n=n) for n in (1, 2, 4, 5, 10)}
+OTHERS |= {f"fh-{s}": Felzenszwalb(scales=(s,)) for s in (500, 1000, 1500)}
+
+
+def measure_picture(item: Input, generator: Mcg, args: argparse.Namespace) -> dict:
+    """Seconds by stage of one picture, and unless `--time-only` the best overlaps of its instances."""
     cv2.setNumThreads(1)
-    items = [i for i in Coco(args.images, args.annotations).list_inputs() if isinstance(i, Input) and i.annotations]
-    items = sorted(items, key=lambda item: draw(args.seed, "benchmark", item.id))[: args.limit or None]
-    generator = Mcg(top=max(COUNTS), quality=args.quality, contour=args.contour, ranker=args.ranker)
-    others = {f"grid-{n}": Grid(n=n) for n in (1, 2, 4, 5, 10)}
-    others |= {f"fh-{s}": Felzenszwalb(scales=(s,)) for s in (500, 1000, 1500)}
-    clock, best, equal = Clock(), [], {name: {"masks": [], "other": [], "mcg": []} for name in others}
-    for number, item in enumerate([items[0], *items]):
-        image = decode_image(item.location.read()).image
-        height, width = image.shape[:2]
-        annotations, _ = parse_annotations(item.annotations, height, width, drop_bad=True)
-        record = ImageRecord(item.id, image, annotations)
-        if number == 0:  # compiles the kernels
-            generator(record)
-            continue
-        clock.start()
-        proposals, score = generator.propose(image, clock.lap)
-        order = select(proposals.candidates.members, proposals.regions.area, score, 16)
-        clock.lap("selection of 16")
-        masks = [
-            decode_mask(c, height, width)
-            for c, crowd in zip(annotations.counts, annotations.is_crowd, strict=True)
-            if not crowd
-        ]
-        if not masks:
-            continue
+    clock = Clock()
+    image = decode_image(item.location.read()).image
+    height, width = image.shape[:2]
+    annotations, _ = parse_annotations(item.annotations, height, width, drop_bad=True)
+    record = ImageRecord(item.id, image, annotations)
+    _compile(args.quality)
+    clock.start()
+    if args.time_only:
+        pixels = int(np.prod([int(side) for side in args.size.split("x")])) if args.size else 0
+        timed = Mcg(16, args.quality, generator.contour, generator.ranker)
+        timed(ImageRecord(item.id, resized(image, pixels)), clock.lap)
+        return {"seconds": clock.seconds}
+    proposals, score = generator.propose(image, clock.lap)
+    select(proposals.candidates.members, proposals.regions.area, score, 16)
+    clock.lap("selection")
+    pairs = zip(annotations.counts, annotations.is_crowd, strict=True)
+    masks = [decode_mask(counts, height, width) for counts, crowd in pairs if not crowd]
+    found: dict = {"seconds": clock.seconds, "pixels": np.array([m.sum() for m in masks])}
+    if masks:
         iou = overlaps(proposals, masks)
         order = select(proposals.candidates.members, proposals.regions.area, score, max(COUNTS))
-        best.append(best_overlaps(iou, order, COUNTS))
-        for name, other in others.items():
+        found["best"] = best_overlaps(iou, order, COUNTS)
+        for name, other in OTHERS.items():
             (made,) = other(record)
-            found = best_iou(made, annotations, height, width)
-            equal[name]["masks"].append(len(made))
-            equal[name]["other"].append(found[found >= 0])
-            equal[name]["mcg"].append(best_overlaps(iou, order, (len(made),))[:, 0])
+            best = best_iou(made, annotations, height, width)
+            found[name] = (len(made), best[best >= 0], best_overlaps(iou, order, (len(made),))[:, 0])
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _compile(quality: str) -> None:
+    """The kernels of this process, before anything is timed."""
+    picture = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    Mcg(16, quality)(ImageRecord("", picture))
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """Runs everything over the pictures; a dict of tables."""
+    items = [i for i in Coco(args.images, args.annotations).list_inputs() if isinstance(i, Input) and i.annotations]
+    items = sorted(items, key=lambda item: draw(args.seed, "benchmark", item.id))[: args.limit or None]
+    generator_of = generators(args)
+    work = [(item, generator_of(item.id), args) for item in items]
+    if args.workers > 1:
+        with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
+            found = pool.starmap(measure_picture, work, chunksize=4)
+    else:
+        found = [measure_picture(*one) for one in work]
+    seconds = {stage: [f["seconds"][stage][0] for f in found] for stage in found[0]["seconds"]}
+    whole = np.sum(list(seconds.values()), axis=0)
+    times = {
+        "seconds": {stage: float(np.mean(values)) for stage, values in seconds.items()},
+        "seconds_whole": {"mean": float(whole.mean()), "largest": float(whole.max()), "pictures": len(whole)},
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    if args.time_only:
+        return times
+    found = [f for f in found if "best" in f]
+    best = [f["best"] for f in found]
     columns = [*(str(n) for n in COUNTS), "pool"]
+    whole_best, pixels = np.concatenate(best), np.concatenate([f["pixels"] for f in found])
+    sizes = np.digitize(pixels, (32**2, 96**2))
     curve = {
         name: {
             "abo": float(np.concatenate([b[:, k] for b in best]).mean()),
@@ -112,17 +170,23 @@ def measure(args: argparse.Namespace) -> dict:
     return {
         "pictures": len(best),
         "instances": sum(map(len, best)),
-        "seconds": {stage: float(np.mean(values)) for stage, values in clock.seconds.items()},
+        **times,
         "curve": curve,
+        "by_size": {
+            name: {"instances": int((sizes == k).sum()), "abo": whole_best[sizes == k].mean(axis=0).tolist()}
+            for k, name in enumerate(("small", "medium", "large"))
+            if (sizes == k).any()
+        },
         "equal": {
             name: {
-                "masks": float(np.mean(e["masks"])),
-                "abo": float(np.concatenate(e["other"]).mean()),
-                "interval": interval(e["other"]),
-                "mcg": float(np.concatenate(e["mcg"]).mean()),
-                "mcg_interval": interval(e["mcg"]),
+                "masks": float(np.mean([f[name][0] for f in found])),
+                "abo": float(np.concatenate([f[name][1] for f in found]).mean()),
+                "interval": interval([f[name][1] for f in found]),
+                "mcg": float(np.concatenate([f[name][2] for f in found]).mean()),
+                "mcg_interval": interval([f[name][2] for f in found]),
+                "gain_interval": interval([f[name][2] - f[name][1] for f in found]),
             }
-            for name, e in equal.items()
+            for name in OTHERS
         },
         "published": PUBLISHED,
     }
@@ -130,23 +194,29 @@ def measure(args: argparse.Namespace) -> dict:
 
 def tables(result: dict) -> str:
     """The result as Markdown."""
-    lines = [
-        f"{result['pictures']} pictures, {result['instances']} instances",
-        "",
-        "| stage | CPU s / picture |",
-        "|---|---|",
-    ]
+    whole = result["seconds_whole"]
+    lines = ["| stage | CPU s / picture |", "|---|---|"]
     lines += [f"| {stage} | {seconds:.3f} |" for stage, seconds in result["seconds"].items()]
-    lines += [f"| **all** | **{sum(result['seconds'].values()):.3f}** |", ""]
+    lines += [f"| **all** (largest of {whole['pictures']}) | **{whole['mean']:.3f}** ({whole['largest']:.3f}) |"]
+    if "curve" not in result:
+        return "\n".join([*lines, "", f"peak memory of this process, Beam included: {result['peak_memory_mb']:.0f} MB"])
+    lines += [
+        "",
+        f"{result['pictures']} pictures, {result['instances']} instances; mean best overlap, 95 % interval",
+        "",
+    ]
     lines += ["| | @10 | @16 | @100 | @1000 | pool |", "|---|---|---|---|---|---|"]
     cells = [f"{c['abo']:.3f} ({c['interval'][0]:.3f}-{c['interval'][1]:.3f})" for c in result["curve"].values()]
     lines += ["| mcg | " + " | ".join(cells) + " |"]
     lines += [f"| {name} | " + " | ".join(f"{v:.3f}" for v in row) + " |" for name, row in result["published"].items()]
-    lines += ["", "| other | masks | ABO | mcg at the same number |", "|---|---|---|---|"]
+    for name, e in result["by_size"].items():
+        lines += [f"| {name} ({e['instances']}) | " + " | ".join(f"{v:.3f}" for v in e["abo"]) + " |"]
+    lines += ["", "| other | masks | ABO | mcg at the same number | gain, 95 % |", "|---|---|---|---|---|"]
     for name, e in result["equal"].items():
         own = f"{e['abo']:.3f} ({e['interval'][0]:.3f}-{e['interval'][1]:.3f})"
         mcg = f"{e['mcg']:.3f} ({e['mcg_interval'][0]:.3f}-{e['mcg_interval'][1]:.3f})"
-        lines += [f"| {name} | {e['masks']:.1f} | {own} | {mcg} |"]
+        gain = f"{e['gain_interval'][0]:+.3f} to {e['gain_interval'][1]:+.3f}"
+        lines += [f"| {name} | {e['masks']:.1f} | {own} | {mcg} | {gain} |"]
     return "\n".join(lines)
 
 
@@ -159,6 +229,12 @@ def main() -> None:
     parser.add_argument("--quality", default="standard")
     parser.add_argument("--contour", default="default")
     parser.add_argument("--ranker", default="default")
+    parser.add_argument(
+        "--folds", default="", help="folder of models per fold, see above; instead of --contour, --ranker"
+    )
+    parser.add_argument("--size", default="", help="WIDTHxHEIGHT: with --time-only, on pictures of so many pixels")
+    parser.add_argument("--time-only", action="store_true", help="no overlaps, no other generators")
+    parser.add_argument("--workers", type=int, default=1, help="processes; times are right only while cores are free")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     result = measure(args)

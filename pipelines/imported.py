@@ -40,6 +40,16 @@ def _stem(key: str) -> str:
     return key.rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
 
+@functools.lru_cache(maxsize=2)
+def _listing(path: str) -> tuple[int, str]:
+    """How many .mat files a folder has, and the digest of their names and sizes: reading all would be another build."""
+    sizes = storage.sizes(path)
+    lines = [f"{size} {name}\n" for name, size in sorted(sizes.items()) if name.endswith(".mat")]
+    if not lines:
+        raise InputError(f"there are no .mat files in {path}; mcg_mat takes a folder with STEM.mat per picture")
+    return len(lines), hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 @dataclasses.dataclass(frozen=True)
 class MatProposals:
     """Generator `mcg_mat(path=FOLDER, name=..., top=16)`: proposals as MCG publishes them, `FOLDER/STEM.mat` per picture.
@@ -63,7 +73,13 @@ class MatProposals:
     @property
     def layers(self) -> tuple[Layer, ...]:
         params = {"path": self.path, "name": self.name, "top": self.top}
-        provenance = {"labels": "unknown: masks made elsewhere", "format": "MCG .mat"}
+        files, digest = _listing(self.path)
+        provenance = {
+            "labels": "unknown: masks made elsewhere",
+            "format": "MCG .mat",
+            "files": files,
+            "names_and_sizes_sha256": digest,
+        }
         return (Layer(self.name, "mcg_mat", params, provenance, disjoint=False),)
 
     def __call__(self, record: ImageRecord) -> tuple[MaskSet, ...]:

@@ -1,10 +1,11 @@
 """Trains the contour model and the ranker of `masks.mcg` from annotated pictures.
 
-    sample pixels -> fit contour models -> propose, sample candidates -> fit ranker -> measure on pictures kept out
+    sample pixels -> fit contour models -> propose, sample candidates -> fit rankers -> measure
 
 Sampling and measuring are Beam jobs over blocks of pictures; each block commits one file, so the same command resumes.
-The ranker must learn from contours as they are on pictures the contour model has not seen: pictures are dealt into
-folds, and each fold's proposals come from a contour model fitted on the others.
+Pictures are dealt into folds. The ranker must learn from contours as they are on pictures the contour model has not seen:
+each fold's proposals come from a contour model fitted on the other folds. And each fold has a ranker fitted on the others,
+so every picture can be measured with two models that have not seen it; they stay in `OUT/folds` for that.
 """
 
 import dataclasses
@@ -50,8 +51,8 @@ class TrainOptions:
         quality: of the proposals the ranker learns to rank, see `QUALITIES`.
         seed: of folds and samples.
         limit: use only this many pictures, a seeded choice; 0 means all.
-        folds: contour models fitted so that every picture has one that has not seen it.
-        held_out: share of the pictures on which the measured ranker is not trained. The saved one is trained on all.
+        folds: of the pictures; for each, two models are fitted that have not seen it. The saved ones are trained on all.
+        measured: share of the pictures that are measured, a seeded choice, each with the models that have not seen it.
         block: pictures per work item.
         contour_only: stop after the contour model.
     """
@@ -63,8 +64,8 @@ class TrainOptions:
     quality: str = "standard"
     seed: int = 0
     limit: int = 0
-    folds: int = 3
-    held_out: float = 0.2
+    folds: int = 5
+    measured: float = 0.2
     block: int = 16
     contour_only: bool = False
 
@@ -73,8 +74,8 @@ class TrainOptions:
             raise UsageError(f"quality must be {' or '.join(QUALITIES)}, got {self.quality!r}")
         if not 2 <= self.folds <= 20:
             raise UsageError(f"folds must be in 2..20, got {self.folds}")
-        if not 0 < self.held_out < 1:
-            raise UsageError(f"held-out must be a share above 0 and below 1, got {self.held_out}")
+        if not 0 < self.measured <= 1:
+            raise UsageError(f"measured must be a share above 0 and at most 1, got {self.measured}")
         if self.block < 1 or self.limit < 0:
             raise UsageError(f"block must be at least 1 and limit at least 0, got {self.block} and {self.limit}")
 
@@ -84,32 +85,32 @@ def draw(seed: int, what: str, key: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}:{what}:{key}".encode()).digest()[:7], "big") / 2**56
 
 
-def fold_of(options: TrainOptions, key: str) -> int:
+def fold_of(seed: int, folds: int, key: str) -> int:
     """The fold of a picture, by id."""
-    return int(draw(options.seed, "fold", key) * options.folds)
+    return int(draw(seed, "fold", key) * folds)
 
 
-def is_held_out(options: TrainOptions, key: str) -> bool:
-    """Whether a picture is one on which the ranker is measured."""
-    return draw(options.seed, "held out", key) < options.held_out
+def is_measured(options: TrainOptions, key: str) -> bool:
+    """Whether a picture is one of those measured."""
+    return draw(options.seed, "measured", key) < options.measured
 
 
 def list_training_inputs(options: TrainOptions) -> list[Input]:
     """The pictures with at least one instance, by id; a seeded choice of `limit` of them.
 
     Raises:
-        InputError: fewer than `MIN_IMAGES`, or a fold or the held-out share came out empty.
+        InputError: fewer than `MIN_IMAGES`, or a fold or the measured share came out empty.
     """
     listed = Coco(options.images, options.annotations).list_inputs()
     usable = [i for i in listed if isinstance(i, Input) and any(not a.get("iscrowd") for a in i.annotations)]
     usable.sort(key=lambda item: draw(options.seed, "limit", item.id))
     chosen = sorted(usable[: options.limit or None], key=lambda item: item.id)
-    folds = {fold_of(options, item.id) for item in chosen}
-    held_out = sum(is_held_out(options, item.id) for item in chosen)
-    if len(chosen) < MIN_IMAGES or len(folds) < options.folds or not 0 < held_out < len(chosen):
+    folds = {fold_of(options.seed, options.folds, item.id) for item in chosen}
+    measured = any(is_measured(options, item.id) for item in chosen)
+    if len(chosen) < MIN_IMAGES or len(folds) < options.folds or not measured:
         raise InputError(
             f"{len(chosen)} annotated pictures in {options.annotations} are too few for {options.folds} folds "
-            f"and a held-out share of {options.held_out:g}; give more"
+            f"and a measured share of {options.measured:g}; give more"
         )
     return chosen
 
@@ -141,6 +142,11 @@ def _read_model(path: str, kind: str) -> TreeModel:
     return parse_model(storage.read_bytes(path), kind, CONTOUR_FEATURES if kind == "contour" else CANDIDATE_FEATURES)
 
 
+def _unseeing(kind: str, item: Input, options: TrainOptions, work: str) -> TreeModel:
+    """The model of a kind that has not seen a picture."""
+    return _read_model(storage.join(work, f"{kind}-{fold_of(options.seed, options.folds, item.id)}.npz"), kind)
+
+
 def _seed(options: TrainOptions, key: str) -> int:
     return int(draw(options.seed, "samples", key) * 2**32)
 
@@ -162,22 +168,19 @@ def sample_candidates(item: Input, options: TrainOptions, work: str) -> dict[str
     picture = read_picture(item)
     if not picture or not picture.masks:
         return {"rows": np.zeros((0, len(CANDIDATE_FEATURES)), np.float32), "target": np.zeros(0, np.float32)}
-    model = _read_model(storage.join(work, f"contour-without-{fold_of(options, item.id)}.npz"), "contour")
-    proposals = propose_image(picture.image, model, QUALITIES[options.quality])
+    proposals = propose_image(picture.image, _unseeing("contour", item, options, work), QUALITIES[options.quality])
     iou = overlaps(proposals, picture.masks)
     chosen = candidate_samples(iou, _seed(options, item.id))
     return {"rows": proposals.features[chosen], "target": iou[chosen].max(axis=1)}
 
 
 def measure(item: Input, options: TrainOptions, work: str) -> dict[str, np.ndarray]:
-    """Best overlap of each instance of a held-out picture at several list lengths and in the whole pool."""
+    """Best overlap of each instance of a picture that the models have not seen, by list length and in the whole pool."""
     picture = read_picture(item)
     if not picture or not picture.masks:
         return {"rows": np.zeros((0, len(COUNTS) + 1), np.float32), "target": np.zeros(0, np.float32)}
-    contour = _read_model(storage.join(work, f"contour-without-{fold_of(options, item.id)}.npz"), "contour")
-    ranker = _read_model(storage.join(work, "ranker-measured.npz"), "ranker")
-    proposals = propose_image(picture.image, contour, QUALITIES[options.quality])
-    score = ranker.predict(proposals.features)
+    proposals = propose_image(picture.image, _unseeing("contour", item, options, work), QUALITIES[options.quality])
+    score = _unseeing("ranker", item, options, work).predict(proposals.features)
     order = select(proposals.candidates.members, proposals.regions.area, score, max(COUNTS))
     best = best_overlaps(overlaps(proposals, picture.masks), order, COUNTS)
     return {"rows": best.astype(np.float32), "target": np.zeros(len(best), np.float32)}
@@ -283,29 +286,32 @@ def train(options: TrainOptions, flags: list[str] | None = None) -> dict:
         storage.write_bytes(storage.join(folder, f"{stem}.json"), (json.dumps(whole, indent=1) + "\n").encode())
         return whole
 
+    def fit_folds(kind: str, fit, features, ids, rows, target) -> None:
+        """A model per fold that has not seen it: in the work folder, which resumes, and in `OUT/folds`, which stays."""
+        of = np.array([fold_of(options.seed, options.folds, key) for key in ids])
+        for fold in range(options.folds):
+            if not storage.exists(storage.join(work, f"{kind}-{fold}.npz")):
+                model, facts = fit(rows[of != fold], target[of != fold]), {"fold": fold, "folds": options.folds}
+                save(storage.join(options.out, "folds"), f"{kind}-{fold}", model, kind, features, **facts)
+                save(work, f"{kind}-{fold}", model, kind, features, **facts)
+
     ids, rows, target = run_stage("contours", items, options, work, flags)
-    folds = np.array([fold_of(options, key) for key in ids])
-    fit_contour = functools.partial(ranker_fit.fit, params=ranker_fit.CONTOUR, trees=ranker_fit.CONTOUR_TREES)
-    final = save(options.out, "contour", fit_contour(rows, target), "contour", CONTOUR_FEATURES, rows=len(rows))
+    final = save(
+        options.out, "contour", ranker_fit.fit_contour(rows, target), "contour", CONTOUR_FEATURES, rows=len(rows)
+    )
     if options.contour_only:
         return final
-    for fold in range(options.folds):
-        if not storage.exists(storage.join(work, f"contour-without-{fold}.npz")):
-            model = fit_contour(rows[folds != fold], target[folds != fold])
-            save(work, f"contour-without-{fold}", model, "contour", CONTOUR_FEATURES)
+    fit_folds("contour", ranker_fit.fit_contour, CONTOUR_FEATURES, ids, rows, target)
     ids, rows, target = run_stage("candidates", items, options, work, flags)
-    out = np.array([is_held_out(options, key) for key in ids])
-    fit_ranker = functools.partial(ranker_fit.fit, params=ranker_fit.RANKER, trees=ranker_fit.RANKER_TREES)
-    measured = fit_ranker(rows[~out], target[~out])
-    save(work, "ranker-measured", measured, "ranker", CANDIDATE_FEATURES)
-    held_out = [item for item in items if is_held_out(options, item.id)]
-    _, best, _ = run_stage("measured", held_out, options, work, flags)
+    fit_folds("ranker", ranker_fit.fit_ranker, CANDIDATE_FEATURES, ids, rows, target)
+    measured = [item for item in items if is_measured(options, item.id)]
+    _, best, _ = run_stage("measured", measured, options, work, flags)
     names = [*(str(n) for n in COUNTS), "pool"]
     curve = {name: round(float(value), 4) for name, value in zip(names, best.mean(axis=0), strict=True)}
     facts = {
         "rows": len(rows),
-        "measured_on": {"images": len(held_out), "instances": len(best), "abo": curve},
-        "measured_how": "on pictures that neither this measured ranker nor its contour model was trained on; "
-        "the saved models are trained on all pictures",
+        "measured_on": {"images": len(measured), "instances": len(best), "abo": curve},
+        "measured_how": f"cross-validated over {options.folds} folds of the pictures: each picture with a ranker and a contour "
+        "model that were not trained on it; the saved models are trained on all pictures",
     }
-    return save(options.out, "ranker", fit_ranker(rows, target), "ranker", CANDIDATE_FEATURES, **facts)
+    return save(options.out, "ranker", ranker_fit.fit_ranker(rows, target), "ranker", CANDIDATE_FEATURES, **facts)

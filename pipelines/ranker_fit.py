@@ -36,6 +36,19 @@ RANKER = {
     "bagging_fraction": 0.6,
 }
 RANKER_TREES = 400
+# The ranker is the mean of boosted trees and a random forest: their errors differ, and the selection of a few among
+# thousands is sensitive to errors.
+FOREST = {
+    **_COMMON,
+    "objective": "regression",
+    "boosting": "rf",
+    "num_leaves": 127,
+    "min_data_in_leaf": 30,
+    "feature_fraction": 0.33,
+    "bagging_fraction": 0.5,
+    "lambda_l2": 0.0,
+}
+FOREST_TREES = 100
 
 
 def nested_lightgbm(booster) -> list[dict]:
@@ -60,13 +73,31 @@ def nested_lightgbm(booster) -> list[dict]:
     return [nest(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]
 
 
-def fit(rows: np.ndarray, target: np.ndarray, params: dict, trees: int) -> TreeModel:
-    """Boosted trees.
+def scaled(tree: dict, factor: float) -> dict:
+    """A nested tree with its leaf values times `factor`."""
+    if "value" in tree:
+        return {"value": tree["value"] * factor}
+    return {**tree, "left": scaled(tree["left"], factor), "right": scaled(tree["right"], factor)}
+
+
+def fit_contour(rows: np.ndarray, target: np.ndarray) -> TreeModel:
+    """The contour model: boosted trees whose sum is the log odds of a contour; see `_fit`."""
+    return pack_trees(_fit(rows, target, CONTOUR, CONTOUR_TREES))
+
+
+def fit_ranker(rows: np.ndarray, target: np.ndarray) -> TreeModel:
+    """The ranker: the mean of boosted trees and a random forest, both regressing the overlap; see `_fit`."""
+    boosted = _fit(rows, target, RANKER, RANKER_TREES)
+    forest = _fit(rows, target, FOREST, FOREST_TREES)  # its prediction is the mean of its trees
+    return pack_trees([scaled(t, 0.5) for t in boosted] + [scaled(t, 0.5 / len(forest)) for t in forest])
+
+
+def _fit(rows: np.ndarray, target: np.ndarray, params: dict, trees: int) -> list[dict]:
+    """Trees as nested dicts.
 
     Args:
         rows: float32[n, features]; target: float[n].
-        params: LightGBM parameters, `CONTOUR` or `RANKER`.
-        trees: boosting rounds.
+        params: LightGBM parameters; trees: how many.
 
     Raises:
         UsageError: LightGBM is not installed, or there is nothing to learn from.
@@ -77,5 +108,4 @@ def fit(rows: np.ndarray, target: np.ndarray, params: dict, trees: int) -> TreeM
         raise UsageError("training needs LightGBM; install it with: pip install 'maskmill[ranker]'") from None
     if len(rows) < 2 * params["min_data_in_leaf"]:
         raise UsageError(f"{len(rows)} sampled rows are too few to train on; give more annotated images")
-    booster = lightgbm.train(params, lightgbm.Dataset(rows, target), trees)
-    return pack_trees(nested_lightgbm(booster))
+    return nested_lightgbm(lightgbm.train(params, lightgbm.Dataset(rows, target), trees))

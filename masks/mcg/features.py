@@ -1,18 +1,16 @@
-"""Hole filling, and what the ranker knows of a candidate: one pass over its leaf regions, no raster.
+"""What the ranker knows of a candidate, from its nodes, its holes and its outline: no raster, no walk through its inside.
 
 The first sixteen numbers are close relatives of Multiscale Combinatorial Grouping's own (Pont-Tuset et al., TPAMI 2017,
 section 6); the others describe how the region differs from what surrounds it, how it touches the picture's border,
 how convex and how uniform it is.
 """
 
-import dataclasses
-
 import numba
 import numpy as np
 
-from masks.mcg.grouping import Candidates, leaf_keys
-from masks.mcg.leafsets import fill_holes, unpack
-from masks.mcg.regions import BINS, DIRECTIONS, Regions, directions
+from masks.mcg.candidates import Candidates, TreeGroups
+from masks.mcg.outlines import PARTS, outline
+from masks.mcg.regions import AREA, BINS, DIRECTIONS, HISTOGRAM, SIDE, SUMS, Regions, directions
 
 CANDIDATE_FEATURES = (
     "end",  # lowest level at which a part disappears
@@ -79,29 +77,6 @@ _F = len(CANDIDATE_FEATURES)
 
 
 @numba.njit(cache=True)
-def member_keys(members, keys):
-    """Sum of the leaf keys of each candidate; uint64[P]."""
-    out = np.zeros(len(members), np.uint64)
-    leaves = np.empty(len(keys), np.int32)
-    for p in range(len(members)):
-        for k in range(unpack(members[p], leaves)):
-            out[p] += keys[leaves[k]]
-    return out
-
-
-def filled(candidates: Candidates, regions: Regions) -> Candidates:
-    """The candidates without holes; those that have become equal to an earlier one are dropped."""
-    members = candidates.members.copy()
-    fill_holes(members, regions.box, regions.start, regions.neighbour)
-    keys = member_keys(members, leaf_keys(len(regions.area)))
-    first = np.sort(np.unique(keys, return_index=True)[1])
-    columns = {
-        f.name: getattr(candidates, f.name)[first] for f in dataclasses.fields(candidates) if f.name != "members"
-    }
-    return Candidates(members=members[first], **columns)
-
-
-@numba.njit(cache=True)
 def _chi_square(one, total_one, two, total_two):
     """Half chi-square distance of three stacked histograms, in 0..3."""
     out = 0.0
@@ -129,17 +104,19 @@ def _hull_area(support, cosines, sines):
 
 @numba.njit(cache=True)
 def _features(
-    members,
-    size,
-    area,
-    box,
-    side,
-    sums,
-    histogram,
+    groups,
+    hole_start,
+    holes,
+    own_start,
+    walk,
+    total,
     support,
-    start,
+    inside,
+    size,
+    additive,
+    neighbour_start,
     neighbour,
-    edge,
+    neighbour_edge,
     length,
     strength,
     saliency,
@@ -148,98 +125,101 @@ def _features(
     sines,
     out,
 ):
+    low, high, place, box, start, edge, outside = walk
     height, width = size
-    n = len(area)
-    leaves = np.empty(n, np.int32)
-    state = np.zeros(n, np.int32)
     picture_perimeter = 2.0 * (height + width)
     pixels = float(height * width)
-    whole = np.zeros(sums.shape[1])
-    whole_histogram = np.zeros(histogram.shape[1])
-    border_histogram = np.zeros(histogram.shape[1])
-    border_area = 0.0
-    for leaf in range(n):
-        whole += sums[leaf]
-        whole_histogram += histogram[leaf]
-        if side[leaf].sum() > 0:
-            border_histogram += histogram[leaf]
-            border_area += area[leaf]
-    total = np.empty(sums.shape[1])
-    ring = np.empty(sums.shape[1])
-    hist = np.empty(histogram.shape[1])
-    ring_hist = np.empty(histogram.shape[1])
+    columns = additive.shape[1]
+    whole, rim = np.zeros(columns), np.zeros(columns)
+    for leaf in range(len(additive)):
+        whole += additive[leaf]
+        if additive[leaf, SIDE : SIDE + 4].sum() > 0:
+            rim += additive[leaf]
+    own, ring = np.empty(columns), np.empty(columns)
     hull = np.empty(len(cosines))
-    sides = np.empty(4)
+    state = np.zeros(len(additive), np.int64)  # 2g + 1: in a hole of group g; 2g + 2: in its ring
+    found, beyond = np.empty(len(length), np.int32), np.empty(len(length), np.int32)
+    between = np.empty(len(length), np.int32)
     top_level = 1e-6
     for e in range(len(saliency)):
         top_level = max(top_level, saliency[e])
-    for p in range(len(members)):
-        count = unpack(members[p], leaves)
-        inside, ringed = 2 * p + 1, 2 * p + 2
-        total[:] = 0
+    for g in range(len(groups)):
+        group = groups[g]
+        in_hole, in_ring = 2 * g + 1, 2 * g + 2
+        own[:] = 0
         ring[:] = 0
-        hist[:] = 0
-        ring_hist[:] = 0
         hull[:] = -np.inf
-        sides[:] = 0
-        pixels_in, ring_pixels = 0.0, 0.0
         x0, y0, x1, y1 = width, height, -1, -1
-        for k in range(count):
-            leaf = leaves[k]
-            state[leaf] = inside
-            pixels_in += area[leaf]
-            x0, y0 = min(x0, box[leaf, 0]), min(y0, box[leaf, 1])
-            x1, y1 = max(x1, box[leaf, 2]), max(y1, box[leaf, 3])
-            for c in range(len(total)):
-                total[c] += sums[leaf, c]
-            for c in range(len(hist)):
-                hist[c] += histogram[leaf, c]
+        inner, inner_level, inner_max, inner_step = 0.0, 0.0, 0.0, 0.0
+        leaves = 0.0
+        for k in range(PARTS):
+            i = group[k]
+            if i < 0:
+                break
+            own += total[i]
+            leaves += high[i] - low[i] + own_start[i + 1] - own_start[i]
+            x0, y0 = min(x0, box[i, 0]), min(y0, box[i, 1])
+            x1, y1 = max(x1, box[i, 2]), max(y1, box[i, 3])
             for c in range(len(hull)):
-                hull[c] = max(hull[c], support[leaf, c])
-            for c in range(4):
-                sides[c] += side[leaf, c]
+                hull[c] = max(hull[c], support[i, c])
+            inner += inside[i, 0]
+            inner_level += inside[i, 1]
+            inner_max = max(inner_max, inside[i, 2])
+            inner_step += inside[i, 3]
+        around, shared = outline(group, low, high, place, start, edge, outside, found, beyond, between)
+        for h in range(hole_start[g], hole_start[g + 1]):
+            state[holes[h]] = in_hole
+            own += additive[holes[h]]
+            leaves += 1
+        # Edges within holes, and around them, are inside now.
+        for h in range(hole_start[g], hole_start[g + 1]):
+            for j in range(neighbour_start[holes[h]], neighbour_start[holes[h] + 1]):
+                if neighbour[j] > holes[h] and state[neighbour[j]] == in_hole:
+                    between[shared] = neighbour_edge[j]
+                    shared += 1
         outer, outer_contour, outer_level, level_min = 0.0, 0.0, 0.0, np.inf
-        inner, inner_level, inner_max = 0.0, 0.0, 0.0
-        outer_step, inner_step, weak_step, strong = 0.0, 0.0, 0.0, 0.0
-        for k in range(count):
-            leaf = leaves[k]
-            for j in range(start[leaf], start[leaf + 1]):
-                other, e = neighbour[j], edge[j]
-                here = length[e]
-                if state[other] == inside:
-                    if other > leaf:
-                        inner += here
-                        inner_level += here * saliency[e]
-                        inner_max = max(inner_max, saliency[e])
-                        inner_step += here * step[e]
-                    continue
-                outer += here
-                outer_contour += here * strength[e]
-                outer_level += here * saliency[e]
-                level_min = min(level_min, saliency[e])
-                outer_step += here * step[e]
-                if step[e] < 10:
-                    weak_step += here
-                if saliency[e] > 0.5 * top_level:
-                    strong += here
-                if state[other] != ringed:
-                    state[other] = ringed
-                    ring_pixels += area[other]
-                    for c in range(len(ring)):
-                        ring[c] += sums[other, c]
-                    for c in range(len(ring_hist)):
-                        ring_hist[c] += histogram[other, c]
+        outer_step, weak_step, strong = 0.0, 0.0, 0.0
+        kept = 0
+        for j in range(around):
+            e, other = found[j], beyond[j]
+            if state[other] == in_hole:
+                between[shared] = e
+                shared += 1
+                continue
+            found[kept] = e
+            kept += 1
+            here = length[e]
+            outer += here
+            outer_contour += here * strength[e]
+            outer_level += here * saliency[e]
+            level_min = min(level_min, saliency[e])
+            outer_step += here * step[e]
+            if step[e] < 10:
+                weak_step += here
+            if saliency[e] > 0.5 * top_level:
+                strong += here
+            if state[other] != in_ring:
+                state[other] = in_ring
+                ring += additive[other]
+        for j in range(shared):
+            e = between[j]
+            inner += length[e]
+            inner_level += length[e] * saliency[e]
+            inner_max = max(inner_max, saliency[e])
+            inner_step += length[e] * step[e]
         weak = 0.0
         third = outer_level / max(outer, 1.0) / 3
-        for k in range(count):
-            for j in range(start[leaves[k]], start[leaves[k] + 1]):
-                if state[neighbour[j]] != inside and saliency[edge[j]] < third:
-                    weak += length[edge[j]]
+        for j in range(kept):
+            if saliency[found[j]] < third:
+                weak += length[found[j]]
+        pixels_in, ring_pixels = own[AREA], ring[AREA]
+        sides = own[SIDE : SIDE + 4]
+        sums, ring_sums = own[SUMS:HISTOGRAM], ring[SUMS:HISTOGRAM]
         border = sides.sum()
         perimeter = outer + border
         bounded = max(outer, 1.0)
         box_width, box_height = x1 - x0 + 1.0, y1 - y0 + 1.0
-        f = out[p]
+        f = out[g]
         f[3] = pixels_in / pixels
         f[4] = perimeter / picture_perimeter
         f[5] = outer_contour / picture_perimeter
@@ -257,11 +237,11 @@ def _features(
         f[22] = sides[1] / width
         f[23] = sides[3] / width
         f[24] = pixels_in / max(_hull_area(hull, cosines, sines), 1.0)
-        mx, my = total[6] / pixels_in, total[7] / pixels_in
+        mx, my = sums[6] / pixels_in, sums[7] / pixels_in
         # A pixel is a unit square: 1/12 of variance of its own, which keeps thin regions finite.
-        vxx = total[8] / pixels_in - mx * mx + 1 / 12
-        vyy = total[9] / pixels_in - my * my + 1 / 12
-        vxy = total[10] / pixels_in - mx * my
+        vxx = sums[8] / pixels_in - mx * mx + 1 / 12
+        vyy = sums[9] / pixels_in - my * my + 1 / 12
+        vxy = sums[10] / pixels_in - mx * my
         half = 0.5 * (vxx + vyy)
         spread = np.sqrt(0.25 * (vxx - vyy) ** 2 + vxy * vxy)
         major, minor = half + spread, max(half - spread, 1 / 12)
@@ -278,66 +258,69 @@ def _features(
         f[35] = inner_level / max(inner, 1.0)
         f[36] = f[30] / (f[35] + 0.05)
         f[37] = inner / pixels_in
-        f[38] = np.log(count)
+        f[38] = np.log(leaves)
         rest_pixels = max(pixels - pixels_in, 1.0)
         ringed_pixels = max(ring_pixels, 1.0)
         for c in range(3):
-            mean = total[c] / pixels_in
+            mean = sums[c] / pixels_in
             f[39 + c] = mean
-            f[42 + c] = np.sqrt(max(total[3 + c] / pixels_in - mean * mean, 0.0))
-        f[45] = total[11] / pixels_in
-        f[46] = total[12] / pixels_in
+            f[42 + c] = np.sqrt(max(sums[3 + c] / pixels_in - mean * mean, 0.0))
+        f[45] = sums[11] / pixels_in
+        f[46] = sums[12] / pixels_in
         f[47] = ring_pixels / pixels_in
         if ring_pixels > 0:
-            f[48] = f[39] - ring[0] / ringed_pixels
-            f[49] = np.hypot(f[40] - ring[1] / ringed_pixels, f[41] - ring[2] / ringed_pixels)
-            f[50] = f[46] - ring[12] / ringed_pixels
-            f[51] = _chi_square(hist, pixels_in, ring_hist, ring_pixels)
-            f[52] = f[39] - (whole[0] - total[0]) / rest_pixels
-            f[53] = np.hypot(f[40] - (whole[1] - total[1]) / rest_pixels, f[41] - (whole[2] - total[2]) / rest_pixels)
-            f[54] = _chi_square(hist, pixels_in, whole_histogram - hist, pixels - pixels_in)
-            f[55] = _chi_square(hist, pixels_in, border_histogram, border_area)
+            f[48] = f[39] - ring_sums[0] / ringed_pixels
+            f[49] = np.hypot(f[40] - ring_sums[1] / ringed_pixels, f[41] - ring_sums[2] / ringed_pixels)
+            f[50] = f[46] - ring_sums[12] / ringed_pixels
+            hist = own[HISTOGRAM:]
+            f[51] = _chi_square(hist, pixels_in, ring[HISTOGRAM:], ring_pixels)
+            f[52] = f[39] - (whole[SUMS] - sums[0]) / rest_pixels
+            f[53] = np.hypot(
+                f[40] - (whole[SUMS + 1] - sums[1]) / rest_pixels, f[41] - (whole[SUMS + 2] - sums[2]) / rest_pixels
+            )
+            f[54] = _chi_square(hist, pixels_in, whole[HISTOGRAM:] - hist, pixels - pixels_in)
+            f[55] = _chi_square(hist, pixels_in, rim[HISTOGRAM:], rim[AREA])
         f[56] = outer_step / bounded
         f[57] = weak_step / bounded
         f[58] = inner_step / max(inner, 1.0)
 
 
-def leaf_steps(regions: Regions, edges: np.ndarray) -> np.ndarray:
-    """Distance of the mean Lab colours of the two leaves of each edge; float64[m]."""
-    mean = regions.sums[:, :3] / regions.area[:, None]
-    return np.sqrt(np.sum((mean[edges[:, 0]] - mean[edges[:, 1]]) ** 2, axis=1))
-
-
-def candidate_features(candidates: Candidates, regions: Regions, edges: np.ndarray) -> np.ndarray:
+def candidate_features(lists: list[TreeGroups], candidates: Candidates, regions: Regions) -> np.ndarray:
     """The ranker's view of each candidate.
 
     Args:
-        candidates: P sets of leaves, holes filled.
-        regions: leaf statistics; edges: int32[m, 2].
+        lists: groups of each tree, holes filled.
+        candidates: the same as sets of leaves, P in all.
+        regions: leaf statistics.
 
     Returns:
         float32[P, len(CANDIDATE_FEATURES)], finite.
     """
     out = np.zeros((len(candidates), _F), np.float32)
-    _features(
-        candidates.members,
-        (regions.height, regions.width),
-        regions.area,
-        regions.box,
-        regions.side,
-        regions.sums,
-        regions.histogram,
-        regions.support,
-        regions.start,
-        regions.neighbour,
-        regions.edge,
-        regions.length,
-        regions.strength,
-        regions.saliency,
-        leaf_steps(regions, edges),
-        *directions(),
-        out,
-    )
+    at = 0
+    for one in lists:
+        _features(
+            one.groups,
+            one.hole_start,
+            one.holes,
+            one.nodes.hole_start,
+            one.nodes.walk,
+            one.nodes.total,
+            one.nodes.support,
+            one.nodes.inner,
+            (regions.height, regions.width),
+            regions.additive,
+            regions.start,
+            regions.neighbour,
+            regions.edge,
+            regions.length,
+            regions.strength,
+            regions.saliency,
+            regions.step,
+            *directions(),
+            out[at : at + len(one.groups)],
+        )
+        at += len(one.groups)
     out[:, 0], out[:, 1], out[:, 2] = candidates.end, candidates.begin, candidates.balance
     out[:, 16], out[:, 17] = candidates.parts, candidates.tree
     out[:, 18] = np.log1p(candidates.order)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from masks.mcg.candidates import Candidates, as_candidates, fill, propose
 from masks.mcg.contours import gradient_contours, learned_contours, shrink
-from masks.mcg.features import candidate_features, filled
-from masks.mcg.grouping import Candidates, propose
+from masks.mcg.features import candidate_features
 from masks.mcg.hierarchy import Hierarchy, build_hierarchy
 from masks.mcg.regions import Regions, measure_regions
 from masks.mcg.trees import TreeModel
@@ -26,7 +26,8 @@ class Settings:
         max_side: likewise for the longer side, which bounds extreme shapes.
         max_leaves: leaf regions.
         merges: merges undone per tree for groups of two and more.
-        quotas: singletons, pairs, triplets and 4-tuples kept of the combined tree, then of each scale's.
+        quotas: singletons, pairs, triplets and 4-tuples kept of the combined tree, then of each scale's. Twice as many
+            singletons as leaves are all of a tree's nodes: small objects are nodes from far down.
     """
 
     scales: tuple[float, ...]
@@ -42,9 +43,9 @@ QUALITIES = {
         scales=(1, 0.5, 0.25),
         max_pixels=640 * 640,
         max_side=8192,
-        max_leaves=2000,
+        max_leaves=2500,
         merges=300,
-        quotas=((1000, 4000, 4000, 1000), (1000, 500, 0, 0), (500, 4000, 4000, 1000), (300, 4000, 4000, 1000)),
+        quotas=((5000, 5000, 1000, 300), (5000, 500, 0, 0), (5000, 5000, 1000, 300), (5000, 5000, 1000, 300)),
     ),
     "high": Settings(
         scales=(1, 0.5, 0.25),
@@ -52,7 +53,7 @@ QUALITIES = {
         max_side=8192,
         max_leaves=4000,
         merges=600,
-        quotas=((2000, 8000, 8000, 2000), (2000, 2000, 500, 0), (1000, 8000, 8000, 2000), (600, 8000, 8000, 2000)),
+        quotas=((8000, 12000, 4000, 1000), (8000, 2000, 0, 0), (8000, 12000, 4000, 1000), (8000, 12000, 4000, 1000)),
     ),
 }
 
@@ -105,11 +106,12 @@ def propose_image(
     lap("hierarchy")
     regions = measure_regions(image, hierarchy, contours[0])
     lap("regions")
-    candidates = propose(hierarchy, regions.area, regions.box, settings.quotas, settings.merges)
+    groups = propose(hierarchy, regions, settings.quotas, settings.merges)
     lap("grouping")
-    candidates = filled(candidates, regions)
+    groups = fill(groups, regions)
+    candidates = as_candidates(groups)
     lap("holes")
-    features = candidate_features(candidates, regions, hierarchy.edges)
+    features = candidate_features(groups, candidates, regions)
     lap("features")
     return Proposals(hierarchy, regions, candidates, features)
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from masks.mcg.proposals import Proposals
 
-SAMPLES = 800  # candidates per picture
+SAMPLES = 1200  # candidates per picture
 # Shares of them by overlap with the nearest instance; good candidates are rare and are what the ranking is about.
 GOOD, GOOD_SHARE = 0.5, 0.25
 STRATA = ((0.0, 0.05, 0.25), (0.05, 0.2, 0.25), (0.2, 0.5, 0.3))

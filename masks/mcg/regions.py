@@ -10,8 +10,11 @@ from masks.mcg.hierarchy import Hierarchy
 
 DIRECTIONS = 16  # of the support function that bounds convex hulls
 BINS = 8  # per Lab channel
-# Per-leaf sums over pixels: Lab, squared Lab, x, y, xx, yy, xy, contour strength, gradient energy.
-SUMS = 13
+# Columns of `Regions.additive`: pixels; boundary elements on the left, top, right, bottom side of the picture; sums over
+# pixels of Lab, squared Lab, x, y, xx, yy, xy, contour strength, gradient energy; pixels per bin of L, a, b.
+AREA, SIDE, SUMS = 0, 1, 5
+HISTOGRAM = SUMS + 13
+COLUMNS = HISTOGRAM + 3 * BINS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,22 +25,19 @@ class Regions:
         height, width: pixels.
         area: int64[n], pixels.
         box: int32[n, 4], first column, first row, last column, last row (inclusive).
-        side: int32[n, 4], boundary elements on the left, top, right, bottom side of the picture.
-        sums: float64[n, SUMS], see `SUMS`.
-        histogram: float64[n, 3 * BINS], pixels per bin of L, a, b.
+        additive: float64[n, COLUMNS], what a union of leaves has the sum of; columns are named above.
         support: float64[n, DIRECTIONS], largest x cos t + y sin t over pixel corners.
         start: int32[n + 1], row starts of `neighbour`, `edge`.
         neighbour: int32[2m], touching leaves; edge: int32[2m], index of the edge.
         length: float64[m], boundary elements; strength: float64[m]; saliency: float64[m], as in `Hierarchy`.
+        step: float64[m], distance of the mean Lab colours of an edge's two leaves.
     """
 
     height: int
     width: int
     area: np.ndarray
     box: np.ndarray
-    side: np.ndarray
-    sums: np.ndarray
-    histogram: np.ndarray
+    additive: np.ndarray
     support: np.ndarray
     start: np.ndarray
     neighbour: np.ndarray
@@ -45,6 +45,7 @@ class Regions:
     length: np.ndarray
     strength: np.ndarray
     saliency: np.ndarray
+    step: np.ndarray
 
 
 @numba.njit(cache=True)
@@ -52,27 +53,26 @@ def _accumulate(labels, count, lab, contour, cosines, sines):
     height, width = labels.shape
     box = np.empty((count, 4), np.int32)
     box[:, 0], box[:, 1], box[:, 2], box[:, 3] = width, height, -1, -1
-    side = np.zeros((count, 4), np.int32)
-    sums = np.zeros((count, SUMS), np.float64)
-    histogram = np.zeros((count, 3 * BINS), np.float64)
+    additive = np.zeros((count, COLUMNS), np.float64)
     support = np.full((count, len(cosines)), -np.inf)
     for y in range(height):
         for x in range(width):
             k = labels[y, x]
             box[k, 0], box[k, 1] = min(box[k, 0], x), min(box[k, 1], y)
             box[k, 2], box[k, 3] = max(box[k, 2], x), max(box[k, 3], y)
-            side[k, 0] += x == 0
-            side[k, 1] += y == 0
-            side[k, 2] += x == width - 1
-            side[k, 3] += y == height - 1
-            row = sums[k]
+            additive[k, AREA] += 1
+            additive[k, SIDE] += x == 0
+            additive[k, SIDE + 1] += y == 0
+            additive[k, SIDE + 2] += x == width - 1
+            additive[k, SIDE + 3] += y == height - 1
+            row = additive[k, SUMS:HISTOGRAM]
             for c in range(3):
                 value = np.float64(lab[y, x, c])
                 row[c] += value
                 row[3 + c] += value * value
                 # a and b rarely leave 96..160; the bins cover that range and clamp.
                 b = int(lab[y, x, c]) * BINS // 256 if c == 0 else (int(lab[y, x, c]) - 96) * BINS // 64
-                histogram[k, c * BINS + min(max(b, 0), BINS - 1)] += 1
+                additive[k, HISTOGRAM + c * BINS + min(max(b, 0), BINS - 1)] += 1
             row[6] += x
             row[7] += y
             row[8] += x * x
@@ -96,7 +96,7 @@ def _accumulate(labels, count, lab, contour, cosines, sines):
                     px = x + 1 if cosines[t] > 0 else x
                     py = y + 1 if sines[t] > 0 else y
                     support[k, t] = max(support[k, t], px * cosines[t] + py * sines[t])
-    return box, side, sums, histogram, support
+    return box, additive, support
 
 
 def directions() -> tuple[np.ndarray, np.ndarray]:
@@ -126,17 +126,17 @@ def measure_regions(image: np.ndarray, hierarchy: Hierarchy, contour: np.ndarray
     labels = hierarchy.labels
     count = int(labels.max()) + 1
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
-    box, side, sums, histogram, support = _accumulate(labels, count, lab, contour, *directions())
+    box, additive, support = _accumulate(labels, count, lab, contour, *directions())
     start, neighbour, edge = adjacency(hierarchy.edges, count)
     height, width = labels.shape
+    mean = additive[:, SUMS : SUMS + 3] / additive[:, AREA, None]
+    step = np.sqrt(np.sum((mean[hierarchy.edges[:, 0]] - mean[hierarchy.edges[:, 1]]) ** 2, axis=1))
     return Regions(
         height,
         width,
-        np.bincount(labels.reshape(-1), minlength=count).astype(np.int64),
+        additive[:, AREA].astype(np.int64),
         box,
-        side,
-        sums,
-        histogram,
+        additive,
         support,
         start,
         neighbour,
@@ -144,4 +144,5 @@ def measure_regions(image: np.ndarray, hierarchy: Hierarchy, contour: np.ndarray
         hierarchy.length.astype(np.float64),
         hierarchy.strength.astype(np.float64),
         hierarchy.saliency.astype(np.float64),
+        step,
     )

@@ -15,8 +15,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quality", metavar="HOW", help="of the proposals: standard (default) or high")
     parser.add_argument("--seed", type=int, metavar="N", help="of folds and samples (default: 0)")
     parser.add_argument("--limit", type=int, metavar="N", help="only N pictures, a seeded random choice")
-    parser.add_argument("--folds", type=int, metavar="N", help="contour models for cross-fitting (default: 3)")
-    parser.add_argument("--held-out", type=float, metavar="R", help="share of pictures to measure on (default: 0.2)")
+    parser.add_argument(
+        "--folds", type=int, metavar="N", help="of the pictures, for models that have not seen them (default: 5)"
+    )
+    parser.add_argument(
+        "--measured", type=float, metavar="R", help="share of pictures to measure (default: 0.2; 1: all)"
+    )
     parser.add_argument("--json", action="store_true", help="print the card as JSON")
 
 
@@ -40,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if "measured_on" in card:
         measured = card["measured_on"]
         curve = ", ".join(f"{value:.3f} at {count}" for count, value in measured["abo"].items())
-        print(f"ABO on {measured['images']} pictures kept out of training: {curve}")
+        print(f"ABO on {measured['images']} pictures, each with models that have not seen it: {curve}")
         model = f"mcg(contour={args.out}/contour.npz, ranker={args.out}/ranker.npz)"
         quoted = model.replace("=" + args.out, "='" + args.out).replace(".npz", ".npz'")
         print(f"use them: --masks {shlex.quote(quoted)}")

@@ -1,3 +1,4 @@
+import hashlib
 import importlib
 import io
 import json
@@ -72,7 +73,11 @@ def test_damaged_mat_files_never_raise_anything_else():
 def test_mat_layer_reads_the_file_of_each_picture(tmp_path):
     (tmp_path / "COCO_val2014_000000000139.mat").write_bytes(mat())
     generator = parse_spec(f"mcg_mat(path={str(tmp_path)!r}, name=published, top=2)")
-    assert [layer.name for layer in generator.layers] == ["published"]
+    (layer,) = generator.layers
+    assert layer.name == "published"
+    listing = f"{len(mat())} COCO_val2014_000000000139.mat\n"
+    assert layer.provenance["files"] == 1
+    assert layer.provenance["names_and_sizes_sha256"] == hashlib.sha256(listing.encode()).hexdigest()
     picture = np.zeros((3, 3, 3), np.uint8)
     (masks,) = generator(ImageRecord("val/COCO_val2014_000000000139.jpg", picture))
     assert len(masks) == 2
@@ -81,6 +86,12 @@ def test_mat_layer_reads_the_file_of_each_picture(tmp_path):
     assert caught.value.reason == "not_found"
     with pytest.raises(ImageError, match="superpixels are"):
         generator(ImageRecord("COCO_val2014_000000000139.jpg", np.zeros((3, 4, 3), np.uint8)))
+
+
+def test_a_folder_without_mat_files_is_refused(tmp_path):
+    (tmp_path / "picture.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"no \.mat files in"):
+        _ = parse_spec(f"mcg_mat(path={str(tmp_path)!r})").layers
 
 
 def result(mask, image_id=139, score=0.5, compressed=True):

@@ -1,12 +1,16 @@
 import json
+import re
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from masks.mcg.models import load_model
+from masks.mcg.contours import CONTOUR_FEATURES
+from masks.mcg.models import load_model, parse_model
 from masks.registry import parse_spec
-from pipelines.ranker import TrainOptions, fold_of, is_held_out, list_training_inputs, train
+from pipelines import ranker
+from pipelines.ranker import TrainOptions, fold_of, is_measured, list_training_inputs, train
 from schemas.errors import InputError, UsageError
 from schemas.image import ImageRecord
 
@@ -44,7 +48,7 @@ def pictures(tmp_path_factory):
 
 
 def options(pictures, out, **change):
-    given = {"folds": 2, "held_out": 0.3, "block": 4, "labels": "discs", **change}
+    given = {"folds": 2, "measured": 0.4, "block": 4, "labels": "discs", **change}
     return TrainOptions(str(pictures[0]), str(pictures[1]), str(out), **given)
 
 
@@ -73,6 +77,36 @@ def test_cards_say_what_was_trained_on_what(trained):
     assert saved["model_sha256"] == load_model(str(out / "ranker.npz"), "ranker", _features()).sha256
     assert saved["images_sha256"] == json.loads((out / "contour.json").read_text())["images_sha256"]
     assert 0 < saved["measured_on"]["images"] < 12
+    (version,) = re.findall(r'^VERSION = "(.*)"$', (Path(__file__).parents[2] / "setup.py").read_text(), re.M)
+    assert saved["versions"]["maskmill"] == version
+
+
+def test_models_of_the_folds_stay_and_differ_from_those_of_all(trained):
+    out, _ = trained
+    for kind in ("contour", "ranker"):
+        files = [out / f"{kind}.npz", *sorted((out / "folds").glob(f"{kind}-*.npz"))]
+        assert len(files) == 3
+        assert len({file.read_bytes() for file in files}) == 3
+        cards = [json.loads(file.with_suffix(".json").read_text()) for file in files[1:]]
+        assert [(card["fold"], card["folds"], card["seed"]) for card in cards] == [(0, 2, 0), (1, 2, 0)]
+
+
+def test_pictures_are_measured_by_models_that_have_not_seen_them(pictures, trained, monkeypatch):
+    """Proposals of each picture come from the models of its own fold: those fitted on the other folds."""
+    out, _ = trained
+    given = options(pictures, out, measured=1.0)
+    seen = []
+    monkeypatch.setattr(ranker, "_read_model", lambda path, kind: seen.append((kind, path)) or load_path(path, kind))
+    work = str(next(out.glob("_work/*")))
+    for item in list_training_inputs(given)[:3]:
+        seen.clear()
+        assert len(ranker.measure(item, given, work)["rows"]) == 3
+        fold = fold_of(0, 2, item.id)
+        assert seen == [(kind, f"{work}/{kind}-{fold}.npz") for kind in ("contour", "ranker")]
+
+
+def load_path(path, kind):
+    return parse_model(Path(path).read_bytes(), kind, CONTOUR_FEATURES if kind == "contour" else _features())
 
 
 def _features():
@@ -93,13 +127,16 @@ def test_training_again_elsewhere_gives_the_same_bytes_and_here_takes_up_what_is
     assert all(b.stat().st_mtime_ns == stamps[b] for b in blocks[1:])
 
 
-def test_folds_and_held_out_pictures_depend_on_the_id_and_seed_only(pictures):
+def test_folds_and_measured_pictures_depend_on_the_id_and_seed_only(pictures):
     one, two = options(pictures, "a"), options(pictures, "b", seed=1)
     keys = [f"{k}.jpg" for k in range(2000)]
-    folds = np.array([fold_of(one, key) for key in keys])
+    folds = np.array([fold_of(0, 2, key) for key in keys])
     assert 0.45 < folds.mean() < 0.55
-    assert 0.26 < np.mean([is_held_out(one, key) for key in keys]) < 0.34
-    assert folds.tolist() != [fold_of(two, key) for key in keys]
+    measured = np.array([is_measured(one, key) for key in keys])
+    assert 0.36 < measured.mean() < 0.44
+    assert 0.45 < folds[measured].mean() < 0.55
+    assert folds.tolist() != [fold_of(1, 2, key) for key in keys]
+    assert measured.tolist() != [is_measured(two, key) for key in keys]
 
 
 def test_too_few_pictures_are_refused(pictures):
@@ -112,7 +149,8 @@ def test_too_few_pictures_are_refused(pictures):
     [
         ({"quality": "best"}, "standard or high"),
         ({"folds": 1}, r"folds must be in 2\.\.20, got 1"),
-        ({"held_out": 1.0}, "held-out"),
+        ({"measured": 0.0}, "measured must be"),
+        ({"measured": 1.1}, "measured must be"),
         ({"block": 0}, "block must be"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from masks.mcg.hierarchy import Hierarchy, build_hierarchy
+from masks.mcg.regions import Regions, measure_regions
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,13 @@ FOUR = [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
 def small_hierarchy(seed: int, height: int = 9, width: int = 11, max_leaves: int = 12) -> Hierarchy:
     contours = np.random.default_rng(seed).random((height, width)).astype(np.float32)
     return build_hierarchy([contours], max_leaves)
+
+
+def regions_of(hierarchy: Hierarchy, picture: np.ndarray | None = None, contour: np.ndarray | None = None) -> Regions:
+    """Leaf statistics; of a grey picture without contours unless given."""
+    shape = hierarchy.labels.shape
+    picture = np.full((*shape, 3), 90, np.uint8) if picture is None else picture
+    return measure_regions(picture, hierarchy, np.zeros(shape, np.float32) if contour is None else contour)
 
 
 def blobs(height: int, width: int, seed: int = 0) -> np.ndarray:

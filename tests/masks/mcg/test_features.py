@@ -1,26 +1,31 @@
 import numpy as np
 import pytest
 
-from masks.mcg import grouping
-from masks.mcg.features import CANDIDATE_FEATURES, candidate_features, filled
-from masks.mcg.hierarchy import Hierarchy, region_edges
-from masks.mcg.leafsets import fill_holes, row_areas, unpack
-from masks.mcg.regions import adjacency, measure_regions
+from masks.mcg.candidates import as_candidates, fill, propose
+from masks.mcg.features import CANDIDATE_FEATURES, candidate_features
+from masks.mcg.hierarchy import Hierarchy, Tree, region_edges
+from masks.mcg.leafsets import row_areas, unpack
+
+
+class Scene:
+    """A picture, its hierarchy and regions, candidates before and after hole filling, and the latter's features."""
+
+    def __init__(self, oracle):
+        self.picture = oracle.blobs(24, 31)
+        self.hierarchy = oracle.small_hierarchy(4, 24, 31, 40)
+        self.contour = np.random.default_rng(4).random((24, 31)).astype(np.float32)
+        self.regions = oracle.regions_of(self.hierarchy, self.picture, self.contour)
+        groups = propose(self.hierarchy, self.regions, ((60, 200, 200, 200),), 40)
+        self.before = as_candidates(groups)
+        groups = fill(groups, self.regions)
+        self.candidates = as_candidates(groups)
+        self.sets = oracle.sets_of(self.candidates.members)
+        self.features = candidate_features(groups, self.candidates, self.regions)
 
 
 @pytest.fixture(scope="module")
 def scene(oracle):
-    """A picture, its hierarchy and regions, and random connected and unconnected candidates."""
-    picture = oracle.blobs(24, 31)
-    hierarchy = oracle.small_hierarchy(4, 24, 31, 40)
-    contour = np.random.default_rng(4).random((24, 31)).astype(np.float32)
-    regions = measure_regions(picture, hierarchy, contour)
-    candidates = grouping.propose(hierarchy, regions.area, regions.box, ((60, 200, 200, 200),), 40)
-    return picture, hierarchy, contour, regions, filled(candidates, regions), candidates
-
-
-def column(features, name):
-    return features[:, CANDIDATE_FEATURES.index(name)]
+    return Scene(oracle)
 
 
 def test_unpack_lists_the_set_bits(oracle):
@@ -32,26 +37,26 @@ def test_unpack_lists_the_set_bits(oracle):
 
 
 def test_holes_against_flood_fill_of_the_drawn_mask(oracle):
-    random = np.random.default_rng(1)
-    labels = oracle.small_hierarchy(7, 30, 30, 80).labels
-    edges, *_ = region_edges(labels, np.zeros((30, 30), np.float32))
-    boxes = [[xs.min(), ys.min(), xs.max(), ys.max()] for ys, xs in (np.nonzero(labels == k) for k in range(80))]
-    sets = [set(np.flatnonzero(random.random(80) < share).tolist()) | {int(random.integers(80))} for share in
-            np.linspace(0.1, 0.9, 60)]  # fmt: skip
-    rows = oracle.rows_of(sets, 80)
-    changed = fill_holes(rows, np.array(boxes, np.int32), *adjacency(edges, 80)[:2])
-    after = oracle.sets_of(rows)
-    assert changed == sum(a != b for a, b in zip(sets, after, strict=True)) > 5
-    for before, now in zip(sets, after, strict=True):
-        np.testing.assert_array_equal(oracle.draw(now, labels), oracle.without_holes(oracle.draw(before, labels)))
+    """Every candidate is one with its holes filled, and none is missing; on trees that make many holes."""
+    changed = 0
+    for seed in range(5):
+        hierarchy = oracle.small_hierarchy(seed, 30, 30, 80)
+        regions = oracle.regions_of(hierarchy)
+        groups = propose(hierarchy, regions, ((200, 500, 500, 500),), 60)
+        before = oracle.sets_of(as_candidates(groups).members)
+        masks = [oracle.without_holes(oracle.draw(s, hierarchy.labels)).tobytes() for s in before]
+        changed += sum(oracle.draw(s, hierarchy.labels).tobytes() != m for s, m in zip(before, masks, strict=True))
+        after = oracle.sets_of(as_candidates(fill(groups, regions)).members)
+        assert [oracle.draw(s, hierarchy.labels).tobytes() for s in after] == list(dict.fromkeys(masks))
+    assert changed > 50
 
 
 def test_filling_drops_what_has_become_equal_and_keeps_the_first(scene, oracle):
-    _, hierarchy, _, _, after, before = scene
-    masks = [oracle.without_holes(oracle.draw(s, hierarchy.labels)).tobytes() for s in oracle.sets_of(before.members)]
+    labels, before, after = scene.hierarchy.labels, scene.before, scene.candidates
+    masks = [oracle.without_holes(oracle.draw(s, labels)).tobytes() for s in oracle.sets_of(before.members)]
     first = list(dict.fromkeys(masks))
     assert len(first) < len(masks)
-    now = [oracle.draw(s, hierarchy.labels).tobytes() for s in oracle.sets_of(after.members)]
+    now = [oracle.draw(s, labels).tobytes() for s in scene.sets]
     assert now == first
     kept = [masks.index(m) for m in first]
     np.testing.assert_array_equal(after.end, before.end[kept])
@@ -59,17 +64,15 @@ def test_filling_drops_what_has_become_equal_and_keeps_the_first(scene, oracle):
 
 
 def test_areas(scene, oracle):
-    _, hierarchy, _, regions, candidates, _ = scene
-    drawn = [oracle.draw(s, hierarchy.labels).sum() for s in oracle.sets_of(candidates.members)]
-    assert row_areas(candidates.members, regions.area).tolist() == drawn
+    drawn = [oracle.draw(s, scene.hierarchy.labels).sum() for s in scene.sets]
+    assert row_areas(scene.candidates.members, scene.regions.area).tolist() == drawn
 
 
 def test_shape_features_against_the_drawn_mask(scene, oracle):
-    _, hierarchy, contour, regions, candidates, _ = scene
-    features = candidate_features(candidates, regions, hierarchy.edges)
+    hierarchy, contour, features = scene.hierarchy, scene.contour, scene.features
     assert np.isfinite(features).all()
     height, width = hierarchy.labels.shape
-    for row, members in enumerate(oracle.sets_of(candidates.members)):
+    for row, members in enumerate(scene.sets):
         mask = oracle.draw(members, hierarchy.labels)
         got = dict(zip(CANDIDATE_FEATURES, features[row].tolist(), strict=True))
         ys, xs = np.nonzero(mask)
@@ -113,14 +116,13 @@ def test_shape_features_against_the_drawn_mask(scene, oracle):
 def test_colour_features_against_the_drawn_mask(scene, oracle):
     import cv2
 
-    picture, hierarchy, _, regions, candidates, _ = scene
-    lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float64)
-    features = candidate_features(candidates, regions, hierarchy.edges)
+    hierarchy, features = scene.hierarchy, scene.features
+    lab = cv2.cvtColor(scene.picture, cv2.COLOR_RGB2LAB).astype(np.float64)
     neighbours = {k: set() for k in range(hierarchy.labels.max() + 1)}
     for a, b in hierarchy.edges.tolist():
         neighbours[a].add(b)
         neighbours[b].add(a)
-    for row, members in enumerate(oracle.sets_of(candidates.members)):
+    for row, members in enumerate(scene.sets):
         got = dict(zip(CANDIDATE_FEATURES, features[row].tolist(), strict=True))
         mask = oracle.draw(members, hierarchy.labels)
         ring_leaves = set().union(*(neighbours[k] for k in members)) - members
@@ -138,9 +140,8 @@ def test_colour_features_against_the_drawn_mask(scene, oracle):
 
 
 def test_boundary_levels_against_the_edges(scene, oracle):
-    _, hierarchy, _, regions, candidates, _ = scene
-    features = candidate_features(candidates, regions, hierarchy.edges)
-    for row, members in enumerate(oracle.sets_of(candidates.members)):
+    hierarchy, features = scene.hierarchy, scene.features
+    for row, members in enumerate(scene.sets):
         ends = np.isin(hierarchy.edges, sorted(members)).sum(axis=1)
         outer, inner = ends == 1, ends == 2
         got = dict(zip(CANDIDATE_FEATURES, features[row].tolist(), strict=True))
@@ -149,6 +150,17 @@ def test_boundary_levels_against_the_edges(scene, oracle):
             assert got["saliency_mean"] == pytest.approx(mean, rel=1e-4)
             assert got["saliency_min"] == pytest.approx(hierarchy.saliency[outer].min())
         assert got["inner_max"] == pytest.approx(hierarchy.saliency[inner].max() if inner.any() else 0)
+        weights = hierarchy.length[inner].astype(float)
+        mean = np.average(hierarchy.saliency[inner], weights=weights) if inner.any() else 0
+        assert got["inner_mean"] == pytest.approx(mean, rel=1e-4)
+        step = np.average(scene.regions.step[inner], weights=weights) if inner.any() else 0
+        assert got["inner_step"] == pytest.approx(step, rel=1e-4)
+        assert got["inner_density"] == pytest.approx(
+            weights.sum() / scene.regions.area[sorted(members)].sum(), rel=1e-4
+        )
+        if outer.any():
+            step = np.average(scene.regions.step[outer], weights=hierarchy.length[outer])
+            assert got["step_colour"] == pytest.approx(step, rel=1e-4)
 
 
 def rectangle(height, width, top, left, rows, columns):
@@ -160,15 +172,15 @@ def rectangle(height, width, top, left, rows, columns):
 @pytest.mark.parametrize(("rows", "columns"), [(10, 10), (4, 20), (20, 4)])
 def test_a_rectangle_is_solid_and_as_long_as_it_is(rows, columns, oracle):
     labels = rectangle(40, 50, 5, 6, rows, columns)
-    contour = np.zeros(labels.shape, np.float32)
-    edges, length, strength = region_edges(labels, contour)
-    hierarchy = Hierarchy(labels, edges, length, strength, strength, ())
-    regions = measure_regions(np.full((40, 50, 3), 90, np.uint8), hierarchy, contour)
-    one = np.zeros(1, np.float32)
-    candidates = grouping.Candidates(
-        oracle.rows_of([{1}], 2), *(np.ones(1, np.int32),) * 3, one, one, np.ones(1, np.float32)
-    )
-    got = dict(zip(CANDIDATE_FEATURES, candidate_features(candidates, regions, edges)[0].tolist(), strict=True))
+    edges, length, strength = region_edges(labels, np.zeros(labels.shape, np.float32))
+    tree = Tree(np.array([2, 2, 2], np.int32), np.array([0, 0, 0.5], np.float32))
+    hierarchy = Hierarchy(labels, edges, length, strength, strength, (tree,))
+    regions = oracle.regions_of(hierarchy)
+    groups = propose(hierarchy, regions, ((3, 0, 0, 0),), 1)
+    candidates = as_candidates(groups)
+    row = oracle.sets_of(candidates.members).index({1})
+    features = candidate_features(groups, candidates, regions)[row]
+    got = dict(zip(CANDIDATE_FEATURES, features.tolist(), strict=True))
     # The support polygon of 16 directions circumscribes an axis-parallel rectangle exactly.
     assert got["solidity"] == pytest.approx(1.0, rel=1e-5)
     assert got["elongation"] == pytest.approx(min(rows, columns) / max(rows, columns), rel=1e-4)

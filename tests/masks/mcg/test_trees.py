@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from masks.mcg.trees import TreeModel, pack_trees
+from pipelines import ranker_fit
 from pipelines.ranker_fit import nested_lightgbm
 
 
@@ -30,6 +31,24 @@ def test_walk_agrees_with_lightgbm(problem):
     model = pack_trees(nested_lightgbm(booster))
     model.check(5)
     np.testing.assert_allclose(model.predict(rows), booster.predict(rows), atol=1e-5)
+
+
+def test_the_ranker_is_the_mean_of_boosted_trees_and_forest(problem, monkeypatch):
+    lightgbm = pytest.importorskip("lightgbm")
+    for params in (ranker_fit.RANKER, ranker_fit.FOREST):
+        monkeypatch.setitem(params, "min_data_in_leaf", 10)
+    rows, target = problem
+    halves = [
+        lightgbm.train(params, lightgbm.Dataset(rows, target), trees).predict(rows)
+        for params, trees in (
+            (ranker_fit.RANKER, ranker_fit.RANKER_TREES),
+            (ranker_fit.FOREST, ranker_fit.FOREST_TREES),
+        )
+    ]
+    assert np.abs(halves[0] - halves[1]).max() > 0.1
+    model = ranker_fit.fit_ranker(rows, target)
+    model.check(5)
+    np.testing.assert_allclose(model.predict(rows), np.mean(halves, axis=0), atol=1e-4)
 
 
 def test_walk_agrees_with_sklearn(problem):
