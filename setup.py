@@ -28,7 +28,6 @@ BASE = [
     "scipy>=1.13",
 ]
 TRAIN = [
-    "etils[epath]>=1.7",
     "flax>=0.12.8",
     "jax>=0.10.2",
     "matplotlib>=3.9",

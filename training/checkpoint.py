@@ -6,12 +6,12 @@ A work folder holds `run.json` (configuration and the data set's manifest digest
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 
 from schemas.errors import InputError, MaskmillError, UsageError
 from training import config_io
@@ -30,7 +30,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str, config: Config, manifest_digest: str):
-        self.workdir = epath.Path(workdir)
+        self.workdir = Path(workdir)
         _check_card(self.workdir, config, manifest_digest)
         options = ocp.CheckpointManagerOptions(max_to_keep=config.log.keep, step_prefix=None)
         self._manager = ocp.CheckpointManager(_folder(workdir), options=options)
@@ -106,7 +106,7 @@ def load_run(workdir: str, step: int | None = None) -> Run:
     Raises:
         InputError: no run, no checkpoint, or not this step (the steps there are, are listed).
     """
-    card = _read_card(epath.Path(workdir))
+    card = _read_card(Path(workdir))
     if card is None:
         raise InputError(f"{workdir} holds no run: there is no {CARD} in it; give the --workdir of `detcon train`")
     config = config_io.from_dict(card["config"])
@@ -125,12 +125,8 @@ def load_run(workdir: str, step: int | None = None) -> Run:
     return Run(config, step, params, stats, card["manifest_digest"])
 
 
-def _folder(workdir) -> epath.Path:
-    return (
-        epath.Path(workdir).resolve() / "checkpoints"
-        if "://" not in str(workdir)
-        else epath.Path(workdir) / "checkpoints"
-    )
+def _folder(workdir) -> Path:
+    return Path(workdir).resolve() / "checkpoints"
 
 
 def _restore(manager, step: int, like: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +139,7 @@ def _restore(manager, step: int, like: dict[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def _read_card(workdir: epath.Path) -> dict[str, Any] | None:
+def _read_card(workdir: Path) -> dict[str, Any] | None:
     path = workdir / CARD
     if not path.exists():
         return None
@@ -155,7 +151,7 @@ def _read_card(workdir: epath.Path) -> dict[str, Any] | None:
     return card
 
 
-def _check_card(workdir: epath.Path, config: Config, manifest_digest: str) -> None:
+def _check_card(workdir: Path, config: Config, manifest_digest: str) -> None:
     """Refuses a folder of another run; claims an empty one."""
     card = _read_card(workdir)
     new = {"config": config_io.to_dict(config), "config_digest": config_io.digest(config)}

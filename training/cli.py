@@ -35,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            print(f"detcon {args.command}: {error.filename}: {error.strerror}", file=sys.stderr)
+            return InputError.exit_code
         line = (str(error).strip().splitlines() or [""])[0][:300]
         name = type(error).__name__
         print(f"detcon {args.command}: internal error: {name}: {line}; --debug shows where", file=sys.stderr)
@@ -149,9 +152,19 @@ def _check_data(path: str) -> None:
         )
 
 
+def _check_run(path: str) -> None:
+    """A bucket is refused before the checkpoint library spends minutes on it."""
+    if "://" in path:
+        raise UsageError(
+            f"the run's folder must be on a disk, got {path}; train in a local or mounted folder, and copy the run "
+            "with: gcloud storage cp -r RUN gs://BUCKET/"
+        )
+
+
 def _train(args: argparse.Namespace) -> None:
     config = _config(args)
     _check_data(args.data)
+    _check_run(args.workdir)
     named = (args.coordinator, args.processes, args.process_id)
     if any(x is not None for x in named) and None in named:
         raise UsageError("--coordinator, --processes and --process-id belong together; give all three")
@@ -178,6 +191,7 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    _check_run(args.run_dir)
     from training.export import export_backbone
 
     result = export_backbone(args.run_dir, args.out, format=args.format, step=args.step)
@@ -190,6 +204,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _probe(args: argparse.Namespace) -> None:
+    _check_run(args.run_dir)
     _check_data(args.data)
     from training.probe import probe, table
 

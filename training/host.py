@@ -31,7 +31,8 @@ __all__ = ["hide_accelerators", "tf"]
 
 def hide_accelerators() -> None:
     """Keeps TensorFlow on the CPU: the devices and their memory are JAX's."""
-    # Already initialised means a program that chose for itself.
-    with contextlib.suppress(RuntimeError, ValueError):
+    # Listing devices makes TensorFlow look for a driver, and complain on every machine without one. RuntimeError: it is
+    # initialised already, by a program that chose for itself.
+    with _silence(), contextlib.suppress(RuntimeError, ValueError):
         tf.config.set_visible_devices([], "GPU")
         tf.config.set_visible_devices([], "TPU")

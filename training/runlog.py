@@ -3,10 +3,10 @@
 import json
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
-from etils import epath
 
 from training.config import Config
 from training.step import Metrics
@@ -28,7 +28,7 @@ class RunLog:
     def __init__(self, workdir: str, config: Config, *, start: int, total: int, steps_per_epoch: int, stream=None):
         self._config, self._total, self._steps_per_epoch = config, total, steps_per_epoch
         self._stream = sys.stderr if stream is None else stream
-        self._path = epath.Path(workdir) / "log.jsonl"
+        self._path = Path(workdir) / "log.jsonl"
         self._writes = jax.process_index() == 0
         self._lines = self._read(start) if self._writes else []
         self.last: dict[str, float] = json.loads(self._lines[-1]) if self._lines else {}
@@ -43,7 +43,7 @@ class RunLog:
             if self._config.log.tensorboard:
                 from tensorboardX import SummaryWriter  # takes a while to import
 
-                folder = str(epath.Path(self._workdir) / "tensorboard")
+                folder = str(Path(self._workdir) / "tensorboard")
                 self._tensorboard = SummaryWriter(folder, purge_step=self._start or None)
         of = f" of {self._total}"
         self._say(f"resuming after step {self._start}{of}" if self._start else f"starting{of} steps")
@@ -90,13 +90,8 @@ class RunLog:
         self.last = {"step": step, "epoch": step / max(self._steps_per_epoch, 1)} | dict(sorted(values.items()))
         if not self._writes:
             return
-        line = json.dumps(self.last) + "\n"
-        if "://" in str(self._path):  # object stores cannot append
-            self._lines.append(line)
-            self._path.write_text("".join(self._lines))
-        else:
-            with self._path.open("a") as file:
-                file.write(line)
+        with self._path.open("a") as file:
+            file.write(json.dumps(self.last) + "\n")
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)

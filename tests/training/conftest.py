@@ -1,8 +1,6 @@
 """Compiler settings for the trainer's tests: compile quickly, once per machine. Set before JAX is imported."""
 
-import importlib.util
 import os
-import sys
 from pathlib import Path
 
 # Most of a test's time is compilation of tiny networks; optimising them is wasted.
@@ -87,8 +85,6 @@ def tiny_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def scenes():
     """The module that draws synthetic scenes and writes builds of them (`scenes.write_scenes(folder, count)`)."""
-    spec = importlib.util.spec_from_file_location("scenes", Path(__file__).with_name("scenes.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["scenes"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    import scenes
+
+    return scenes

@@ -1,15 +1,14 @@
 """`detcon train` on a build of drawn scenes, as a user runs it: interrupted, resumed, and failing cleanly."""
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from scenes import write_scenes
 
 from training import cli
 
@@ -45,13 +44,8 @@ def losses(workdir):
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    path = Path(__file__).with_name("scenes.py")
-    spec = importlib.util.spec_from_file_location("scenes_for_end_to_end", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("scenes")
-    module.write_scenes(str(folder), 24, seed=1)
+    write_scenes(str(folder), 24, seed=1)
     return folder
 
 

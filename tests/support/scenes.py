@@ -23,6 +23,7 @@ from schemas.tfrecord import frame
 
 KINDS = ("disc", "square", "triangle", "ring")  # COCO category ids 1..4
 LAYERS = ("true", "grid-2", "shuffled")
+PATTERNS = 6  # of mosaics, category ids 1..6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,37 @@ def _texture(random, y, x, kind) -> np.ndarray:
     return first * blend + second * (1 - blend)
 
 
+def draw_mosaic(seed: int, height: int, width: int, objects: int) -> Scene:
+    """A picture cut into pieces without background, dealt to `objects` objects that are told by their pattern alone.
+
+    Patterns differ in direction and period, and their two grey levels are the same everywhere. Where colours or
+    brightness told objects apart, a network that matches objects would learn those and nothing else. In `labels`
+    objects count from 0; some consist of two or three pieces.
+    """
+    random = np.random.default_rng((seed, 20210320))
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    pieces = objects + objects // 2
+    centres = random.random((pieces, 2)) * (height, width)
+    piece = np.argmin((y[..., None] - centres[:, 0]) ** 2 + (x[..., None] - centres[:, 1]) ** 2, -1)
+    owner = np.concatenate([np.arange(objects), random.integers(0, objects, pieces - objects)])
+    labels = owner[piece].astype(np.int32)
+    kinds = random.permutation(PATTERNS)[:objects]
+    image = np.zeros((height, width))
+    for index, kind in enumerate(kinds.tolist()):
+        u, v = random.uniform(0, 2 * np.pi, 2)
+        wave = [
+            np.sin(0.8 * y + u),
+            np.sin(0.8 * x + u),
+            np.sin(0.8 * x + u) * np.sin(0.8 * y + v),
+            np.sin(0.35 * x + u) * np.sin(0.35 * y + v),
+            np.sin(0.3 * y + u),
+            np.sin(0.3 * x + u),
+        ][kind]
+        image = np.where(labels == index, np.where(wave > 0, 190, 60), image)
+    image = image[..., None] + random.normal(0, 6, (height, width, 3))
+    return Scene(np.clip(image, 0, 255).round().astype(np.uint8), labels, tuple(int(k) + 1 for k in kinds))
+
+
 def to_masks(masks: Sequence[np.ndarray]) -> MaskSet:
     """Pictures to a layer's masks; empty ones are left out."""
     masks = [m for m in masks if m.any()]
@@ -110,10 +142,22 @@ def scene_example(index: int, seed: int, height: int, width: int, kind: str = "J
 
     The record's class is the kind (0..3) of the object with most visible pixels.
     """
-    scene = draw_scene(seed * 1_000_003 + index, height, width, objects)
-    other = draw_scene(seed * 1_000_003 + index + 500_000, height, width, objects)
-    encoded = encode_picture(scene.image, kind)
+    numbers = (seed * 1_000_003 + index, seed * 1_000_003 + index + 500_000)
+    scene, other = (draw_scene(number, height, width, objects) for number in numbers)
     visible = [(scene.labels == i + 1, k) for i, k in enumerate(scene.kinds)]
+    return _example(index, scene, other, visible, kind)
+
+
+def mosaic_example(index: int, seed: int, side: int, objects: int) -> ImageExample:
+    """Record `index` of a build of mosaics, otherwise as `scene_example`."""
+    numbers = (seed * 1_000_003 + index, seed * 1_000_003 + index + 500_000)
+    scene, other = (draw_mosaic(number, side, side, objects) for number in numbers)
+    return _example(index, scene, other, [(scene.labels == i, k) for i, k in enumerate(scene.kinds)], "JPEG")
+
+
+def _example(index: int, scene: Scene, other: Scene, visible: list[tuple[np.ndarray, int]], kind: str) -> ImageExample:
+    height, width = scene.labels.shape
+    encoded = encode_picture(scene.image, kind)
     visible = [(m, k) for m, k in visible if m.any()]
     annotations = Annotations(
         tuple(rle.encode_mask(m) for m, _ in visible),
@@ -181,3 +225,8 @@ def write_scenes(
     """Writes a build of `count` scenes of `size` (height, width); layers `true`, `grid-2`, `shuffled`."""
     examples = [scene_example(i, seed, *size, kind=kind(i), objects=objects) for i in range(count)]
     return write_build(folder, examples, shards=shards)
+
+
+def write_mosaics(folder: str, count: int, *, seed: int, side: int, objects: int, shards: int = 4) -> Manifest:
+    """Writes a build of `count` mosaics; layers as `write_scenes`."""
+    return write_build(folder, [mosaic_example(i, seed, side, objects) for i in range(count)], shards=shards)
