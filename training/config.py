@@ -14,6 +14,7 @@ from schemas.errors import UsageError
 
 Algorithm = Literal["detcon_s", "detcon_b", "simclr", "byol"]
 Variant = Literal["paper", "release"]
+STRIDES = (8, 16, 32)  # pixels per side of an output cell
 
 
 def check_choice(value: Any, allowed: tuple, key: str) -> Any:
@@ -50,10 +51,11 @@ class DataConfig(_Checked):
 
     Attributes:
         layers: names of the manifest's layers whose masks are sampled, pooled into one list per image.
-        image_size: side of a view in pixels, a multiple of 32 (section 3.1: 224; section 4.4: 384 and 512).
+        image_size: side of a view in pixels, a multiple of `cell` (section 3.1: 224; section 4.4: 384 and 512).
+        cell: pixels per side of a cell, which is the network's `stride`.
         masks_per_view: masks sampled per view, M (section 3.1: 16, possibly redundant).
         views: augmented crops per image; 1 pairs two draws of masks inside one crop (Table 5, row b).
-        pool: how a mask becomes weights over the (image_size / 32)**2 cells: `soft` area average (section 3.1),
+        pool: how a mask becomes weights over the (image_size / cell)**2 cells: `soft` area average (section 3.1),
             `argmax` one-hot cells of the largest mask (release), `point` one cell drawn inside the mask (section 4.4).
         sample: `present_uniform` draws with replacement among masks present in the view; `without_replacement` pads.
         crop: `reject` redraws crops that leave the image, `clip` clips them to it (release).
@@ -67,6 +69,7 @@ class DataConfig(_Checked):
 
     layers: tuple[str, ...] = ("fh-1000",)
     image_size: int = 224
+    cell: int = 32
     masks_per_view: int = 16
     views: int = 2
     pool: Literal["soft", "argmax", "point"] = "soft"
@@ -82,8 +85,9 @@ class DataConfig(_Checked):
 
     def check(self):
         _require(bool(self.layers) or self.global_mask, "data.layers must name at least one layer", self.layers)
-        ok = self.image_size >= 32 and self.image_size % 32 == 0
-        _require(ok, "data.image_size must be a positive multiple of 32", self.image_size)
+        _require(self.cell in STRIDES, f"data.cell must be one of {STRIDES}", self.cell)
+        ok = self.image_size >= self.cell and self.image_size % self.cell == 0
+        _require(ok, f"data.image_size must be a positive multiple of {self.cell}", self.image_size)
         _require(self.masks_per_view >= 1, "data.masks_per_view must be at least 1", self.masks_per_view)
         _require(self.views in (1, 2), "data.views must be 1 or 2", self.views)
         area = (self.min_area, self.max_area)
@@ -134,6 +138,8 @@ class ModelConfig(_Checked):
     Attributes:
         arch: backbone; `tiny` has four bottleneck blocks of 8 to 64 times `width` channels, for tests and CPUs.
         width: multiplies every channel count (section 4.1: ResNet-200 x2).
+        stride: pixels per side of an output cell. The paper's, and every published backbone's, is 32; with 16 or 8 the
+            later stages keep their resolution, so that small pictures have cells enough for their objects.
         padding: `torch` pads like torchvision; `same` like the release, only to load its weights.
         hidden, out: widths of the projection (and prediction) head (A.2: S 2048 and 128, B 4096 and 256).
         head_out_bn: batch norm after the head's last layer, as SimCLR's own head; the release has none.
@@ -145,6 +151,7 @@ class ModelConfig(_Checked):
 
     arch: Literal["resnet50", "resnet101", "resnet152", "resnet200", "tiny"] = "resnet50"
     width: int = 1
+    stride: int = 32
     padding: Literal["torch", "same"] = "torch"
     hidden: int = 4096
     out: int = 256
@@ -158,6 +165,7 @@ class ModelConfig(_Checked):
     def check(self):
         for name in ("width", "hidden", "out", "local_bn_groups"):
             _require(getattr(self, name) >= 1, f"model.{name} must be at least 1", getattr(self, name))
+        _require(self.stride in STRIDES, f"model.stride must be one of {STRIDES}", self.stride)
         _require(0 <= self.bn_decay < 1, "model.bn_decay must be in [0, 1)", self.bn_decay)
 
 
@@ -272,6 +280,8 @@ class Config(_Checked):
                              ("model.local_bn_groups", self.model.local_bn_groups)):  # fmt: skip
             if self.batch_size % groups:
                 raise UsageError(f"{name}={groups} must divide batch_size={self.batch_size}")
+        if self.data.cell != self.model.stride:
+            raise UsageError(f"data.cell={self.data.cell} and model.stride={self.model.stride} must be the same number")
         if self.algorithm in ("simclr", "byol") and not self.data.global_mask:
             raise UsageError(f"algorithm={self.algorithm} pools one global mask; set data.global_mask=true")
 

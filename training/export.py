@@ -128,4 +128,9 @@ def export_backbone(run_dir: str, out: str, *, format: str = "torchvision", step
             "trained with padding=same: torchvision and detectron2 pad otherwise, and their features will differ "
             "from those that were trained (by about 30 %)"
         )
+    elif model.stride != 32:
+        result["warning"] = (
+            f"trained with stride={model.stride}: torchvision's and detectron2's later stages shrink to 32, and their "
+            "features will differ from those that were trained"
+        )
     return result

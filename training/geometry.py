@@ -17,7 +17,6 @@ import numpy as np
 from training import order
 from training.config import DataConfig
 
-CELL = 32  # pixels of a view per side of a cell: the encoder's stride
 TRIES = 100  # crops drawn until one fits, as in SimCLR's and BYOL's pipelines
 
 POOL_SOFT, POOL_ARGMAX, POOL_POINT = range(3)
@@ -31,6 +30,7 @@ class Geometry(NamedTuple):
     """What the compiled loops need of `DataConfig`, as numbers."""
 
     size: int
+    cell: int
     masks: int
     views: int
     pool: int
@@ -48,6 +48,7 @@ class Geometry(NamedTuple):
         """The numbers of a configuration."""
         return cls(
             size=config.image_size,
+            cell=config.cell,
             masks=config.masks_per_view,
             views=config.views,
             pool=("soft", "argmax", "point").index(config.pool),
@@ -129,12 +130,12 @@ def decode_runs(counts, begin, end, pixels, runs):
 
 
 @_jit
-def _before(offset, side, size, nearest, mirrored):
+def _before(offset, side, size, grid, nearest, mirrored):
     # How much of a view's side lies before pixel `offset` of a crop's side. Exact area: in 1/grid pixels. Nearest
     # resizing: in samples; sample r reads pixel floor((r + 0.5) * side / size), so it lies before `offset` if
     # (2 r + 1) * side < 2 * size * offset.
     if not nearest:
-        return (size // CELL) * offset
+        return grid * offset
     if mirrored:
         offset = side - offset
     samples = (2 * size * offset + side - 1) // side // 2
@@ -142,14 +143,14 @@ def _before(offset, side, size, nearest, mirrored):
 
 
 @_jit
-def pool_runs(runs, number, height, box, size, nearest, out):
+def pool_runs(runs, number, height, box, size, cell, nearest, out):
     """What part of every cell of a view a mask covers.
 
     Args:
         runs, number: as `decode_runs` gives them.
         height: of the mask's image, in pixels.
         box: top, left, height, width, flip.
-        size: the view's side in pixels.
+        size, cell: sides of the view and of its cells, in pixels.
         nearest: False averages the mask over a cell's area of the crop, exactly; True averages the mask resized to
             `size` by nearest neighbour, as the release draws it.
         out: float64[cells], overwritten with fractions, row by row.
@@ -158,8 +159,8 @@ def pool_runs(runs, number, height, box, size, nearest, out):
         Whether any of the mask is in view.
     """
     top, left, h, w, flip = box
-    grid = size // CELL
-    cell_y, cell_x = (CELL, CELL) if nearest else (h, w)
+    grid = size // cell
+    cell_y, cell_x = (cell, cell) if nearest else (h, w)
     out[:] = 0
     seen, end = False, 0
     for index in range(number):
@@ -171,9 +172,9 @@ def pool_runs(runs, number, height, box, size, nearest, out):
             y1 = min(end - x * height, top + h) - top
             if y0 >= y1:
                 continue
-            y0, y1 = _before(y0, h, size, nearest, False), _before(y1, h, size, nearest, False)
-            x0 = _before(x - left, w, size, nearest, flip)
-            x1 = _before(x - left + 1, w, size, nearest, flip)
+            y0, y1 = _before(y0, h, size, grid, nearest, False), _before(y1, h, size, grid, nearest, False)
+            x0 = _before(x - left, w, size, grid, nearest, flip)
+            x1 = _before(x - left + 1, w, size, grid, nearest, flip)
             while x0 < x1:
                 column = x0 // cell_x
                 next_x = min(x1, (column + 1) * cell_x)
@@ -264,7 +265,7 @@ def make_views(keys, height, width, counts, ends, image, layer, g):
         ids int32[n, 2, M]: which of the image's masks, in the order given, or -1 for padding (weights 0).
         broken: -1, or the first mask that does not fill its image; then the rest is meaningless.
     """
-    n, cells = len(keys), (g.size // CELL) ** 2
+    n, cells = len(keys), (g.size // g.cell) ** 2
     boxes = np.zeros((n, 2, 5), np.int64)
     weights = np.zeros((n, 2, g.masks, cells), np.float32)
     ids = np.full((n, 2, g.masks), -1, np.int32)
@@ -287,7 +288,8 @@ def make_views(keys, height, width, counts, ends, image, layer, g):
             for view in range(g.views):
                 top, left, h, w, flip = boxes[i, view]
                 box = (top, left, h, w, flip > 0)
-                pool_runs(runs, number, height[i], box, g.size, g.pool == POOL_ARGMAX, covered[view, k - start])
+                nearest = g.pool == POOL_ARGMAX
+                pool_runs(runs, number, height[i], box, g.size, g.cell, nearest, covered[view, k - start])
         for view in range(2):
             source = covered[min(view, g.views - 1)]
             if g.whole:

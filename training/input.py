@@ -79,7 +79,7 @@ class Batches:
     def at(self, step: int) -> Iterator[dict[str, np.ndarray]]:
         """Batches from a global step on, without end.
 
-        The n images of this process, with views of `size` = `config.image_size`, M masks and (size / 32)**2 cells:
+        The n images of this process, with views of `size` = `config.image_size`, M masks and (size / `config.cell`)**2 cells:
 
         - image1, image2: uint8[n, size, size, 3], RGB; with `config.views` 1 the same crop twice.
         - weights1, weights2: float32[n, M, cells], the part of each cell that a mask covers, or one-hot cells.
@@ -182,7 +182,7 @@ class Batches:
         inputs = [keys, parsed["image/height"], parsed["image/width"], codes, ends, image, rank]
         kinds = (tf.int64, tf.float32, tf.int32)
         boxes, weights, ids = tf.numpy_function(self._views, inputs, kinds, stateful=False)
-        cells, masks = (self._config.image_size // geometry.CELL) ** 2, self._config.masks_per_view
+        cells, masks = (self._config.image_size // self._config.cell) ** 2, self._config.masks_per_view
         return {
             "encoded": parsed["image/encoded"],
             "shape": tf.stack([parsed["image/height"], parsed["image/width"]], 1),

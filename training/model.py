@@ -37,6 +37,12 @@ class Head(nnx.Module):
         return x.astype(jnp.float32)
 
 
+def _resnet(model: ModelConfig, dtype, norm: dict, rngs=None) -> ResNet:
+    return ResNet(
+        model.arch, width=model.width, stride=model.stride, padding=model.padding, dtype=dtype, norm=norm, rngs=rngs
+    )
+
+
 class Network(nnx.Module):
     """Encoder, projection head and, where the algorithm predicts, prediction head."""
 
@@ -45,7 +51,7 @@ class Network(nnx.Module):
         dtype = jnp.dtype(model.dtype)
         norm = {"decay": model.bn_decay, "eps": model.bn_eps, "groups": model.local_bn_groups}
         head = {"hidden": model.hidden, "out": model.out, "out_bn": model.head_out_bn, "dtype": dtype, "norm": norm}
-        self.encoder = ResNet(model.arch, width=model.width, padding=model.padding, dtype=dtype, norm=norm, rngs=rngs)
+        self.encoder = _resnet(model, dtype, norm, rngs)
         self.projector = Head(self.encoder.channels, rngs=rngs, **head)
         self.predictor = Head(model.out, rngs=rngs, **head) if predictor else None
 
@@ -106,7 +112,7 @@ def encoder(model: ModelConfig) -> Pure:
     """The feature extractor alone, what is kept after training; arrays are named without the `encoder.` prefix."""
     norm = {"decay": model.bn_decay, "eps": model.bn_eps}
     dtype = jnp.dtype(model.dtype)
-    return Pure.of(lambda: ResNet(model.arch, width=model.width, padding=model.padding, dtype=dtype, norm=norm))
+    return Pure.of(lambda: _resnet(model, dtype, norm))
 
 
 def initialize(network: Pure, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

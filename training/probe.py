@@ -26,7 +26,6 @@ from training import model
 from training.augment import normalize
 from training.config import ModelConfig
 from training.knn import knn_accuracy
-from training.resnet import STRIDE
 
 IGNORE = -1  # pixels that count neither in training nor in evaluation: crowds
 HELD_OUT = 5  # one record in so many
@@ -58,8 +57,8 @@ class Labelled:
     region_cells: np.ndarray
 
 
-def load_labelled(data_dir: str, size: int, limit: int | None = None) -> Labelled:
-    """Reads the first `limit` records of a build.
+def load_labelled(data_dir: str, size: int, limit: int | None = None, *, stride: int = 32) -> Labelled:
+    """Reads the first `limit` records of a build, for a network of that stride.
 
     Raises:
         InputError: no build, no images in it, no labels of any kind, or too few records to hold any out.
@@ -77,7 +76,7 @@ def load_labelled(data_dir: str, size: int, limit: int | None = None) -> Labelle
             raise InputError(f"{data_dir} holds masks only, without the images; a probe needs both")
         image = tf.image.resize(decode_image(record.encoded), [size, size], "bicubic", antialias=True)
         images.append(np.clip(np.rint(image), 0, 255).astype(np.uint8))
-        labels, found = _paint(record.annotations, record.height, record.width, size)
+        labels, found = _paint(record.annotations, record.height, record.width, size, stride)
         painted.append(labels)
         regions += [(number, category, cells) for category, cells in found]
         classes.append(record.label)
@@ -101,23 +100,23 @@ def load_labelled(data_dir: str, size: int, limit: int | None = None) -> Labelle
         categories=categories,
         region_image=np.array([image for image, _, _ in regions], np.int64),
         region_category=np.array([table[category] for _, category, _ in regions], np.int64),
-        region_cells=np.array([cells for _, _, cells in regions], np.float32).reshape(-1, (size // STRIDE) ** 2),
+        region_cells=np.array([cells for _, _, cells in regions], np.float32).reshape(-1, (size // stride) ** 2),
     )
 
 
-def _paint(annotations: Annotations, height: int, width: int, size: int):
+def _paint(annotations: Annotations, height: int, width: int, size: int, stride: int):
     # Category ids int64[size, size], 0 where there is nothing, and (category, cells) of every instance. Small instances
     # lie on large ones; crowds are ignored where no instance is.
     rows = (np.arange(size) * 2 + 1) * height // (2 * size)
     columns = (np.arange(size) * 2 + 1) * width // (2 * size)
-    labels, found, grid = np.zeros((size, size), np.int64), [], size // STRIDE
+    labels, found, grid = np.zeros((size, size), np.int64), [], size // stride
     order = np.argsort(-annotations.area - annotations.is_crowd * np.int64(2**40), kind="stable")
     for index in order.tolist():
         mask = rle.decode_mask(annotations.counts[index], height, width)[rows][:, columns]
         crowd = bool(annotations.is_crowd[index])
         category = int(annotations.category_id[index])
         labels[mask] = IGNORE if crowd else category
-        cells = mask.reshape(grid, STRIDE, grid, STRIDE).mean((1, 3)).reshape(-1)
+        cells = mask.reshape(grid, stride, grid, stride).mean((1, 3)).reshape(-1)
         if not crowd and cells.any():
             found.append((category, cells))
     return labels, found
@@ -263,7 +262,7 @@ def probe(run_dir: str, data_dir: str, *, step: int | None = None, limit: int | 
     from training.checkpoint import load_run
 
     run = load_run(run_dir, step)
-    data = load_labelled(data_dir, run.config.data.image_size, limit)
+    data = load_labelled(data_dir, run.config.data.image_size, limit, stride=run.config.model.stride)
     config = run.config.model
     start = model.initialize(model.encoder(config), run.config.seed)
     return {

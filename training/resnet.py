@@ -18,7 +18,6 @@ ARCHS = {
     "tiny": ((1, 1, 1, 1), 8),
 }
 EXPANSION = 4  # a block's output channels per bottleneck channel
-STRIDE = 32  # input pixels per output cell, for every arch
 
 
 class BatchNorm(nnx.Module):
@@ -113,7 +112,17 @@ class ResNet(nnx.Module):
         channels: D, of the output.
     """
 
-    def __init__(self, arch: str, *, width: int = 1, padding: str = "torch", dtype=jnp.float32, norm=None, rngs=None):
+    def __init__(
+        self,
+        arch: str,
+        *,
+        width: int = 1,
+        stride: int = 32,
+        padding: str = "torch",
+        dtype=jnp.float32,
+        norm=None,
+        rngs=None,
+    ):
         rngs = rngs or nnx.Rngs(0)
         norm = norm or {}
         stages, base = ARCHS[arch]
@@ -125,8 +134,8 @@ class ResNet(nnx.Module):
         for index, depth in enumerate(stages):
             blocks = []
             for block in range(depth):
-                stride = 2 if index and not block else 1
-                blocks.append(Bottleneck(rngs, channels, base << index, stride, padding, dtype, norm))
+                step = 2 if index and not block and 4 << index <= stride else 1
+                blocks.append(Bottleneck(rngs, channels, base << index, step, padding, dtype, norm))
                 channels = (base << index) * EXPANSION
             setattr(self, f"layer{index + 1}", nnx.List(blocks))
         self.channels = channels
@@ -139,7 +148,7 @@ class ResNet(nnx.Module):
             views: views per image in the rows, normalised apart; 0 evaluates with the running averages.
 
         Returns:
-            [rows, ceil(height / 32), ceil(width / 32), channels] in the compute dtype.
+            [rows, ceil(height / stride), ceil(width / stride), channels] in the compute dtype.
         """
         x = jax.nn.relu(self.bn1(self.conv1(images), views=views))
         x = nnx.max_pool(x, (3, 3), (2, 2), "SAME" if self.padding == "same" else ((1, 1), (1, 1)))

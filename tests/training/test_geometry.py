@@ -16,10 +16,10 @@ def runs_of(counts: bytes, pixels: int) -> tuple[np.ndarray, int]:
     return runs, decode_runs(np.frombuffer(counts, np.uint8), 0, len(counts), pixels, runs)
 
 
-def pool(mask: np.ndarray, box: tuple, size: int, nearest: bool = False) -> tuple[np.ndarray, bool]:
+def pool(mask: np.ndarray, box: tuple, size: int, nearest: bool = False, cell: int = 32) -> tuple[np.ndarray, bool]:
     runs, number = runs_of(rle.encode_mask(mask), mask.size)
-    out = np.full((size // 32) ** 2, np.nan)
-    return out, pool_runs(runs, number, mask.shape[0], (*map(int, box[:4]), bool(box[4])), size, nearest, out)
+    out = np.full((size // cell) ** 2, np.nan)
+    return out, pool_runs(runs, number, mask.shape[0], (*map(int, box[:4]), bool(box[4])), size, cell, nearest, out)
 
 
 def crop(mask: np.ndarray, box: tuple) -> np.ndarray:
@@ -58,14 +58,14 @@ def random_box(random, height, width) -> tuple:
     return int(random.integers(height - h + 1)), int(random.integers(width - w + 1)), h, w, bool(random.integers(2))
 
 
-@pytest.mark.parametrize("size", [32, 64, 224])
-def test_soft_pooling_is_the_drawn_average(size):
+@pytest.mark.parametrize(("size", "cell"), [(32, 32), (64, 32), (224, 32), (48, 16), (64, 8)])
+def test_soft_pooling_is_the_drawn_average(size, cell):
     random = np.random.default_rng(size)
     for trial in range(150):
         sides = random.integers(1, (9, 40, 90)[trial % 3], 2)
         mask, box = random_mask(random, *sides), random_box(random, *sides)
-        got, seen = pool(mask, box, size)
-        np.testing.assert_allclose(got, draw_average(mask, box, size // 32), rtol=0, atol=1e-14)
+        got, seen = pool(mask, box, size, cell=cell)
+        np.testing.assert_allclose(got, draw_average(mask, box, size // cell), rtol=0, atol=1e-14)
         assert seen == crop(mask, box).any()
 
 
@@ -92,8 +92,9 @@ def test_nearest_pooling_is_literal_resize_and_average_pool():
         sides = random.integers(1, 300, 2)
         mask, box = random_mask(random, *sides), random_box(random, *sides)
         drawn = tf.image.resize(crop(mask, box)[..., None].astype(np.float32), (224, 224), "nearest")
-        drawn = tf.nn.avg_pool2d(drawn[None], 32, 32, "VALID").numpy().reshape(-1)
-        np.testing.assert_array_equal(pool(mask, box, 224, nearest=True)[0], drawn)
+        for cell in (32, 8):
+            cells = tf.nn.avg_pool2d(drawn[None], cell, cell, "VALID").numpy().reshape(-1)
+            np.testing.assert_array_equal(pool(mask, box, 224, nearest=True, cell=cell)[0], cells)
 
 
 def views_of(label_maps, config, keys=None, layers=1):

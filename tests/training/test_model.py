@@ -84,6 +84,29 @@ def test_backbone_sizes_and_costs(arch, width, millions, giga):
     assert found / 2e9 == pytest.approx(giga, rel=0.01)
 
 
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_a_shift_of_the_picture_by_the_stride_is_one_of_the_features_by_a_cell(stride):
+    """And not for half of it. Weights are the same at every stride: only steps between cells differ."""
+    network = encoder(ModelConfig(arch="tiny", stride=stride, dtype="float32"))
+    assert jax.tree.map(np.shape, network.params) == jax.tree.map(
+        np.shape, encoder(ModelConfig(arch="tiny", dtype="float32")).params
+    )
+    params, stats = initialize(network, 0)
+    picture = np.random.default_rng(0).normal(size=(1, 288, 288, 3)).astype(np.float32)
+    module = network.module(params, stats)
+
+    def inner(shift):
+        found = np.asarray(module(jnp.array(picture[:, shift : shift + 256, shift : shift + 256])))
+        assert found.shape[1:3] == (256 // stride, 256 // stride)
+        return found
+
+    far = 256 // stride // 2 - 1  # cells from the border, out of the reach of its padding
+    still, moved, half = inner(0), inner(stride), inner(stride // 2)
+    middle = still[:, far + 1 : -far + 1, far + 1 : -far + 1]
+    np.testing.assert_allclose(moved[:, far:-far, far:-far], middle, atol=1e-4)
+    assert np.abs(half[:, far:-far, far:-far] - middle).max() > 1e-2
+
+
 def test_batch_norm_equals_numpy_per_view():
     random = np.random.default_rng(0)
     x = random.normal(3, 2, (6, 4, 5, 7)).astype(np.float32)  # 3 images of 2 views, interleaved
