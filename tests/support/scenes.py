@@ -86,11 +86,13 @@ def _texture(random, y, x, kind) -> np.ndarray:
 
 
 def draw_mosaic(seed: int, height: int, width: int, objects: int) -> Scene:
-    """A picture cut into pieces without background, dealt to `objects` objects that are told by their pattern alone.
+    """A picture cut into pieces without background, dealt to `objects` objects that are told by their stripes alone.
 
-    Patterns differ in direction and period, and their two grey levels are the same everywhere. Where colours or
-    brightness told objects apart, a network that matches objects would learn those and nothing else. In `labels`
-    objects count from 0; some consist of two or three pieces.
+    Every object has a direction, a period and a share of light of its own, drawn from continuous ranges; its kind is the
+    bin of direction and period. So no two objects are the same to a network that tells objects apart, as in photographs.
+    Mirroring keeps the kind. The two grey levels are the same everywhere: where colours or brightness told objects apart,
+    a network that matches objects would learn those and nothing else. In `labels` objects count from 0; some consist of
+    two or three pieces.
     """
     random = np.random.default_rng((seed, 20210320))
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -102,15 +104,10 @@ def draw_mosaic(seed: int, height: int, width: int, objects: int) -> Scene:
     kinds = random.permutation(PATTERNS)[:objects]
     image = np.zeros((height, width))
     for index, kind in enumerate(kinds.tolist()):
-        u, v = random.uniform(0, 2 * np.pi, 2)
-        wave = [
-            np.sin(0.8 * y + u),
-            np.sin(0.8 * x + u),
-            np.sin(0.8 * x + u) * np.sin(0.8 * y + v),
-            np.sin(0.35 * x + u) * np.sin(0.35 * y + v),
-            np.sin(0.3 * y + u),
-            np.sin(0.3 * x + u),
-        ][kind]
+        angle = np.deg2rad(kind % 3 * 30 + random.uniform(3, 27)) * random.choice([-1, 1])
+        period = (random.uniform(4.5, 6.5), random.uniform(11, 16))[kind // 3]
+        across = (x * np.cos(angle) + y * np.sin(angle)) / period
+        wave = np.sin(2 * np.pi * across + random.uniform(0, 2 * np.pi)) - random.uniform(-0.6, 0.6)
         image = np.where(labels == index, np.where(wave > 0, 190, 60), image)
     image = image[..., None] + random.normal(0, 6, (height, width, 3))
     return Scene(np.clip(image, 0, 255).round().astype(np.uint8), labels, tuple(int(k) + 1 for k in kinds))
