@@ -133,9 +133,8 @@ def on_interrupt(how_to_resume: str) -> None:
     def stop(number, frame):
         chained = signal.getsignal(signal.SIGINT)
         if number == signal.SIGTERM and callable(chained) and chained is not stop:
-            chained(
-                signal.SIGINT, frame
-            )  # Beam ends the job servers that it started here on Ctrl-C only, then calls us
+            # Beam ends the job servers that it started here on Ctrl-C only, and then calls us.
+            chained(signal.SIGINT, frame)
         cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
         os.write(2, f"{cursor}\nmaskmill: interrupted; {how_to_resume}\n".encode())
         os._exit(INTERRUPTED)
