@@ -32,6 +32,8 @@ BUNDLED = ("astronaut", "chelsea", "coffee", "rocket", "camera", "brick", "grass
 STAGES = {
     "smooth": "smoothing",
     "join_tiles": "tiles: weigh, thin, sort, join",
+    "note_crossings": "districts: bounding nodes",
+    "join_inside": "districts: shared pass",
     "sort_edges": "sorting nodes' edges and pairs",
     "name_ends": "looking up ends",
     "join_nodes": "shared pass over the picture",
@@ -45,6 +47,7 @@ STAGES = {
 }
 GROWTH_CUTS = (16, 8, 4, 2, 1)  # per side
 GROWTH_BASE = 4  # pieces of 0.75 megapixels
+GROWTH_TURNS = 5
 
 
 def decode(path: Path) -> np.ndarray | None:
@@ -162,18 +165,16 @@ def show_growth(options: argparse.Namespace) -> None:
         bands = np.array_split(whole, cuts, axis=0)
         pictures[cuts] = [np.ascontiguousarray(part) for band in bands for part in np.array_split(band, cuts, axis=1)]
     spent = collections.defaultdict(list)
-    for turn in range(4):
+    for _ in range(GROWTH_TURNS):
         for cuts, parts in pictures.items():
             for segment in (fh.segment, fh.segment_to_rle):
-                each = cpu_ms(lambda p=parts, s=segment: [s(part) for part in p]) / megapixels
-                if turn > 0:  # the first grows the buffers
-                    spent[segment, cuts].append(each)
-    print(f"growth, {megapixels:g} MP of photos in pieces, median of 3 turns")
+                segment(parts[0])  # grows the buffers, as in a build's first pictures
+                spent[segment, cuts].append(cpu_ms(lambda p=parts, s=segment: [s(part) for part in p]) / megapixels)
+    print(f"growth, {megapixels:g} MP of photos in pieces, medians of {GROWTH_TURNS} turns (and of each turn's ratios)")
     print("  ms/MP             to label maps       to RLE")
-    medians = {key: np.median(values) for key, values in spent.items()}
     for cuts in GROWTH_CUTS:
         cells = [
-            f"{medians[s, cuts]:8.1f} ({medians[s, cuts] / medians[s, GROWTH_BASE]:4.2f})"
+            f"{np.median(spent[s, cuts]):8.1f} ({np.median(np.divide(spent[s, cuts], spent[s, GROWTH_BASE])):4.2f})"
             for s in (fh.segment, fh.segment_to_rle)
         ]
         print(f"  {cuts * cuts:3} x {megapixels / cuts**2:5.2f} MP  {'   '.join(cells)}")

@@ -69,7 +69,8 @@ def segment(
             scales, sizes or a sigma out of range. The message says what was given and what is allowed.
     """
     with _Segmentation(image, scales, min_sizes, sigma) as stages:
-        return [paint_segments(stages.shared, segment_of_component) for segment_of_component, _ in stages.scales()]
+        shared, workspace = stages.shared, stages.workspace
+        return [paint_segments(shared, segment_of_component, workspace) for segment_of_component, _ in stages.scales()]
 
 
 def segment_to_rle(

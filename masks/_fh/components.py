@@ -27,7 +27,7 @@ component that another, tree edge could not join.)
 import numpy as np
 from numba import njit
 
-from masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_rings, join, look_ahead, plant
+from masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_rings, join, look_ahead
 from masks._fh.thinning import FALLING, RIGHT, RISING
 from masks._fh.tiles import DIRECTION_SHIFT
 
@@ -35,7 +35,7 @@ BLOCK_MASK = (1 << DIRECTION_SHIFT) - 1
 
 
 @njit(nogil=True, cache=True)
-def _ends_of(edge_id, width):
+def ends_of(edge_id, width):
     """Returns the raster indices of an edge's two pixels."""
     direction = np.int64(edge_id) >> DIRECTION_SHIFT
     block = np.int64(edge_id) & BLOCK_MASK
@@ -51,25 +51,25 @@ def name_ends(ids, owner_of_pixel, width, firsts, seconds):
     A loop of its own: the look-ups, all over the picture, are independent of each other, and so overlap in time.
     """
     for i in range(ids.size):
-        first, second = _ends_of(ids[i], width)
+        first, second = ends_of(ids[i], width)
         firsts[i] = owner_of_pixel[first]
         seconds[i] = owner_of_pixel[second]
 
 
 @njit(nogil=True, cache=True)
 def join_nodes(weights, firsts, seconds, k, nodes, costs):
-    """The shared pass over the whole picture, on the tiles' nodes.
+    """The shared pass over the whole picture, on what tiles and districts have left to do.
 
     Invariant: an untainted set of nodes is the component that FH has built at every scale >= 255 k, and a tainted one
     is final here. Its cost is the largest weight inside, not the last: free edges come out of order
     (`masks._fh.tiles`).
 
     Args:
-        weights, firsts, seconds: the edges handed on by the tiles, in order, and the nodes at their ends.
+        weights, firsts, seconds: the edges handed on, in order, and the nodes at their ends.
         k: the smallest scale / 255.
-        nodes: forest.NODE records with their sizes set. costs: float64, of each node. Both become those of the sets.
+        nodes: forest.NODE records, planted and perhaps partly joined. costs: float64, of each node. Both become those of
+            the sets.
     """
-    plant(nodes, costs, k)
     for i in range(weights.size):
         if i % AHEAD == 0 and look_ahead(nodes, firsts, seconds, i) < TAINTED:
             break  # never: no limit is below TAINTED

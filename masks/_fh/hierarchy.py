@@ -1,8 +1,8 @@
 """The stages of one picture, in order, and the memory they work in.
 
-    smooth -> join_tiles -> join_nodes -> number_components -> find_pairs      once: what all scales share
-                                                                   |
-                              join_components -> paint | write_counts          once per scale
+    smooth -> join_tiles -> join_inside -> join_nodes -> number_components -> find_pairs      once: what scales share
+                                                                                  |
+                                             join_components -> paint | write_counts          once per scale
 
 Every stage is a compiled function on plain arrays; this module only hands them their buffers. Worst-case sizes are
 asked for where a picture could need them: memory that is never touched costs address space only. A buffer's name is
@@ -14,8 +14,9 @@ import dataclasses
 import numpy as np
 
 from masks._fh.components import join_nodes, name_ends, number_components
-from masks._fh.forest import NODE
-from masks._fh.pairs import NO_PAIR, SLOTS, find_pairs
+from masks._fh.districts import District, cut, join_inside, note_crossings, tile_side
+from masks._fh.forest import NODE, plant
+from masks._fh.pairs import NO_PAIR, find_pairs, slots
 from masks._fh.runs import COLUMNS, find_runs, group_runs, text_capacity, write_counts
 from masks._fh.scales import join_components, paint
 from masks._fh.smoothing import smooth
@@ -94,6 +95,35 @@ def _name_ends(
     return firsts, seconds
 
 
+def _join_districts(
+    districts: list[District],
+    node_of_pixel: np.ndarray,
+    k: float,
+    nodes: np.ndarray,
+    costs: np.ndarray,
+    weights: np.ndarray,
+    ids: np.ndarray,
+    workspace: Workspace,
+) -> int:
+    """Runs the shared pass inside each district. Returns how many edges are left: the first of `weights` and `ids`."""
+    pixels, width = node_of_pixel.size, node_of_pixel.shape[1]
+    owners = node_of_pixel.reshape(-1)
+    bounds = workspace.take("node_bounds", nodes.size, np.float32)
+    bounds[:] = np.inf
+    plant(nodes, costs, k)
+    for d in districts:
+        note_crossings(weights[d.edges], ids[d.edges], owners, width, d.bottom, d.right, np.float32(k / pixels), bounds)
+    left = 0
+    for d in districts:
+        _sort(weights[d.edges], ids[d.edges], workspace)
+        firsts, seconds = _name_ends(ids[d.edges], owners, width, workspace)
+        left = join_inside(
+            weights[d.edges], ids[d.edges], firsts, seconds, k, d.nodes.start, d.nodes.stop, bounds, nodes, costs,
+            weights, ids, left,
+        )  # fmt: skip
+    return left
+
+
 def _join_everywhere(planes: np.ndarray, k: float, workspace: Workspace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Runs the shared pass, tiles first. Returns component of pixel (flat), sizes and costs of the components."""
     take = workspace.take
@@ -105,20 +135,24 @@ def _join_everywhere(planes: np.ndarray, k: float, workspace: Workspace) -> tupl
     capacity = edge_capacity(height, width)
     weights = take("edge_weights", capacity, np.float64)
     ids = take("edge_ids", capacity, np.uint32)
-    node_count, edge_count = join_tiles(
-        planes,
-        k,
-        np.float32(k / pixels),
-        _tile_scratch(workspace),
-        component.reshape(height, width),
-        nodes,
-        costs,
-        weights,
-        ids,
-    )
-    nodes, costs, weights, ids = nodes[:node_count], costs[:node_count], weights[:edge_count], ids[:edge_count]
+    districts = []
+    node_count = edge_count = 0
+    for area in cut(height, width):
+        first_node, first_edge = node_count, edge_count
+        node_count, edge_count = join_tiles(
+            planes, k, np.float32(k / pixels), tile_side(height), tile_side(width), area, _tile_scratch(workspace),
+            component.reshape(height, width), nodes, costs, node_count, weights, ids, edge_count,
+        )  # fmt: skip
+        districts.append(District(*area[2:], slice(first_node, node_count), slice(first_edge, edge_count)))
+    nodes, costs = nodes[:node_count], costs[:node_count]
+    if len(districts) > 1:
+        image = component.reshape(height, width)
+        edge_count = _join_districts(districts, image, k, nodes, costs, weights, ids, workspace)
+    weights, ids = weights[:edge_count], ids[:edge_count]
     _sort(weights, ids, workspace)
     firsts, seconds = _name_ends(ids, component, width, workspace)
+    if len(districts) == 1:
+        plant(nodes, costs, k)
     join_nodes(weights, firsts, seconds, k, nodes, costs)
     sizes = take("component_sizes", node_count, np.uint32)
     component_costs = take("component_costs", node_count, np.float64)
@@ -131,16 +165,16 @@ def _find_pairs(planes: np.ndarray, component: np.ndarray, workspace: Workspace)
     take = workspace.take
     height, width = planes.shape[1:]
     image = component.reshape(height, width)
-    slot_pairs = take("slot_pairs", SLOTS, np.uint64)
+    slot_pairs = take("slot_pairs", slots(width), np.uint64)
     slot_pairs[:] = NO_PAIR
-    slot_places = take("slot_places", SLOTS, np.uint32)
+    slot_places = take("slot_places", slots(width), np.uint32)
     capacity = edge_capacity(height, width)
     weights = take("edge_weights", capacity, np.float64)  # the tiles' edges are done with
     ids = take("edge_ids", capacity, np.uint32)
     row, count = find_pairs(image, planes, 0, slot_pairs, slot_places, weights, ids, 0)
     if row < height:
         # Nearly every pixel is a component of its own: there are up to four pairs per pixel, and no room to waste.
-        workspace.drop("nodes", "node_costs", "spare_weights", "spare_ids")
+        workspace.drop("nodes", "node_costs", "node_bounds", "spare_weights", "spare_ids")
         weights = workspace.grow("edge_weights", count, 4 * height * width, np.float64)
         ids = workspace.grow("edge_ids", count, 4 * height * width, np.uint32)
         row, count = find_pairs(image, planes, row, slot_pairs, slot_places, weights, ids, count)
@@ -187,9 +221,9 @@ def join_scale(shared: SharedComponents, scale: float, min_size: int, workspace:
     return segment_of_component, segments
 
 
-def paint_segments(shared: SharedComponents, segment_of_component: np.ndarray) -> np.ndarray:
-    """Returns a new int32 label map."""
-    label_map = np.empty(shared.component_of_pixel.shape, np.int32)
+def paint_segments(shared: SharedComponents, segment_of_component: np.ndarray, workspace: Workspace) -> np.ndarray:
+    """Returns an int32 label map, lent by the workspace."""
+    label_map = workspace.lend(shared.component_of_pixel.shape, np.int32)
     paint(shared.component_of_pixel.reshape(-1), segment_of_component, label_map.reshape(-1))
     return label_map
 

@@ -16,9 +16,15 @@ from numba import njit
 from masks._fh.thinning import DOWN, FALLING, RIGHT, RISING
 from masks._fh.tiles import DIRECTION_SHIFT
 
-SLOTS = 1 << 12
+SLOTS_PER_COLUMN = 4  # about a hundred times the pairs that a row of a photo meets: few push each other out
+LEAST_SLOTS = 1 << 12
 NO_PAIR = np.uint64(0xFFFFFFFFFFFFFFFF)
 NO_EDGE = np.inf
+
+
+def slots(width: int) -> int:
+    """Returns the size of the table for pictures of that width, a power of two."""
+    return max(LEAST_SLOTS, 1 << (SLOTS_PER_COLUMN * width - 1).bit_length())
 
 
 @njit(nogil=True, cache=True)
@@ -36,7 +42,7 @@ def _offer(a, b, weight, direction, block, slot_pairs, slot_places, weights, ids
     low = np.uint64(min(a, b))
     high = np.uint64(max(a, b))
     pair = (low << np.uint64(32)) | high
-    slot = (low * np.uint64(31) + high * np.uint64(17)) & np.uint64(SLOTS - 1)
+    slot = (low * np.uint64(31) + high * np.uint64(17)) & np.uint64(slot_pairs.size - 1)
     edge_id = np.uint32((direction << DIRECTION_SHIFT) + block)
     if slot_pairs[slot] == pair:
         place = slot_places[slot]
@@ -61,7 +67,7 @@ def find_pairs(component, planes, first_row, slot_pairs, slot_places, weights, i
     Args:
         component: (height, width) uint32.
         planes: (3, height, width) float64, smoothed.
-        slot_pairs, slot_places: SLOTS uint64 and uint32, the table; `slot_pairs` all NO_PAIR at first.
+        slot_pairs, slot_places: `slots(width)` uint64 and uint32, the table; `slot_pairs` all NO_PAIR at first.
         weights, ids: float64 and uint32, receive the edges from place `count` on.
 
     Returns:

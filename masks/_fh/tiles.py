@@ -253,32 +253,35 @@ def _number_nodes(labels, sizes, costs, shape, numbers, node_of_pixel, top, left
 
 
 @njit(nogil=True, cache=True)
-def join_tiles(planes, k, free, scratch, node_of_pixel, nodes, node_costs, edge_weights, edge_ids):
-    """Runs the shared pass inside every tile.
+def join_tiles(
+    planes, k, free, tile_rows, tile_columns, area, scratch,
+    node_of_pixel, nodes, node_costs, node_count, edge_weights, edge_ids, edge_count,
+):  # fmt: skip
+    """Runs the shared pass inside every tile of an area.
 
     Args:
         planes: (3, height, width) float64, smoothed.
         k: the smallest scale / 255. free: float32(k / (height * width)), see the module's text.
+        tile_rows, tile_columns: size of a tile, at most TILE each.
+        area: top, left, bottom and right of whole tiles in the picture.
         scratch: from `tile_scratch`.
         node_of_pixel: (height, width) uint32; receives the node of each pixel.
         nodes: forest.NODE, height * width + 1 records; receive the size of each node.
         node_costs: float64, as many; receive the heaviest accepted edge of each node.
+        node_count: of nodes in other areas before.
         edge_weights, edge_ids: receive the edges handed on; `edge_capacity(height, width)` elements.
+        edge_count: of edges handed on in other areas before.
 
     Returns:
-        Number of nodes, number of edges handed on.
+        The new number of nodes and of edges handed on.
     """
     (exact, rounded, list_weights, list_tags, spare_weights, spare_tags, starts, pending,
      bounds, limits, labels, following, sizes, costs, parents, numbers) = scratch  # fmt: skip
-    height, width = node_of_pixel.shape
-    tile_rows = -(-height // -(-height // TILE))
-    tile_columns = -(-width // -(-width // TILE))
+    width = node_of_pixel.shape[1]
     places = np.empty(4, np.int64)
-    node_count = 0
-    edge_count = 0
-    for top in range(0, height, tile_rows):
-        for left in range(0, width, tile_columns):
-            shape = (min(tile_rows, height - top), min(tile_columns, width - left))
+    for top in range(area[0], area[2], tile_rows):
+        for left in range(area[1], area[3], tile_columns):
+            shape = (min(tile_rows, area[2] - top), min(tile_columns, area[3] - left))
             corner = top * width + left
             bounds[:] = INFINITY
             for direction in range(4):

@@ -1,6 +1,7 @@
 """The FH kernel against a slow stable reference, where ties count, and its promises on RLE, threads and memory."""
 
 import itertools
+import pickle
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco_mask
 
-from masks._fh import hierarchy
-from masks._fh.workspace import thread_workspace
+from masks._fh import districts, hierarchy
+from masks._fh.workspace import KEPT_RESULTS, Workspace, thread_workspace
 from masks.felzenszwalb import Felzenszwalb, segment, segment_to_rle, warmup
 from schemas.image import ImageRecord
 
@@ -60,6 +61,51 @@ def test_equals_reference_across_tiles(shape, reference_segments):
         image = _pictures(*shape)[name]
         (found,) = segment(image, (scale,), 10)
         np.testing.assert_array_equal(found, reference_segments(image, scale, 10, 0.8), f"{name} {shape}")
+
+
+def test_equals_reference_across_districts(monkeypatch, reference_segments):
+    """Every tile a district of its own; then, as a control, districts that do not know which edges leave them."""
+    monkeypatch.setattr(districts, "DISTRICT", 1)
+    shape = (130, 255)
+    assert len(districts.cut(*shape)) == 6
+    expected = {}
+    for name, scale in (("ramp both", 30), ("noise", 500), ("waves", 200), ("large checkers", 30), ("flat", 1)):
+        image = _pictures(*shape)[name]
+        (found,) = segment(image, (scale,), 10)
+        expected[name] = (image, scale, reference_segments(image, scale, 10, 0.8))
+        np.testing.assert_array_equal(found, expected[name][2], name)
+    monkeypatch.setattr(hierarchy, "note_crossings", lambda *arguments: None)
+    assert any((segment(image, (scale,), 10)[0] != right).any() for image, scale, right in expected.values())
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pattern=arrays.arrays(np.uint8, (9, 11, 3), elements=st.integers(0, 255)),
+    scale=st.sampled_from([20, 300, 2000]),
+    period=st.integers(1, 40),
+)
+def test_districts_change_nothing(pattern, scale, period, monkeypatch):
+    """Enlarged patterns of several tiles, as one district and as many."""
+    image = np.kron(pattern, np.ones((30, 30, 1), np.uint8))
+    image = image + (np.arange(330) % period).astype(np.uint8)[None, :, None]
+    whole = segment(image, (scale, 3 * scale))
+    with monkeypatch.context() as patch:
+        patch.setattr(districts, "DISTRICT", 1)
+        for one, many in zip(whole, segment(image, (scale, 3 * scale)), strict=True):
+            np.testing.assert_array_equal(one, many)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1008, 1009), (1009, 1008), (3000, 4000), (5, 9000), (2017, 130)])
+def test_districts_are_whole_tiles_and_cover_the_picture(shape):
+    covered = np.zeros(shape, np.uint8)
+    for top, left, bottom, right in districts.cut(*shape):
+        covered[top:bottom, left:right] += 1
+        for start, end, side in ((top, bottom, shape[0]), (left, right, shape[1])):
+            tile = districts.tile_side(side)
+            assert start % tile == 0
+            assert end % tile == 0 or end == side
+            assert end - start <= districts.DISTRICT * tile
+    assert (covered == 1).all()
 
 
 _images = arrays.arrays(
@@ -205,8 +251,8 @@ def test_eight_threads_at_once_give_what_one_gives():
     [("waves", 500, np.uint8), ("noise", 500, np.uint8), ("noise", 0.01, np.uint8), ("noise", 2, np.float32)],
 )
 def test_memory_is_bounded(name, scale, dtype, work):
-    """At most 120 bytes per pixel beside a constant and the result; the last two make every pixel a component."""
-    image = _pictures(900, 1000)[name].astype(dtype)
+    """At most 120 bytes per pixel beside a constant and the result. The last two make every pixel a component."""
+    image = _pictures(1100, 1000)[name].astype(dtype)
     workspace = thread_workspace()
     workspace.clear()
     tracemalloc.start()
@@ -217,7 +263,7 @@ def test_memory_is_bounded(name, scale, dtype, work):
     workspace.clear()
     assert len(result) == 1
     assert kept > 0
-    assert peak - kept < 120 * 900 * 1000 + 8 * 2**20
+    assert peak - kept < 120 * 1100 * 1000 + 8 * 2**20
 
 
 def test_large_buffers_are_given_back():
@@ -231,6 +277,51 @@ def test_large_buffers_are_given_back():
     segment(np.zeros((300, 300), np.uint8))
     assert workspace.nbytes == 0
     del workspace.limit
+
+
+def test_results_memory_is_used_again_once_they_are_gone():
+    workspace = Workspace()
+    first = workspace.lend((30, 40), np.int32)
+    place = first.ctypes.data
+    row = first[3]
+    del first
+    second = workspace.lend((30, 40), np.int32)
+    second[:] = 7
+    row[:] = 8
+    assert (second == 7).all(), "a view still stands on the first array's memory"
+    del row
+    assert workspace.lend((30, 41), np.int32).ctypes.data != place, "another size"
+    assert workspace.lend((40, 30), np.int32).ctypes.data == place
+
+
+def test_results_come_back_from_other_threads_and_only_some_are_kept():
+    workspace = Workspace()
+    lent = [workspace.lend((64,), np.int32) for _ in range(3 * KEPT_RESULTS)]
+    assert len({x.ctypes.data for x in lent}) == len(lent)
+    places = {x.ctypes.data for x in lent}
+    thread = threading.Thread(target=lent.clear)
+    thread.start()
+    thread.join()
+    again = [workspace.lend((64,), np.int32) for _ in range(KEPT_RESULTS)]
+    assert {x.ctypes.data for x in again} <= places
+    del again
+    workspace.clear()
+    assert not workspace._returned
+    large = workspace.lend((Workspace.limit // 16 + 1,), np.uint8)
+    del large
+    assert not workspace._returned
+
+
+def test_label_maps_behave_like_any_array():
+    maps = segment(_pictures(40, 50)["noise"], (10, 20), 0)
+    kept = [m.copy() for m in maps]
+    maps[0][:] = -1  # is the caller's
+    for _ in range(5):
+        segment(_pictures(40, 50)["waves"])
+    np.testing.assert_array_equal(maps[1], kept[1])
+    assert (maps[0] == -1).all()
+    assert all(m.flags.c_contiguous and m.flags.writeable and m.dtype == np.int32 for m in maps)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(maps[1])), kept[1])
 
 
 def test_warmup_returns_seconds():
