@@ -2,7 +2,7 @@
 
     python -m benchmarks.input DATA [--layers fh-1000] [--size 224] [--masks 16] [--seconds 5]
 
-DATA is a build's folder with images in its shards. The aim is 200 images/s/core on ImageNet-like photos (500 x 375).
+DATA is a build's folder with images in its shards. The aim is 200 images/s/core.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from schemas.reader import read_shard
 from training import geometry
 from training.cache import local_shard
 from training.config import DataConfig
-from training.host import hide_accelerators, tf
+from training.host import hide_accelerators, keep_freed_memory, tf
 from training.order import Order
 
 ANNOTATIONS = "gt"  # the layer that any build with annotations has
@@ -60,6 +60,7 @@ class Batches:
             UsageError: a batch that does not divide by the processes, or exceeds the records.
         """
         hide_accelerators()
+        keep_freed_memory()
         self._folder, self._config = data_dir, config
         self._manifest = load_manifest(data_dir)
         self._ranks, self._with_annotations = _choose_layers(self._manifest, config)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import platform
 import shutil
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from schemas.errors import DamageError, InputError, UsageError
 from schemas.manifest import load_manifest
 from schemas.reader import Dataset
 from schemas.tfrecord import frame
+from training import host, order
 from training import input as input_module
-from training import order
 from training.cache import cache_folder
 from training.config import DataConfig
 from training.input import Batches, decode_image, resize_crop
@@ -383,6 +384,16 @@ def test_remote_shards_that_changed_are_refused(bucket):
     with pytest.raises(DamageError, match=rf"{name} has sha256 .*, the manifest says"):
         take(Batches("gs://bucket/build", CONFIG, global_batch=6, seed=0), 0, 6)
     assert not any("incomplete" in left for left in os.listdir(cache_folder()))
+
+
+def test_the_allocator_is_told_where_it_listens(monkeypatch):
+    assert host.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+    def no_library(name):
+        raise OSError("no C library to be found")
+
+    monkeypatch.setattr(host.ctypes, "CDLL", no_library)
+    assert host.keep_freed_memory() is False
 
 
 def test_decoding_is_accurate_on_purpose(monkeypatch, build):
