@@ -16,7 +16,7 @@ from numba import njit
 from masks._fh.thinning import DOWN, FALLING, RIGHT, RISING
 from masks._fh.tiles import DIRECTION_SHIFT
 
-SLOTS_PER_COLUMN = 4  # about a hundred times the pairs that a row of a photo meets: few push each other out
+SLOTS_PER_COLUMN = 4  # some thirty times the pairs that a row of a photo meets: few push each other out
 LEAST_SLOTS = 1 << 12
 NO_PAIR = np.uint64(0xFFFFFFFFFFFFFFFF)
 NO_EDGE = np.inf
