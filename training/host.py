@@ -49,7 +49,7 @@ def keep_freed_memory() -> bool:
     """Makes the C allocator keep the memory of records, pictures and batches from one to the next.
 
     By default it gives large blocks back to the system at once and asks for them again, and on a virtual machine fresh
-    pages were a tenth of the input's time. Returns whether it could be told; only glibc (Linux) can.
+    pages were some per cent of the input's time. Returns whether it could be told; only glibc (Linux) can.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

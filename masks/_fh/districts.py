@@ -2,7 +2,7 @@
 
 The nodes that tiles leave behind are 2.5 MB per megapixel, and edges in order of their weights meet them in no order of
 place. So a picture of more than a megapixel is cut into districts of some tiles each, whose nodes a core's own cache
-nearly holds, and the shared pass runs in each before it runs over what is left: a third of the nodes, two fifths of the
+nearly holds, and the shared pass runs in each before it runs over what is left: on photos a third of the sets and of the
 edges. A district is to its nodes what a tile is to its pixels (see `masks._fh.tiles`): a set of nodes carries a limit,
 the smaller of its threshold and the lightest edge that leaves the district, an edge between two sets is accepted while
 it is below both limits, and otherwise closes both and is handed on. The invariant and its argument are the tiles'.

@@ -264,7 +264,7 @@ def join_tiles(
         k: the smallest scale / 255. free: float32(k / (height * width)), see the module's text.
         tile_rows, tile_columns: size of a tile, at most TILE each.
         area: top, left, bottom and right of whole tiles in the picture.
-        scratch: from `tile_scratch`.
+        scratch: see `masks._fh.hierarchy`.
         node_of_pixel: (height, width) uint32; receives the node of each pixel.
         nodes: forest.NODE, height * width + 1 records; receive the size of each node.
         node_costs: float64, as many; receive the heaviest accepted edge of each node.
