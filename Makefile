@@ -36,7 +36,7 @@ $(VENV)/dev: $(VENV)/base
 	@touch $@
 
 demo: $(VENV)/base
-	$(BIN)/python -m pipelines.demo --out demo-out
+	$(BIN)/python -m maskmill.pipelines.commands.demo --out demo-out
 
 demo-out/dataset/manifest.json:
 	$(MAKE) demo
@@ -44,7 +44,7 @@ demo-out/dataset/manifest.json:
 train-demo: $(VENV)/train demo-out/dataset/manifest.json
 	$(BIN)/detcon train --preset smoke_cpu --data demo-out/dataset --workdir demo-out/run \
 	  --set batch_size=8 --set epochs=150 --set optim.warmup_epochs=10 --set log.log_every=2
-	$(BIN)/python -m training.curve demo-out/run
+	$(BIN)/python -m maskmill.training.curve demo-out/run
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q $(PYTEST_ARGS)

@@ -67,9 +67,11 @@ setup(
     packages=[p for room in ROOMS for p in find_packages(include=[room, f"{room}.*"])],
     package_data={
         "": ["*.proto", "*.json", "*.npz", "*.html", "*.css", "*.js", "*.j2", "*.yaml"],
-        "masks.mcg": ["models/*.npz", "models/*.json"],
+        "maskmill.masks.mcg": ["models/*.npz", "models/*.json"],
     },
     install_requires=BASE,
     extras_require={"train": TRAIN, "gcp": GCP, "ranker": RANKER, "dev": DEV + TRAIN + GCP + RANKER},
-    entry_points={"console_scripts": ["maskmill=pipelines.cli:main", "detcon=training.cli:main"]},
+    entry_points={
+        "console_scripts": ["maskmill=maskmill.pipelines.commands.cli:main", "detcon=maskmill.training.cli:main"]
+    },
 )

@@ -82,7 +82,16 @@ def main() -> None:
 
         def ours(folder: Path, scales: str) -> tuple[float, float, int]:
             out = Path(scratch) / f"ours-{folder.name}-{len(scales)}"
-            command = [sys.executable, "-m", "pipelines.cli", "build", "--dataset", "folder", "--images", str(folder)]
+            command = [
+                sys.executable,
+                "-m",
+                "maskmill.pipelines.commands.cli",
+                "build",
+                "--dataset",
+                "folder",
+                "--images",
+                str(folder),
+            ]
             command += ["--masks", f"fh(scales={scales})", "--out", str(out), "--workers", "1"]
             return *measure(command), sum(p.stat().st_size for p in out.glob("*.tfrecord-*"))
 
@@ -91,7 +100,7 @@ def main() -> None:
             "ours,   FH at 1 scale": lambda folder: ours(folder, "(1000,)"),
             "ours,   FH at 3 scales": lambda folder: ours(folder, "(500,1000,1500)"),
         }
-        measure([sys.executable, "-m", "pipelines.cli", "warmup", "--masks", "fh"])
+        measure([sys.executable, "-m", "maskmill.pipelines.commands.cli", "warmup", "--masks", "fh"])
         rates = {}
         print(f"{args.limit} pictures, one core each; load {os.getloadavg()[0]:.1f}")
         print(f"{'':<24}{'CPU s/image':>12}{'images/s/core':>15}{'start-up s':>12}{'bytes/image':>13}{'peak MB':>9}")

@@ -23,9 +23,9 @@ import numpy as np
 from skimage import data
 from skimage.segmentation import felzenszwalb
 
-from masks import felzenszwalb as fh
-from masks._fh import hierarchy
-from schemas import example_pb2
+from maskmill.masks import felzenszwalb as fh
+from maskmill.masks._fh import hierarchy
+from maskmill.schemas import example_pb2
 
 SCALES = (500, 1000, 1500)
 BUNDLED = ("astronaut", "chelsea", "coffee", "rocket", "camera", "brick", "grass", "gravel", "coins", "page", "moon")
@@ -249,7 +249,7 @@ def show_total(options: argparse.Namespace) -> None:
 def show_start(_: argparse.Namespace) -> None:
     script = (
         "import time; start = time.perf_counter()\n"
-        "from masks.felzenszwalb import warmup\n"
+        "from maskmill.masks.felzenszwalb import warmup\n"
         "warmup(); print(time.perf_counter() - start)"
     )
     path = os.pathsep.join(entry or "." for entry in sys.path)

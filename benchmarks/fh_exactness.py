@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from skimage.segmentation import felzenszwalb
 
-from masks.felzenszwalb import segment
+from maskmill.masks.felzenszwalb import segment
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 

@@ -7,8 +7,8 @@ DATA is a build's folder with images in its shards. The aim is 200 images/s/core
 
 import argparse
 
-from training.bench import bench_input, table
-from training.config import DataConfig
+from maskmill.training.bench import bench_input, table
+from maskmill.training.config import DataConfig
 
 
 def main() -> None:

@@ -89,8 +89,8 @@ def run_arm(folder: str, setting: Setting, arm: str, seed: int) -> dict[str, flo
         {"miou", "pixel_accuracy", "knn_region"} in 0..1, and for trained arms the last "loss" and the cosines
         "positive_similarity" and "negative_similarity".
     """
-    from training import model
-    from training.probe import evaluate
+    from maskmill.training import model
+    from maskmill.training.probe import evaluate
 
     config, data = _config(setting, arm), _probe_data(folder, setting)
     if arm == "random":
@@ -102,7 +102,7 @@ def run_arm(folder: str, setting: Setting, arm: str, seed: int) -> dict[str, flo
 
 
 def _config(setting: Setting, arm: str):
-    from training.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, ViewAugment
+    from maskmill.training.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, ViewAugment
 
     # Crops of 50 to 90 pixels: a few objects, at about the scale they are probed at.
     data = DataConfig(
@@ -130,7 +130,7 @@ def _config(setting: Setting, arm: str):
 
 @functools.lru_cache(maxsize=1)
 def _probe_data(folder: str, setting: Setting):
-    from training.probe import load_labelled
+    from maskmill.training.probe import load_labelled
 
     return load_labelled(os.path.join(folder, "probe"), PROBED, stride=CELL)
 
@@ -138,8 +138,8 @@ def _probe_data(folder: str, setting: Setting):
 def _train(folder: str, config, arm: str, seed: int):
     import jax
 
-    from training.input import Batches
-    from training.step import init_state, make_mesh, make_step, put_batch
+    from maskmill.training.input import Batches
+    from maskmill.training.step import init_state, make_mesh, make_step, put_batch
 
     mesh = make_mesh()
     # Neither the seed nor the masks' source is in the compiled step: arms share it.

@@ -23,19 +23,19 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUM
 import cv2
 import numpy as np
 
-from masks.felzenszwalb import Felzenszwalb
-from masks.grid import Grid
-from masks.mcg.generator import Mcg
-from masks.mcg.ranker_samples import best_overlaps, overlaps
-from masks.mcg.selection import select
-from masks.overlap import best_iou
-from pipelines.annotations import parse_annotations
-from pipelines.decode import decode_image
-from pipelines.inputs import Input
-from pipelines.ranker import draw, fold_of
-from pipelines.sources.coco import Coco
-from schemas.image import ImageRecord
-from schemas.rle import decode_mask
+from maskmill.masks.felzenszwalb import Felzenszwalb
+from maskmill.masks.grid import Grid
+from maskmill.masks.mcg.generator import Mcg
+from maskmill.masks.mcg.selection import select
+from maskmill.masks.overlap import best_iou
+from maskmill.pipelines.mcg_training.ranker import draw, fold_of
+from maskmill.pipelines.mcg_training.ranker_samples import best_overlaps, overlaps
+from maskmill.pipelines.reading.annotations import parse_annotations
+from maskmill.pipelines.reading.coco import Coco
+from maskmill.pipelines.reading.decode import decode_image
+from maskmill.pipelines.reading.inputs import Input
+from maskmill.schemas.image import ImageRecord
+from maskmill.schemas.rle import decode_mask
 
 COUNTS = (10, 16, 100, 1000)
 PUBLISHED = {

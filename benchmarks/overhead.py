@@ -20,10 +20,10 @@ import numpy as np
 
 _LOOP = """
 import sys
-from pipelines.config import BuildConfig
-from pipelines.isolation import ChildProcess
-from pipelines.part import build_part, settings_of
-from pipelines.plan import make_plan
+from maskmill.pipelines.parts.config import BuildConfig
+from maskmill.pipelines.parts.isolation import ChildProcess
+from maskmill.pipelines.parts.part import build_part, settings_of
+from maskmill.pipelines.parts.plan import make_plan
 plan = make_plan(BuildConfig("folder", sys.argv[1], ("grid(n=5)",)), sys.argv[2])
 child = ChildProcess(settings_of(plan), 60.0)
 for task in plan.tasks:
@@ -61,7 +61,17 @@ def main() -> None:
             (root / str(count)).mkdir()
             for i in range(count):
                 (root / str(count) / f"{i:06d}.png").write_bytes(pictures[i % 50])
-        cli = [sys.executable, "-m", "pipelines.cli", "build", "--dataset", "folder", "--masks", "grid(n=5)", "--json"]
+        cli = [
+            sys.executable,
+            "-m",
+            "maskmill.pipelines.commands.cli",
+            "build",
+            "--dataset",
+            "folder",
+            "--masks",
+            "grid(n=5)",
+            "--json",
+        ]
         cpu: dict[tuple[str, int], float] = {}
         print(f"load {os.getloadavg()[0]:.1f}")
         for count in (args.few, args.many):

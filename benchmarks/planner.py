@@ -13,16 +13,16 @@ import time
 from collections.abc import Iterator
 from unittest import mock
 
-from pipelines.config import BuildConfig
-from pipelines.plan import load_plan, make_plan, read_part
-from pipelines.sources import folder, imagenet
-from pipelines.tree import Location
+from maskmill.pipelines.parts.config import BuildConfig
+from maskmill.pipelines.parts.plan import load_plan, make_plan, read_part
+from maskmill.pipelines.reading import folder, imagenet
+from maskmill.pipelines.reading.tree import Location
 
 ROOT = "gs://bucket/ILSVRC2012/train"
 
 
 def synthetic_tree(count: int) -> Iterator[tuple[str, Location]]:
-    """`count` names in 1,000 synset folders, as `pipelines.tree.list_tree` gives them."""
+    """`count` names in 1,000 synset folders, as `pipelines.reading.tree.list_tree` gives them."""
     for i in range(count):
         synset = f"n{1440764 + i % 1000 * 13:08d}"
         name = f"{synset}/{synset}_{i // 1000}.JPEG"

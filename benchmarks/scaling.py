@@ -29,8 +29,8 @@ LARGE = 20_000  # images; larger sizes run twice at most, they are long enough t
 
 _RUN = """
 import json, resource, sys, time
-from pipelines.build import build
-from pipelines.config import BuildConfig, RunOptions
+from maskmill.pipelines.driver.build import build
+from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 few, many, out, masks = sys.argv[1:]
 spent = []
 for i, images in enumerate((few, few, many)):

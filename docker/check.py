@@ -31,14 +31,14 @@ _TRIALS = {
         "maskmill --version",
         "maskmill build --help",
         "python -c 'import apache_beam.runners.worker.sdk_worker_main, apache_beam.runners.dataflow, google.cloud.storage'",
-        "python -c 'import pipelines.graph, pipelines.finish, masks.registry as r; "
+        "python -c 'import maskmill.pipelines.driver.graph, maskmill.pipelines.driver.finish, maskmill.masks.registry as r; "
         "[r.generator_class(n) for n in r.GENERATORS]'",
         "pip check",
     ),
     "trainer": (
         "detcon --help",
         "detcon presets",
-        "python -c 'import training.train, google.cloud.storage'",
+        "python -c 'import maskmill.training.train, google.cloud.storage'",
         "pip check",
     ),
 }

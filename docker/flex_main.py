@@ -23,6 +23,6 @@ def split_flags(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from maskmill.pipelines.commands.cli import main
 
     sys.exit(main(split_flags(sys.argv[1:])))

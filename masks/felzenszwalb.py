@@ -22,7 +22,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from masks._fh.hierarchy import (
+from maskmill.masks._fh.hierarchy import (
     SharedComponents,
     encode_segments,
     join_scale,
@@ -30,10 +30,10 @@ from masks._fh.hierarchy import (
     paint_segments,
     share_components,
 )
-from masks._fh.tiles import round_down
-from masks._fh.workspace import Workspace, thread_workspace
-from schemas.image import ImageRecord
-from schemas.mask import Layer, MaskSet
+from maskmill.masks._fh.tiles import round_down
+from maskmill.masks._fh.workspace import Workspace, thread_workspace
+from maskmill.schemas.image import ImageRecord
+from maskmill.schemas.mask import Layer, MaskSet
 
 _log = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from masks.label_map import encode_label_map
-from schemas.image import ImageRecord
-from schemas.mask import Layer, MaskSet
+from maskmill.masks.label_map import encode_label_map
+from maskmill.schemas.image import ImageRecord
+from maskmill.schemas.mask import Layer, MaskSet
 
 
 def grid_label_map(height: int, width: int, n: int) -> np.ndarray:

@@ -5,9 +5,9 @@ import dataclasses
 
 import numpy as np
 
-from schemas import rle
-from schemas.image import ImageRecord
-from schemas.mask import Layer, MaskSet
+from maskmill.schemas import rle
+from maskmill.schemas.image import ImageRecord
+from maskmill.schemas.mask import Layer, MaskSet
 
 
 def first_pixel(counts: bytes, height: int, width: int) -> int:

@@ -7,7 +7,7 @@ segment like any other. The masks of a label map are disjoint, and no number of 
 import numba
 import numpy as np
 
-from schemas.mask import MaskSet
+from maskmill.schemas.mask import MaskSet
 
 # A run is at most 2**31 pixels: 7 groups of 5 bits hold it with its sign.
 _MAX_GROUPS = 7

@@ -8,8 +8,8 @@ rule (intersection over the mask's own area) is not used; crowds are left out in
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from schemas.image import Annotations
-from schemas.mask import MaskSet
+from maskmill.schemas.image import Annotations
+from maskmill.schemas.mask import MaskSet
 
 
 def _coco(counts, height: int, width: int) -> list[dict]:

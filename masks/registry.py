@@ -13,21 +13,21 @@ import difflib
 import importlib
 from typing import Protocol
 
-from schemas.errors import UsageError
-from schemas.image import ImageRecord
-from schemas.mask import Layer, MaskSet
+from maskmill.schemas.errors import UsageError
+from maskmill.schemas.image import ImageRecord
+from maskmill.schemas.mask import Layer, MaskSet
 
 # name -> "module:class"; modules are imported when the name is used, so that `--help` stays fast.
 GENERATORS = {
-    "fh": "masks.felzenszwalb:Felzenszwalb",
-    "grid": "masks.grid:Grid",
-    "gt": "masks.ground_truth:GroundTruth",
-    "mcg": "masks.mcg.generator:Mcg",
+    "fh": "maskmill.masks.felzenszwalb:Felzenszwalb",
+    "grid": "maskmill.masks.grid:Grid",
+    "gt": "maskmill.masks.ground_truth:GroundTruth",
+    "mcg": "maskmill.masks.mcg.generator:Mcg",
 }
 # Masks made elsewhere. They read files, so they live where files are read, and have no meaning without a path.
 IMPORTED = {
-    "mcg_mat": "pipelines.imported:MatProposals",
-    "coco_json": "pipelines.imported:JsonResults",
+    "mcg_mat": "maskmill.pipelines.reading.imported_masks:MatProposals",
+    "coco_json": "maskmill.pipelines.reading.imported_masks:JsonResults",
 }
 
 

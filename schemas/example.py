@@ -9,10 +9,10 @@ import dataclasses
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from schemas import example_pb2, rle
-from schemas.errors import DamageError
-from schemas.image import Annotations
-from schemas.mask import MaskSet
+from maskmill.schemas import example_pb2, rle
+from maskmill.schemas.errors import DamageError
+from maskmill.schemas.image import Annotations
+from maskmill.schemas.mask import MaskSet
 
 SCHEMA_VERSION = 1
 

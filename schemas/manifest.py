@@ -9,10 +9,10 @@ import hashlib
 import json
 import re
 
-from schemas import storage
-from schemas.errors import DamageError, InputError
-from schemas.example import SCHEMA_VERSION
-from schemas.mask import Layer
+from maskmill.schemas import storage
+from maskmill.schemas.errors import DamageError, InputError
+from maskmill.schemas.example import SCHEMA_VERSION
+from maskmill.schemas.mask import Layer
 
 MANIFEST = "manifest.json"
 FAILURES = "failures.jsonl"

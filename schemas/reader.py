@@ -4,11 +4,11 @@ anyone with NumPy can use. No TensorFlow."""
 import dataclasses
 from collections.abc import Iterator
 
-from schemas import storage
-from schemas.errors import DamageError
-from schemas.example import ImageExample, decode_example
-from schemas.manifest import Manifest, Shard, load_manifest
-from schemas.tfrecord import read_records
+from maskmill.schemas import storage
+from maskmill.schemas.errors import DamageError
+from maskmill.schemas.example import ImageExample, decode_example
+from maskmill.schemas.manifest import Manifest, Shard, load_manifest
+from maskmill.schemas.tfrecord import read_records
 
 
 def read_shard(folder: str, shard: Shard, num_layers: int) -> Iterator[ImageExample]:

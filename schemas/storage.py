@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
-from schemas.errors import InputError
+from maskmill.schemas.errors import InputError
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import google_crc32c
 
-from schemas.errors import DamageError
+from maskmill.schemas.errors import DamageError
 
 # A length read from a damaged file must not make us ask for all memory; no record of ours comes near 1 GiB.
 MAX_RECORD_BYTES = 1 << 30

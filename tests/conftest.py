@@ -30,7 +30,7 @@ def gcs(monkeypatch):
     pytest.importorskip("gcp_storage_emulator", reason="the dev extra is not installed: gs:// tests need an emulator")
     from gcs import Gcs
 
-    from schemas import storage
+    from maskmill.schemas import storage
 
     server = Gcs()
     server.create_bucket("mill")

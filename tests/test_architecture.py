@@ -42,8 +42,8 @@ def test_imports_go_one_way():
 
 
 def test_a_planted_violation_is_found():
-    assert violations("schemas", "from masks.grid import Grid") == {"masks"}
-    assert violations("training", "def f():\n    import pipelines.build") == {"pipelines"}
+    assert violations("schemas", "from maskmill.masks.grid import Grid") == {"masks"}
+    assert violations("training", "def f():\n    import maskmill.pipelines.driver.build") == {"pipelines"}
     assert violations("masks", "import apache_beam as beam") == {"apache_beam"}
 
 
@@ -62,7 +62,7 @@ def test_every_room_is_checked():
 
 def test_building_loads_neither_tensorflow_nor_jax():
     code = (
-        "import sys, pipelines.graph, pipelines.build, pipelines.finish, pipelines.isolation, masks.registry as r\n"
+        "import sys, maskmill.pipelines.driver.graph, maskmill.pipelines.driver.build, maskmill.pipelines.driver.finish, maskmill.pipelines.parts.isolation, maskmill.masks.registry as r\n"
         "[r.generator_class(n) for n in r.GENERATORS]\n"
         "print(sorted({'tensorflow', 'jax', 'flax'} & set(sys.modules)))"
     )
@@ -73,7 +73,7 @@ def test_building_loads_neither_tensorflow_nor_jax():
 def test_the_readmes_table_is_the_schema():
     import re
 
-    from schemas.example import FEATURES
+    from maskmill.schemas.example import FEATURES
 
     rows = re.findall(
         r"^\| `([a-z_/0-9]+/[a-z_/0-9]+)` \| (\w+)( list)? \| (.*) \|$", (ROOT / "README.md").read_text(), re.M

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import COMMANDS, build_parser
+from maskmill.pipelines.commands.cli import COMMANDS, build_parser
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"

@@ -8,7 +8,7 @@ computed at each of four turns and one is kept, which costs little beside the ne
 import jax
 import jax.numpy as jnp
 
-from training.config import AugmentConfig, ViewAugment
+from maskmill.training.config import AugmentConfig, ViewAugment
 
 # ImageNet's, in RGB on [0, 1]; torchvision's models expect the same.
 MEAN = (0.485, 0.456, 0.406)

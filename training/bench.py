@@ -4,11 +4,11 @@ import time
 
 import numpy as np
 
-from schemas.manifest import load_manifest
-from training import geometry
-from training.config import DataConfig
-from training.host import tf
-from training.input import FEATURES, Batches, decode_image, resize_crop
+from maskmill.schemas.manifest import load_manifest
+from maskmill.training import geometry
+from maskmill.training.config import DataConfig
+from maskmill.training.host import tf
+from maskmill.training.input import FEATURES, Batches, decode_image, resize_crop
 
 _BOXES = 4096  # crops drawn in advance for the bare pipeline
 

@@ -9,9 +9,9 @@ import errno
 import hashlib
 import os
 
-from schemas import storage
-from schemas.errors import DamageError, InputError
-from schemas.manifest import Shard
+from maskmill.schemas import storage
+from maskmill.schemas.errors import DamageError, InputError
+from maskmill.schemas.manifest import Shard
 
 _BLOCK = 8 << 20
 

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from schemas.errors import InputError, MaskmillError, UsageError
-from training import config_io
-from training.config import Config
-from training.step import abstract_state
+from maskmill.schemas.errors import InputError, MaskmillError, UsageError
+from maskmill.training import config_io
+from maskmill.training.config import Config
+from maskmill.training.step import abstract_state
 
 CARD = "run.json"
 

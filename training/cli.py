@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from schemas.errors import InputError, MaskmillError, UsageError
+from maskmill.schemas.errors import InputError, MaskmillError, UsageError
 
 EPILOG = """exit codes: 0 done, 1 internal error or diverged, 2 wrong use, 4 input missing or unreadable,
 5 damaged data set, 130 interrupted (the same command goes on)"""
@@ -112,7 +112,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _config(args: argparse.Namespace):
     """The configuration that the words ask for."""
-    from training import config_io
+    from maskmill.training import config_io
 
     assignments = [f"variant={args.variant}"] * bool(args.variant) + args.set
     if args.preset:
@@ -131,7 +131,7 @@ def _config(args: argparse.Namespace):
 def _preset(name: str):
     import difflib
 
-    from training.presets import PRESETS
+    from maskmill.training.presets import PRESETS
 
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
@@ -172,7 +172,7 @@ def _train(args: argparse.Namespace) -> None:
 
     if args.distributed or args.coordinator:
         jax.distributed.initialize(*named)
-    from training.train import train
+    from maskmill.training.train import train
 
     if not args.debug:
         import logging
@@ -192,7 +192,7 @@ def _train(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     _check_run(args.run_dir)
-    from training.export import export_backbone
+    from maskmill.training.export import export_backbone
 
     result = export_backbone(args.run_dir, args.out, format=args.format, step=args.step)
     if args.json:
@@ -206,7 +206,7 @@ def _export(args: argparse.Namespace) -> None:
 def _probe(args: argparse.Namespace) -> None:
     _check_run(args.run_dir)
     _check_data(args.data)
-    from training.probe import probe, table
+    from maskmill.training.probe import probe, table
 
     result = probe(args.run_dir, args.data, step=args.step, limit=args.limit)
     print(json.dumps(result) if args.json else table(result))
@@ -215,15 +215,15 @@ def _probe(args: argparse.Namespace) -> None:
 def _bench_input(args: argparse.Namespace) -> None:
     config = _config(args)
     _check_data(args.data)
-    from training.bench import bench_input, table
+    from maskmill.training.bench import bench_input, table
 
     result = bench_input(args.data, config.data, seconds=args.seconds)
     print(json.dumps(result) if args.json else table(result))
 
 
 def _presets(args: argparse.Namespace) -> None:
-    from training import config_io
-    from training.presets import PRESETS
+    from maskmill.training import config_io
+    from maskmill.training.presets import PRESETS
 
     chosen = {args.name: _preset(args.name)} if args.name else PRESETS
     if args.json:

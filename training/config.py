@@ -10,7 +10,7 @@ import difflib
 import typing
 from typing import Any, Literal
 
-from schemas.errors import UsageError
+from maskmill.schemas.errors import UsageError
 
 Algorithm = Literal["detcon_s", "detcon_b", "simclr", "byol"]
 Variant = Literal["paper", "release"]

@@ -9,9 +9,9 @@ import types
 import typing
 from typing import Any, Literal
 
-from schemas.errors import UsageError
-from training.config import Config, check_choice
-from training.presets import apply_variant
+from maskmill.schemas.errors import UsageError
+from maskmill.training.config import Config, check_choice
+from maskmill.training.presets import apply_variant
 
 
 def override(config: Config, assignments: list[str] | tuple[str, ...]) -> Config:

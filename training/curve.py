@@ -1,10 +1,10 @@
-"""A picture of a run's loss and of what its latents do, from `log.jsonl`: `python -m training.curve RUN`."""
+"""A picture of a run's loss and of what its latents do, from `log.jsonl`: `python -m maskmill.training.curve RUN`."""
 
 import json
 import sys
 from pathlib import Path
 
-from schemas.errors import InputError
+from maskmill.schemas.errors import InputError
 
 
 def read_log(workdir: str) -> dict[str, list[float]]:
@@ -52,13 +52,13 @@ def draw_curve(workdir: str) -> str:
 def main(argv: list[str]) -> int:
     """Draws the curve of one run and says how the loss went; exit code 4 where there is nothing to draw."""
     if len(argv) != 1:
-        print("usage: python -m training.curve RUN", file=sys.stderr)
+        print("usage: python -m maskmill.training.curve RUN", file=sys.stderr)
         return 2
     try:
         path = draw_curve(argv[0])
         loss = read_log(argv[0])["loss"]
     except InputError as error:
-        print(f"training.curve: {error}", file=sys.stderr)
+        print(f"maskmill.training.curve: {error}", file=sys.stderr)
         return error.exit_code
     tenth = max(1, len(loss) // 10)
     first, last = (sum(part) / len(part) for part in (loss[:tenth], loss[-tenth:]))

@@ -10,8 +10,8 @@ import re
 import numpy as np
 import safetensors.numpy
 
-from schemas import storage
-from schemas.errors import InputError, UsageError
+from maskmill.schemas import storage
+from maskmill.schemas.errors import InputError, UsageError
 
 FORMATS = ("torchvision", "detectron2")
 _ENCODER = "encoder."
@@ -98,7 +98,7 @@ def export_backbone(run_dir: str, out: str, *, format: str = "torchvision", step
         raise UsageError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     if not out.endswith(".safetensors"):
         raise UsageError(f"the output is a safetensors file; name it so: {out.rsplit('.', 1)[0]}.safetensors")
-    from training.checkpoint import load_run  # JAX takes seconds to import
+    from maskmill.training.checkpoint import load_run  # JAX takes seconds to import
 
     run = load_run(run_dir, step)
     state = torchvision_state(run.params, run.stats, batches=run.step)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from training import order
-from training.config import DataConfig
+from maskmill.training import order
+from maskmill.training.config import DataConfig
 
 TRIES = 100  # crops drawn until one fits, as in SimCLR's and BYOL's pipelines
 

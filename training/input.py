@@ -10,15 +10,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from schemas import rle, storage
-from schemas.errors import DamageError, InputError, MaskmillError
-from schemas.manifest import Manifest, load_manifest
-from schemas.reader import read_shard
-from training import geometry
-from training.cache import local_shard
-from training.config import DataConfig
-from training.host import hide_accelerators, keep_freed_memory, tf
-from training.order import Order
+from maskmill.schemas import rle, storage
+from maskmill.schemas.errors import DamageError, InputError, MaskmillError
+from maskmill.schemas.manifest import Manifest, load_manifest
+from maskmill.schemas.reader import read_shard
+from maskmill.training import geometry
+from maskmill.training.cache import local_shard
+from maskmill.training.config import DataConfig
+from maskmill.training.host import hide_accelerators, keep_freed_memory, tf
+from maskmill.training.order import Order
 
 ANNOTATIONS = "gt"  # the layer that any build with annotations has
 CHUNK = 16  # records whose masks are handled in one call; large enough to make the call's cost disappear

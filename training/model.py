@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from training.config import Config, ModelConfig
-from training.resnet import BatchNorm, ResNet
+from maskmill.training.config import Config, ModelConfig
+from maskmill.training.resnet import BatchNorm, ResNet
 
 Arrays = dict[str, jax.Array]
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from schemas.errors import UsageError
-from training.config import Config, OptimConfig
+from maskmill.schemas.errors import UsageError
+from maskmill.training.config import Config, OptimConfig
 
 Schedule = Callable[[jax.Array], jax.Array]
 

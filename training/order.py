@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from schemas.errors import UsageError
-from schemas.manifest import Manifest
+from maskmill.schemas.errors import UsageError
+from maskmill.schemas.manifest import Manifest
 
 _SHARDS, _RECORDS, _KEYS = range(3)  # what is drawn
 

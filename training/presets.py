@@ -3,7 +3,7 @@
 import dataclasses
 import typing
 
-from training.config import (
+from maskmill.training.config import (
     AugmentConfig,
     Config,
     DataConfig,

@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from schemas import rle
-from schemas.errors import InputError
-from schemas.image import Annotations
-from schemas.reader import Dataset
-from training import model
-from training.augment import normalize
-from training.config import ModelConfig
-from training.knn import knn_accuracy
+from maskmill.schemas import rle
+from maskmill.schemas.errors import InputError
+from maskmill.schemas.image import Annotations
+from maskmill.schemas.reader import Dataset
+from maskmill.training import model
+from maskmill.training.augment import normalize
+from maskmill.training.config import ModelConfig
+from maskmill.training.knn import knn_accuracy
 
 IGNORE = -1  # pixels that count neither in training nor in evaluation: crowds
 HELD_OUT = 5  # one record in so many
@@ -64,8 +64,8 @@ def load_labelled(data_dir: str, size: int, limit: int | None = None, *, stride:
         InputError: no build, no images in it, no labels of any kind, or too few records to hold any out.
         DamageError: a broken shard.
     """
-    from training.host import hide_accelerators, tf  # takes seconds to import
-    from training.input import decode_image
+    from maskmill.training.host import hide_accelerators, tf  # takes seconds to import
+    from maskmill.training.input import decode_image
 
     hide_accelerators()
     images, painted, regions, classes, held_out = [], [], [], [], []
@@ -259,7 +259,7 @@ def probe(run_dir: str, data_dir: str, *, step: int | None = None, limit: int | 
     Raises:
         InputError, DamageError: as `load_run` and `load_labelled`.
     """
-    from training.checkpoint import load_run
+    from maskmill.training.checkpoint import load_run
 
     run = load_run(run_dir, step)
     data = load_labelled(data_dir, run.config.data.image_size, limit, stride=run.config.model.stride)

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from training.config import Config
-from training.step import Metrics
+from maskmill.training.config import Config
+from maskmill.training.step import Metrics
 
 QUIET_INTERVAL = 30  # seconds between progress lines where standard error is not a terminal
 

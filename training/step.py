@@ -14,12 +14,12 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from schemas.errors import UsageError
-from training.augment import augment_views
-from training.config import Config
-from training.losses import PADDING, detcon_loss
-from training.model import forward, initialize, online_network, stats_of, target_network
-from training.optim import ema_decay, lars, learning_rate
+from maskmill.schemas.errors import UsageError
+from maskmill.training.augment import augment_views
+from maskmill.training.config import Config
+from maskmill.training.losses import PADDING, detcon_loss
+from maskmill.training.model import forward, initialize, online_network, stats_of, target_network
+from maskmill.training.optim import ema_decay, lars, learning_rate
 
 # step int32[]; params, stats (online); target_params, target_stats (empty dicts without a target); opt (optax's).
 State = dict[str, Any]

@@ -14,12 +14,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from schemas.errors import MaskmillError
-from training.checkpoint import Checkpoints
-from training.config import Config
-from training.optim import run_length
-from training.runlog import RunLog
-from training.step import Metrics, check_divisible, init_state, make_mesh, make_step, put_batch
+from maskmill.schemas.errors import MaskmillError
+from maskmill.training.checkpoint import Checkpoints
+from maskmill.training.config import Config
+from maskmill.training.optim import run_length
+from maskmill.training.runlog import RunLog
+from maskmill.training.step import Metrics, check_divisible, init_state, make_mesh, make_step, put_batch
 
 INTERRUPTED = 130
 
@@ -66,7 +66,7 @@ def train(
     mesh = make_mesh(devices)
     check_divisible(config, mesh.size, jax.process_count())
     if batches is None:
-        from training.input import Batches as batches  # TensorFlow takes seconds to import
+        from maskmill.training.input import Batches as batches  # TensorFlow takes seconds to import
     data = batches(
         data_dir,
         config.data,

@@ -27,9 +27,9 @@ component that another, tree edge could not join.)
 import numpy as np
 from numba import njit
 
-from masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_rings, join, look_ahead
-from masks._fh.thinning import FALLING, RIGHT, RISING
-from masks._fh.tiles import DIRECTION_SHIFT
+from maskmill.masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_rings, join, look_ahead
+from maskmill.masks._fh.thinning import FALLING, RIGHT, RISING
+from maskmill.masks._fh.tiles import DIRECTION_SHIFT
 
 BLOCK_MASK = (1 << DIRECTION_SHIFT) - 1
 

@@ -13,10 +13,10 @@ import dataclasses
 import numpy as np
 from numba import njit
 
-from masks._fh.components import BLOCK_MASK, ends_of
-from masks._fh.forest import AHEAD, TAINTED, join, look_ahead
-from masks._fh.thinning import DOWN, RIGHT, TILE
-from masks._fh.tiles import DIRECTION_SHIFT, round_down
+from maskmill.masks._fh.components import BLOCK_MASK, ends_of
+from maskmill.masks._fh.forest import AHEAD, TAINTED, join, look_ahead
+from maskmill.masks._fh.thinning import DOWN, RIGHT, TILE
+from maskmill.masks._fh.tiles import DIRECTION_SHIFT, round_down
 
 DISTRICT = 8  # tiles per side at most
 

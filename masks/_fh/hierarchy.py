@@ -13,17 +13,17 @@ import dataclasses
 
 import numpy as np
 
-from masks._fh.components import join_nodes, name_ends, number_components
-from masks._fh.districts import District, cut, join_inside, note_crossings, tile_side
-from masks._fh.forest import NODE, plant
-from masks._fh.pairs import NO_PAIR, find_pairs, slots
-from masks._fh.runs import COLUMNS, find_runs, group_runs, text_capacity, write_counts
-from masks._fh.scales import join_components, paint
-from masks._fh.smoothing import smooth
-from masks._fh.sorting import DIGITS, PATIENCE, sort_edges
-from masks._fh.thinning import EXACT_SIZE, ROUNDED_SIZE
-from masks._fh.tiles import TILE_PIXELS, edge_capacity, join_tiles
-from masks._fh.workspace import Workspace
+from maskmill.masks._fh.components import join_nodes, name_ends, number_components
+from maskmill.masks._fh.districts import District, cut, join_inside, note_crossings, tile_side
+from maskmill.masks._fh.forest import NODE, plant
+from maskmill.masks._fh.pairs import NO_PAIR, find_pairs, slots
+from maskmill.masks._fh.runs import COLUMNS, find_runs, group_runs, text_capacity, write_counts
+from maskmill.masks._fh.scales import join_components, paint
+from maskmill.masks._fh.smoothing import smooth
+from maskmill.masks._fh.sorting import DIGITS, PATIENCE, sort_edges
+from maskmill.masks._fh.thinning import EXACT_SIZE, ROUNDED_SIZE
+from maskmill.masks._fh.tiles import TILE_PIXELS, edge_capacity, join_tiles
+from maskmill.masks._fh.workspace import Workspace
 
 TEXT_BYTES = 1 << 20  # of RLE written at a time, or one segment's
 TEXT_SEGMENTS = 1 << 12  # whose RLE is written at a time

@@ -13,8 +13,8 @@ pushed out of the table is simply written again, which costs a place in the list
 import numpy as np
 from numba import njit
 
-from masks._fh.thinning import DOWN, FALLING, RIGHT, RISING
-from masks._fh.tiles import DIRECTION_SHIFT
+from maskmill.masks._fh.thinning import DOWN, FALLING, RIGHT, RISING
+from maskmill.masks._fh.tiles import DIRECTION_SHIFT
 
 SLOTS_PER_COLUMN = 4  # some thirty times the pairs that a row of a photo meets: few push each other out
 LEAST_SLOTS = 1 << 12

@@ -8,7 +8,7 @@ the format). Segments differ from their neighbours, so a merged run ends exactly
 import numpy as np
 from numba import njit
 
-from masks._fh.forest import UNNUMBERED
+from maskmill.masks._fh.forest import UNNUMBERED
 
 COLUMNS = 32  # columns turned at a time: a row's share is two cache lines
 MOST_GROUPS = 7  # of 5 bits, in one number: differences of runs below 2**30 have 31 bits with their sign

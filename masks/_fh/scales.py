@@ -8,7 +8,7 @@ that the first walk rejected can do anything there, because all others ended up 
 import numpy as np
 from numba import njit
 
-from masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_rings, join, look_ahead, plant
+from maskmill.masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_rings, join, look_ahead, plant
 
 
 @njit(nogil=True, cache=True)

@@ -14,7 +14,7 @@ import functools
 import numpy as np
 from numba import njit
 
-from masks._fh.workspace import Workspace
+from maskmill.masks._fh.workspace import Workspace
 
 TRUNCATE = 4.0  # sigmas; SciPy's default cut
 SMALLEST_SIGMA = 1e-15  # SciPy does not filter at or below it

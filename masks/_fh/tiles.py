@@ -26,8 +26,8 @@ rule one flat region across a tile border would close everything it touches.
 import numpy as np
 from numba import njit
 
-from masks._fh.sorting import sort_edges
-from masks._fh.thinning import (
+from maskmill.masks._fh.sorting import sort_edges
+from maskmill.masks._fh.thinning import (
     DOWN,
     EXACT_ROW,
     FALLING,

@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 
-from masks.mcg.grouping import list_groups
-from masks.mcg.hierarchy import Hierarchy
-from masks.mcg.nodes import Nodes, describe_nodes, leaf_keys
-from masks.mcg.outlines import bit_rows, fill_holes, fill_nodes, row_sums
-from masks.mcg.regions import Regions
+from maskmill.masks.mcg.grouping import list_groups
+from maskmill.masks.mcg.hierarchy import Hierarchy
+from maskmill.masks.mcg.nodes import Nodes, describe_nodes, leaf_keys
+from maskmill.masks.mcg.outlines import bit_rows, fill_holes, fill_nodes, row_sums
+from maskmill.masks.mcg.regions import Regions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import cv2
 import numba
 import numpy as np
 
-from masks.mcg.trees import TreeModel
+from maskmill.masks.mcg.trees import TreeModel
 
 CONTOUR_FEATURES = (
     *(f"{name}_{sigma}" for sigma in (1, 2, 4, 8) for name in ("grad_l", "grad_ab")),

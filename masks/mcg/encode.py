@@ -3,9 +3,9 @@
 import numba
 import numpy as np
 
-from masks.mcg.leafsets import unpack
-from schemas.mask import MaskSet
-from schemas.rle import encode_runs
+from maskmill.masks.mcg.leafsets import unpack
+from maskmill.schemas.mask import MaskSet
+from maskmill.schemas.rle import encode_runs
 
 
 @numba.njit(cache=True)

@@ -8,9 +8,9 @@ how convex and how uniform it is.
 import numba
 import numpy as np
 
-from masks.mcg.candidates import Candidates, TreeGroups
-from masks.mcg.outlines import PARTS, outline
-from masks.mcg.regions import AREA, BINS, DIRECTIONS, HISTOGRAM, SIDE, SUMS, Regions, directions
+from maskmill.masks.mcg.candidates import Candidates, TreeGroups
+from maskmill.masks.mcg.outlines import PARTS, outline
+from maskmill.masks.mcg.regions import AREA, BINS, DIRECTIONS, HISTOGRAM, SIDE, SUMS, Regions, directions
 
 CANDIDATE_FEATURES = (
     "end",  # lowest level at which a part disappears

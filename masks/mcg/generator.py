@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 
-from masks.mcg.contours import CONTOUR_FEATURES
-from masks.mcg.encode import encode_candidates
-from masks.mcg.features import CANDIDATE_FEATURES
-from masks.mcg.models import Model, load_model
-from masks.mcg.proposals import QUALITIES, Lap, Proposals, labels_in_frame, propose_image
-from masks.mcg.selection import select
-from schemas.image import ImageRecord
-from schemas.mask import Layer, MaskSet
+from maskmill.masks.mcg.contours import CONTOUR_FEATURES
+from maskmill.masks.mcg.encode import encode_candidates
+from maskmill.masks.mcg.features import CANDIDATE_FEATURES
+from maskmill.masks.mcg.models import Model, load_model
+from maskmill.masks.mcg.proposals import QUALITIES, Lap, Proposals, labels_in_frame, propose_image
+from maskmill.masks.mcg.selection import select
+from maskmill.schemas.image import ImageRecord
+from maskmill.schemas.mask import Layer, MaskSet
 
 MAX_TOP = 10_000
 

@@ -9,9 +9,9 @@ salient structures are combined first.
 import numba
 import numpy as np
 
-from masks.mcg.nodes import Nodes
-from masks.mcg.outlines import singletons
-from masks.mcg.regions import AREA, Regions
+from maskmill.masks.mcg.nodes import Nodes
+from maskmill.masks.mcg.outlines import singletons
+from maskmill.masks.mcg.regions import AREA, Regions
 
 MIN_SHARE = 0.05  # of a group's area, for each of its parts: duplicates above an overlap of 0.95 are not even listed
 MAX_SHARE = 0.7  # of the picture, for groups: of near-complete pictures the single nodes are enough

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from masks.mcg.trees import ARRAYS, TreeModel
+from maskmill.masks.mcg.trees import ARRAYS, TreeModel
 
 FORMAT = 1
 MAX_FILE_BYTES = 64 << 20

@@ -10,8 +10,8 @@ import heapq
 import numba
 import numpy as np
 
-from masks.mcg.hierarchy import Tree
-from masks.mcg.regions import AREA, Regions
+from maskmill.masks.mcg.hierarchy import Tree
+from maskmill.masks.mcg.regions import AREA, Regions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,8 @@ import dataclasses
 import numba
 import numpy as np
 
-from masks.mcg.nodes import Nodes, leaf_keys
-from masks.mcg.regions import Regions
+from maskmill.masks.mcg.nodes import Nodes, leaf_keys
+from maskmill.masks.mcg.regions import Regions
 
 PARTS = 4
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from masks.mcg.candidates import Candidates, as_candidates, fill, propose
-from masks.mcg.contours import gradient_contours, learned_contours, shrink
-from masks.mcg.features import candidate_features
-from masks.mcg.hierarchy import Hierarchy, build_hierarchy
-from masks.mcg.regions import Regions, measure_regions
-from masks.mcg.trees import TreeModel
+from maskmill.masks.mcg.candidates import Candidates, as_candidates, fill, propose
+from maskmill.masks.mcg.contours import gradient_contours, learned_contours, shrink
+from maskmill.masks.mcg.features import candidate_features
+from maskmill.masks.mcg.hierarchy import Hierarchy, build_hierarchy
+from maskmill.masks.mcg.regions import Regions, measure_regions
+from maskmill.masks.mcg.trees import TreeModel
 
 Lap = Callable[[str], None]
 

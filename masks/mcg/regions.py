@@ -6,7 +6,7 @@ import cv2
 import numba
 import numpy as np
 
-from masks.mcg.hierarchy import Hierarchy
+from maskmill.masks.mcg.hierarchy import Hierarchy
 
 DIRECTIONS = 16  # of the support function that bounds convex hulls
 BINS = 8  # per Lab channel

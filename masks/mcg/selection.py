@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 
-from masks.mcg.leafsets import row_areas
+from maskmill.masks.mcg.leafsets import row_areas
 
 SCORE_WEIGHT = 0.7
 DUPLICATE = 0.95

@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 
-from pipelines.commands.options import add_build_options, add_run_options, read_options
+from maskmill.pipelines.commands.options import add_build_options, add_run_options, read_options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -19,10 +19,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Builds and prints the summary."""
-    from pipelines.build import build
-    from pipelines.cli import DONE, TOO_MANY_FAILURES, on_interrupt, print_json
-    from pipelines.commands.summary import summary_lines
-    from schemas.errors import UsageError
+    from maskmill.pipelines.commands.cli import DONE, TOO_MANY_FAILURES, on_interrupt, print_json
+    from maskmill.pipelines.commands.summary import summary_lines
+    from maskmill.pipelines.driver.build import build
+    from maskmill.schemas.errors import UsageError
 
     config, options, out = read_options(args)
     if not out:

@@ -19,15 +19,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compares image by image."""
-    from pipelines.build import output_errors
-    from pipelines.cli import print_json
-    from pipelines.report.compare import compare, compare_lines
-    from schemas import storage
-    from schemas.reader import Dataset
+    from maskmill.pipelines.commands.cli import print_json
+    from maskmill.pipelines.driver.build import output_errors
+    from maskmill.pipelines.report.compare import compare, compare_lines
+    from maskmill.schemas import storage
+    from maskmill.schemas.reader import Dataset
 
     result = compare(Dataset.open(args.old), Dataset.open(args.new), args.layers or ())
     if args.html:
-        from pipelines.report.page import render_comparison
+        from maskmill.pipelines.report.page import render_comparison
 
         with output_errors(args.html):
             storage.write_bytes(args.html, render_comparison(result))

@@ -63,7 +63,7 @@ def read_options(args: argparse.Namespace):
     Returns:
         (BuildConfig, RunOptions, out folder or ""). Raises UsageError or InputError.
     """
-    from pipelines.config import BuildConfig, RunOptions, option_types, read_config_file
+    from maskmill.pipelines.parts.config import BuildConfig, RunOptions, option_types, read_config_file
 
     build_types, run_types = option_types(BuildConfig), option_types(RunOptions)
     given = {}

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipelines.commands.options import add_build_options, add_run_options, read_options
+from maskmill.pipelines.commands.options import add_build_options, add_run_options, read_options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -17,10 +17,10 @@ def run(args: argparse.Namespace) -> int:
     """Prints the estimate."""
     import dataclasses
 
-    from pipelines.build import usable_cores
-    from pipelines.cli import print_json
-    from pipelines.estimate import estimate
-    from pipelines.progress import amount, duration
+    from maskmill.pipelines.commands.cli import print_json
+    from maskmill.pipelines.driver.build import usable_cores
+    from maskmill.pipelines.driver.estimate import estimate
+    from maskmill.pipelines.driver.progress import amount, duration
 
     config, options, out = read_options(args)
     cost = estimate(config, out, options.workers or usable_cores(), options.part_size)

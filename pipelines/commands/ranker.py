@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
     import dataclasses
     import shlex
 
-    from pipelines.cli import DONE, on_interrupt, print_json
-    from pipelines.ranker import TrainOptions, train
+    from maskmill.pipelines.commands.cli import DONE, on_interrupt, print_json
+    from maskmill.pipelines.mcg_training.ranker import TrainOptions, train
 
     names = {field.name for field in dataclasses.fields(TrainOptions)}
     given = {k: v for k, v in vars(args).items() if k in names and v is not None}

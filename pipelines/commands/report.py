@@ -22,13 +22,13 @@ def run(args: argparse.Namespace) -> int:
     """Collects the statistics and writes the report."""
     import logging
 
-    from pipelines.build import output_errors
-    from pipelines.commands.summary import report_lines
-    from pipelines.report.collect import recorded_stats
-    from pipelines.report.make import REPORT_HTML, own_truth, to_bytes, write_report
-    from schemas import storage
-    from schemas.manifest import WORK
-    from schemas.reader import Dataset
+    from maskmill.pipelines.commands.summary import report_lines
+    from maskmill.pipelines.driver.build import output_errors
+    from maskmill.pipelines.report.remeasure import recorded_stats
+    from maskmill.pipelines.report.write import REPORT_HTML, own_truth, to_bytes, write_report
+    from maskmill.schemas import storage
+    from maskmill.schemas.manifest import WORK
+    from maskmill.schemas.reader import Dataset
 
     dataset = Dataset.open(args.folder)
     out = args.out or args.folder
@@ -37,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
         truth, audit = own_truth, None
         stats = None if args.annotations or args.from_shards else recorded_stats(args.folder, dataset.manifest)
         if args.annotations:
-            from pipelines.report.audit import Audit
+            from maskmill.pipelines.report.audit import Audit
 
             found = Audit(args.folder, dataset.manifest, args.annotations)
             tasks = found.tasks(work)
-            from pipelines.report.job import measured_stats
+            from maskmill.pipelines.report.job import measured_stats
 
             try:
                 stats = measured_stats(args.folder, dataset.manifest, work, tasks, args.beam_args)
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
                 logging.getLogger("maskmill").warning(
                     "the build's own measurements are not in %s; measuring its records", args.folder
                 )
-            from pipelines.report.job import measured_stats
+            from maskmill.pipelines.report.job import measured_stats
 
             stats = measured_stats(args.folder, dataset.manifest, work, (), args.beam_args)
         document = write_report(args.folder, dataset.manifest, stats, truth=truth, audit=audit, out=out)

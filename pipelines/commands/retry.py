@@ -6,7 +6,7 @@ the result is the same, byte for byte, as if the images had never failed.
 
 import argparse
 
-from pipelines.commands.options import add_run_options
+from maskmill.pipelines.commands.options import add_run_options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +23,11 @@ def run(args: argparse.Namespace) -> int:
     """Uncommits what failed and builds it again."""
     import shlex
 
-    from pipelines.build import build, forget_failures
-    from pipelines.cli import DONE, TOO_MANY_FAILURES, on_interrupt, print_json
-    from pipelines.commands.summary import summary_lines
-    from pipelines.config import RunOptions
-    from schemas.errors import REASONS, UsageError
+    from maskmill.pipelines.commands.cli import DONE, TOO_MANY_FAILURES, on_interrupt, print_json
+    from maskmill.pipelines.commands.summary import summary_lines
+    from maskmill.pipelines.driver.build import build, forget_failures
+    from maskmill.pipelines.parts.config import RunOptions
+    from maskmill.schemas.errors import REASONS, UsageError
 
     for reason in args.reason or ():
         if reason not in REASONS:

@@ -11,12 +11,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the state of the build."""
-    from pipelines.cli import print_json
-    from pipelines.commands.summary import summary_lines
-    from pipelines.plan import load_plan
-    from pipelines.progress import Tally
-    from schemas.errors import InputError
-    from schemas.manifest import load_manifest
+    from maskmill.pipelines.commands.cli import print_json
+    from maskmill.pipelines.commands.summary import summary_lines
+    from maskmill.pipelines.driver.progress import Tally
+    from maskmill.pipelines.parts.plan import load_plan
+    from maskmill.schemas.errors import InputError
+    from maskmill.schemas.manifest import load_manifest
 
     plan = load_plan(args.folder)
     try:

@@ -3,9 +3,9 @@
 import json
 from collections import Counter
 
-from pipelines.progress import amount
-from schemas import storage
-from schemas.manifest import FAILURES, Manifest
+from maskmill.pipelines.driver.progress import amount
+from maskmill.schemas import storage
+from maskmill.schemas.manifest import FAILURES, Manifest
 
 
 def failure_counts(folder: str) -> Counter:

@@ -12,11 +12,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Lists all damage."""
-    from pipelines.cli import print_json
-    from pipelines.progress import amount
-    from pipelines.validate import find_damage
-    from schemas.errors import DamageError
-    from schemas.reader import Dataset
+    from maskmill.pipelines.commands.cli import print_json
+    from maskmill.pipelines.dataset.validate import find_damage
+    from maskmill.pipelines.driver.progress import amount
+    from maskmill.schemas.errors import DamageError
+    from maskmill.schemas.reader import Dataset
 
     dataset = Dataset.open(args.folder)
     damage = []

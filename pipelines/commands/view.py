@@ -21,12 +21,12 @@ def run(args: argparse.Namespace) -> int:
     import io
     import re
 
-    from pipelines.build import output_errors
-    from pipelines.drawing import draw_example
-    from pipelines.lookup import find_record
-    from schemas import storage
-    from schemas.errors import DamageError, ImageError
-    from schemas.reader import Dataset
+    from maskmill.pipelines.dataset.lookup import find_record
+    from maskmill.pipelines.driver.build import output_errors
+    from maskmill.pipelines.report.drawing import draw_example
+    from maskmill.schemas import storage
+    from maskmill.schemas.errors import DamageError, ImageError
+    from maskmill.schemas.reader import Dataset
 
     dataset = Dataset.open(args.folder)
     example = find_record(dataset, args.id)
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     kind = "html" if args.html else "png"
     try:
         if args.html:
-            from pipelines.report.layer_page import render_layers
+            from maskmill.pipelines.report.record_page import render_layers
 
             content = render_layers(example, names, dataset.manifest.categories)
         else:

@@ -16,8 +16,8 @@ def run(args: argparse.Namespace) -> int:
 
     import numba
 
-    from masks.registry import GENERATORS
-    from pipelines.image_builder import ImageBuilder, Settings
+    from maskmill.masks.registry import GENERATORS
+    from maskmill.pipelines.parts.image_builder import ImageBuilder, Settings
 
     start = time.perf_counter()
     specs = tuple(args.masks or sorted(GENERATORS))

@@ -6,12 +6,12 @@ ground-truth instances does. The draw is by hash of the id, so the images of a m
 
 import numpy as np
 
-from masks.overlap import iou_matrix
-from pipelines.report.records import read_examples
-from pipelines.report.statistics import ReportStats
-from schemas.example import ImageExample
-from schemas.manifest import Manifest
-from schemas.stats import to_units
+from maskmill.masks.overlap import iou_matrix
+from maskmill.pipelines.dataset.random_access import read_examples
+from maskmill.pipelines.measuring.statistics import ReportStats
+from maskmill.schemas.example import ImageExample
+from maskmill.schemas.manifest import Manifest
+from maskmill.schemas.stats import to_units
 
 IMAGES = 64
 

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 
-from pipelines.annotations import parse_annotations
-from pipelines.sources.coco import KEPT, integer_id, load_instances
-from schemas import storage
-from schemas.errors import DamageError, InputError
-from schemas.example import ImageExample
-from schemas.image import Annotations
-from schemas.manifest import IMAGES, Manifest
+from maskmill.pipelines.reading.annotations import parse_annotations
+from maskmill.pipelines.reading.coco import KEPT, integer_id, load_instances
+from maskmill.schemas import storage
+from maskmill.schemas.errors import DamageError, InputError
+from maskmill.schemas.example import ImageExample
+from maskmill.schemas.image import Annotations
+from maskmill.schemas.manifest import IMAGES, Manifest
 
 
 @dataclasses.dataclass(frozen=True)

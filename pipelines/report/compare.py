@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.plan import difference
-from pipelines.report.bootstrap import REPLICATES, image_key, interval, weights
-from pipelines.report.document import NO_INSTANCES, metric, metric_pair, ratio
-from pipelines.report.series import series_of, widest
-from schemas import storage
-from schemas.errors import DamageError, InputError, UsageError
-from schemas.manifest import IMAGES, Manifest
-from schemas.reader import Dataset
-from schemas.stats import IOU_UNIT
+from maskmill.pipelines.measuring.bootstrap import REPLICATES, image_key, interval, weights
+from maskmill.pipelines.measuring.series import series_of, widest
+from maskmill.pipelines.parts.plan import difference
+from maskmill.pipelines.report.document import NO_INSTANCES, metric, metric_pair, ratio
+from maskmill.schemas import storage
+from maskmill.schemas.errors import DamageError, InputError, UsageError
+from maskmill.schemas.manifest import IMAGES, Manifest
+from maskmill.schemas.reader import Dataset
+from maskmill.schemas.stats import IOU_UNIT
 
 MOVERS = 10
 DELTA_BINS = 40  # of 0.05, from -1 to 1

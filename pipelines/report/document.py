@@ -7,17 +7,17 @@ That is what makes documents of disjoint parts merge to the document of the whol
 import math
 from collections.abc import Sequence
 
-from pipelines.report.bootstrap import interval
-from pipelines.report.checks import find_checks, worst_state
-from pipelines.report.facts import BUDGETS
-from pipelines.report.ledger import merge_ledgers
-from pipelines.report.series import GROUND_TRUTH, Series, series_of
-from pipelines.report.statistics import IOU_BINS, SIZES, ReportStats
-from pipelines.report.throughput import merge_throughput
-from schemas.errors import UsageError
-from schemas.manifest import Manifest, canonical_json
-from schemas.mask import Layer
-from schemas.stats import IOU_UNIT
+from maskmill.pipelines.measuring.bootstrap import interval
+from maskmill.pipelines.measuring.facts import BUDGETS
+from maskmill.pipelines.measuring.series import GROUND_TRUTH, Series, series_of
+from maskmill.pipelines.measuring.statistics import IOU_BINS, SIZES, ReportStats
+from maskmill.pipelines.report.checks import find_checks, worst_state
+from maskmill.pipelines.report.ledger import merge_ledgers
+from maskmill.pipelines.report.throughput import merge_throughput
+from maskmill.schemas.errors import UsageError
+from maskmill.schemas.manifest import Manifest, canonical_json
+from maskmill.schemas.mask import Layer
+from maskmill.schemas.stats import IOU_UNIT
 
 SCHEMA_VERSION = 1
 THRESHOLDS = tuple(k / IOU_BINS for k in range(10, IOU_BINS))  # .50 .55 ... .95

@@ -1,6 +1,6 @@
 """The Beam job that measures records: Create(shards) -> Reshuffle -> MeasureShard -> CombineReport -> Save.
 
-As little logic as possible here: measuring is `pipelines.report.collect`, adding up is `pipelines.report.statistics`.
+As little logic as possible here: measuring is `pipelines.report.remeasure`, adding up is `pipelines.measuring.statistics`.
 """
 
 import contextlib
@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 
-from pipelines.report.audit import AuditTask
-from pipelines.report.collect import measure_shard
-from pipelines.report.series import series_of, widest
-from pipelines.report.statistics import FOLD, ReportStats, fold_facts
-from schemas import storage
-from schemas.manifest import Manifest, Shard
-from schemas.mask import Layer
+from maskmill.pipelines.measuring.series import series_of, widest
+from maskmill.pipelines.measuring.statistics import FOLD, ReportStats, fold_facts
+from maskmill.pipelines.report.audit import AuditTask
+from maskmill.pipelines.report.remeasure import measure_shard
+from maskmill.schemas import storage
+from maskmill.schemas.manifest import Manifest, Shard
+from maskmill.schemas.mask import Layer
 
 # Exceptions of shards measured in this process, for the driver: Beam passes only their text on.
 LOCAL_ERRORS: list[Exception] = []
@@ -90,7 +90,7 @@ def measured_stats(
     """
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from pipelines import runners
+    from maskmill.pipelines.clusters import runners
 
     runner = runners.choose(tuple(flags))
     runner.check(folder=folder, out=work)

@@ -5,9 +5,9 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 
-from schemas import storage
-from schemas.errors import DamageError
-from schemas.manifest import FAILURES
+from maskmill.schemas import storage
+from maskmill.schemas.errors import DamageError
+from maskmill.schemas.manifest import FAILURES
 
 EXAMPLES = 5  # ids named per kind, the first in the order of ids, so that merged ledgers name the same
 

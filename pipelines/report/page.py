@@ -12,11 +12,11 @@ import unicodedata
 import jinja2
 from markupsafe import Markup
 
-from pipelines.report import figures
-from pipelines.report.bootstrap import REPLICATES
-from pipelines.report.series import series_of, widest
-from pipelines.report.statistics import AREA_BINS, COUNT_BINS, COVERAGE_BINS, SAMPLE
-from schemas.mask import Layer
+from maskmill.pipelines.measuring.bootstrap import REPLICATES
+from maskmill.pipelines.measuring.series import series_of, widest
+from maskmill.pipelines.measuring.statistics import AREA_BINS, COUNT_BINS, COVERAGE_BINS, SAMPLE
+from maskmill.pipelines.report import figures
+from maskmill.schemas.mask import Layer
 
 MAX_BYTES = 5_000_000
 ROWS_SHOWN, COLUMNS_SHOWN, CATEGORIES_SHOWN, LEDGER_SHOWN, SHARDS_SHOWN, BUILDS_SHOWN = 24, 12, 150, 60, 32, 8
@@ -62,7 +62,7 @@ def _share(value: float, digits: int) -> str:
 
 def resource(name: str) -> str:
     """Text of a file of this package."""
-    return importlib.resources.files("pipelines.report").joinpath(name).read_text(encoding="utf-8")
+    return importlib.resources.files("maskmill.pipelines.report").joinpath(name).read_text(encoding="utf-8")
 
 
 @functools.lru_cache(maxsize=1)

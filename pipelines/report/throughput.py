@@ -11,9 +11,9 @@ from collections import defaultdict
 import numpy as np
 import pyarrow.parquet as pq
 
-from schemas import storage
-from schemas.errors import DamageError
-from schemas.manifest import IMAGES
+from maskmill.schemas import storage
+from maskmill.schemas.errors import DamageError
+from maskmill.schemas.manifest import IMAGES
 
 _PER_OCTAVE = 4  # histogram bins per doubling: a quantile read off them is within 9 % of the exact one
 _PREFIX = "ms/"

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from masks.overlap import iou_matrix
-from pipelines.drawing import picture_of
-from schemas import rle
-from schemas.example import ImageExample
-from schemas.image import Annotations
-from schemas.mask import MaskSet
+from maskmill.masks.overlap import iou_matrix
+from maskmill.pipelines.report.drawing import picture_of
+from maskmill.schemas import rle
+from maskmill.schemas.example import ImageExample
+from maskmill.schemas.image import Annotations
+from maskmill.schemas.mask import MaskSet
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart, plus hatching that says the same without any.
 HIT, MISS, EXCESS = (0, 158, 115), (213, 94, 0), (86, 180, 233)
@@ -109,7 +109,7 @@ def _tint(image: np.ndarray, area: np.ndarray, colour: tuple[int, int, int], opa
 
 def draw_plain(example: ImageExample, masks: MaskSet, longer_px: int) -> tuple[Image.Image, Image.Image]:
     """The panels of an example without ground truth: the picture, and one layer's masks on it."""
-    from pipelines.drawing import overlay
+    from maskmill.pipelines.report.drawing import overlay
 
     image = picture_of(example)
     scale = longer_px / max(image.shape[:2])

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco_mask
 
-from masks._fh import districts, hierarchy
-from masks._fh.workspace import KEPT_RESULTS, Workspace, thread_workspace
-from masks.felzenszwalb import Felzenszwalb, segment, segment_to_rle, warmup
-from schemas.image import ImageRecord
+from maskmill.masks._fh import districts, hierarchy
+from maskmill.masks._fh.workspace import KEPT_RESULTS, Workspace, thread_workspace
+from maskmill.masks.felzenszwalb import Felzenszwalb, segment, segment_to_rle, warmup
+from maskmill.schemas.image import ImageRecord
 
 
 def _grey(values) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 from skimage import data
 from skimage.segmentation import felzenszwalb
 
-from masks.felzenszwalb import segment
+from maskmill.masks.felzenszwalb import segment
 
 SCALES = (500, 1000, 1500)
 

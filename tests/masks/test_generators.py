@@ -6,12 +6,12 @@ import pickle
 import numpy as np
 import pytest
 
-from masks.grid import grid_label_map
-from masks.ground_truth import first_pixel
-from masks.registry import GENERATORS, canonical_spec, parse_spec, parse_specs
-from schemas import rle
-from schemas.errors import UsageError
-from schemas.image import Annotations, ImageRecord
+from maskmill.masks.grid import grid_label_map
+from maskmill.masks.ground_truth import first_pixel
+from maskmill.masks.registry import GENERATORS, canonical_spec, parse_spec, parse_specs
+from maskmill.schemas import rle
+from maskmill.schemas.errors import UsageError
+from maskmill.schemas.image import Annotations, ImageRecord
 
 
 def scene(height: int = 60, width: int = 80) -> ImageRecord:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 
-from masks.label_map import encode_label_map, relabel_dense
+from maskmill.masks.label_map import encode_label_map, relabel_dense
 
 label_maps = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=16), elements=st.integers(-1, 5))
 

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from masks.overlap import best_iou, covered_pixels, iou_matrix
-from schemas import rle
-from schemas.image import Annotations
-from schemas.mask import MaskSet
+from maskmill.masks.overlap import best_iou, covered_pixels, iou_matrix
+from maskmill.schemas import rle
+from maskmill.schemas.image import Annotations
+from maskmill.schemas.mask import MaskSet
 
 
 @st.composite

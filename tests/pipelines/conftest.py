@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from drawn import write_coco
 
-from masks.registry import GENERATORS
-from pipelines.config import BuildConfig
-from pipelines.isolation import ChildProcess
+from maskmill.masks.registry import GENERATORS
+from maskmill.pipelines.parts.config import BuildConfig
+from maskmill.pipelines.parts.isolation import ChildProcess
 
 SUPPORT = Path(__file__).parent.parent / "support"
 

@@ -7,9 +7,9 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pipelines.annotations import AnnotationError, parse_annotation, parse_annotations
-from schemas import rle
-from schemas.errors import ImageError
+from maskmill.pipelines.reading.annotations import AnnotationError, parse_annotation, parse_annotations
+from maskmill.schemas import rle
+from maskmill.schemas.errors import ImageError
 
 SQUARE = [2.0, 2.0, 8.0, 2.0, 8.0, 6.0, 2.0, 6.0]
 

@@ -18,15 +18,15 @@ from drawn import content, write_coco
 from nasty import NASTY
 from pycocotools import mask as coco_mask
 
-from pipelines import build as build_module
-from pipelines.build import build, forget_failures
-from pipelines.config import BuildConfig, RunOptions
-from pipelines.plan import load_plan
-from pipelines.validate import find_damage
-from schemas import rle, storage
-from schemas.errors import InputError, UsageError
-from schemas.manifest import load_manifest
-from schemas.reader import Dataset
+from maskmill.pipelines.dataset.validate import find_damage
+from maskmill.pipelines.driver import build as build_module
+from maskmill.pipelines.driver.build import build, forget_failures
+from maskmill.pipelines.parts.config import BuildConfig, RunOptions
+from maskmill.pipelines.parts.plan import load_plan
+from maskmill.schemas import rle, storage
+from maskmill.schemas.errors import InputError, UsageError
+from maskmill.schemas.manifest import load_manifest
+from maskmill.schemas.reader import Dataset
 
 IN_PROCESS = RunOptions(workers=0)
 
@@ -269,7 +269,7 @@ def test_killed_at_ten_random_moments_the_bytes_are_the_same(tmp_path):
     images, annotations = write_coco(tmp_path / "data", 150, 96, 128)
     options = ["--dataset", "coco", "--images", images, "--annotations", annotations]
     options += ["--masks", "grid(n=(1, 2, 5, 10, 20))", "--masks", "gt()", "--part-size", "3"]
-    command = [sys.executable, "-m", "pipelines.cli", "build", *options, "--workers", "2", "--out"]
+    command = [sys.executable, "-m", "maskmill.pipelines.commands.cli", "build", *options, "--workers", "2", "--out"]
     expected = tmp_path / "expected"
     start = time.monotonic()
     subprocess.run([*command, str(expected)], check=True, capture_output=True)

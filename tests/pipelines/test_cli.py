@@ -12,7 +12,7 @@ import pytest
 from drawn import write_coco
 from PIL import Image
 
-from pipelines.cli import COMMANDS, main, split_beam_args
+from maskmill.pipelines.commands.cli import COMMANDS, main, split_beam_args
 
 GRID = ("--masks", "grid(n=2)")
 
@@ -131,7 +131,7 @@ def test_an_empty_folder_is_an_input_error(tmp_path, capsys):
 
 
 def test_a_mistake_of_ours_is_exit_1_without_traceback(monkeypatch, capsys, dataset):
-    monkeypatch.setattr("pipelines.validate.find_damage", lambda dataset: 1 / 0)
+    monkeypatch.setattr("maskmill.pipelines.dataset.validate.find_damage", lambda dataset: 1 / 0)
     assert main(["validate", dataset]) == 1
     assert "internal error: ZeroDivisionError: division by zero\nRun with --debug" in said(capsys)
     with pytest.raises(ZeroDivisionError):
@@ -211,7 +211,7 @@ def test_view_draws_a_png(data, dataset, tmp_path, capsys):
 
 def test_help_is_fast_and_every_command_has_it():
     code = (
-        "import sys, pipelines.cli as c; c.main(['--help'])\n"
+        "import sys, maskmill.pipelines.commands.cli as c; c.main(['--help'])\n"
         "print([m for m in ('numpy', 'apache_beam', 'cv2') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -232,7 +232,9 @@ def test_arguments_after_the_dashes_are_beams():
 def test_an_interruption_is_exit_130_and_says_how_to_resume(number, tmp_path):
     data = write_coco(tmp_path / "data", 60, 200, 300)
     command = build_args(data, str(tmp_path / "out"), "--part-size", "1", "--masks", "fh")
-    process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *command], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "maskmill.pipelines.commands.cli", *command], stderr=subprocess.PIPE, text=True
+    )
     for _ in range(1200):  # until it is at work
         if (tmp_path / "out" / "_work" / "plan.json").exists():
             break

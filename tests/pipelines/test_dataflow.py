@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.build import build
-from pipelines.cli import main
-from pipelines.config import RunOptions
-from pipelines.plan import load_plan
-from schemas import storage
-from schemas.manifest import load_manifest
+from maskmill.pipelines.commands.cli import main
+from maskmill.pipelines.driver.build import build
+from maskmill.pipelines.parts.config import RunOptions
+from maskmill.pipelines.parts.plan import load_plan
+from maskmill.schemas import storage
+from maskmill.schemas.manifest import load_manifest
 
 pytest.importorskip("apitools", reason="apache-beam[gcp] is not installed: nothing can be submitted to Dataflow")
 OUT = "gs://mill/out"
@@ -91,7 +91,7 @@ def command(images: str, dataflow, *beam: str, out: str = OUT) -> list[str]:
 
 def work(images: str) -> None:
     """What the workers would do: build all that is missing."""
-    from pipelines.config import BuildConfig
+    from maskmill.pipelines.parts.config import BuildConfig
 
     config = BuildConfig("folder", images, ("grid(n=2)",), name="My_photos")
     build(config, OUT, RunOptions(workers=0), quiet=True)
@@ -160,7 +160,7 @@ def test_a_template_is_written_and_finishes_itself(dataflow, pictures, gcs, caps
     assert storage.exists("gs://mill/template")
     assert not storage.exists(f"{OUT}/manifest.json")
 
-    from pipelines.graph import finish
+    from maskmill.pipelines.driver.graph import finish
 
     plan = load_plan(OUT)
     assert not finish(0, OUT, plan.digest)

@@ -11,8 +11,8 @@ import pytest
 from nasty import NASTY
 from PIL import Image
 
-from pipelines.decode import decode_image, encode_png
-from schemas.errors import ImageError
+from maskmill.pipelines.reading.decode import decode_image, encode_png
+from maskmill.schemas.errors import ImageError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
 SMOOTH = np.clip(np.add.outer(np.arange(40) * 3, np.arange(56) * 2)[..., None] + np.array([0, 40, 80]), 0, 255).astype(

@@ -3,10 +3,10 @@
 import json
 from importlib import resources
 
-from pipelines import demo
-from pipelines.validate import find_damage
-from schemas.manifest import load_manifest
-from schemas.reader import Dataset
+from maskmill.pipelines.commands import demo
+from maskmill.pipelines.dataset.validate import find_damage
+from maskmill.schemas.manifest import load_manifest
+from maskmill.schemas.reader import Dataset
 
 
 def test_the_annotations_are_what_the_readme_promises():

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from drawn import content, write_coco
 
-from pipelines.build import build
-from pipelines.cli import main
-from pipelines.config import BuildConfig, RunOptions
-from pipelines.validate import find_damage
-from schemas import storage
-from schemas.errors import InputError
-from schemas.reader import Dataset
+from maskmill.pipelines.commands.cli import main
+from maskmill.pipelines.dataset.validate import find_damage
+from maskmill.pipelines.driver.build import build
+from maskmill.pipelines.parts.config import BuildConfig, RunOptions
+from maskmill.schemas import storage
+from maskmill.schemas.errors import InputError
+from maskmill.schemas.reader import Dataset
 
 IN_PROCESS = RunOptions(workers=0, part_size=10)
 OUT = "gs://mill/out"

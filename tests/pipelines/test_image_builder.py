@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from drawn import draw
 
-from pipelines.graph import BuildPart
-from pipelines.image_builder import ImageBuilder, Settings
-from pipelines.inputs import Input
-from pipelines.plan import load_plan
-from pipelines.tree import Location
-from schemas.example import decode_example
-from schemas.stats import IOU_UNIT
+from maskmill.pipelines.driver.graph import BuildPart
+from maskmill.pipelines.parts.image_builder import ImageBuilder, Settings
+from maskmill.pipelines.parts.plan import load_plan
+from maskmill.pipelines.reading.inputs import Input
+from maskmill.pipelines.reading.tree import Location
+from maskmill.schemas.example import decode_example
+from maskmill.schemas.stats import IOU_UNIT
 
 SETTINGS = Settings(("grid(n=(1, 3))", "gt()"), 1_000_000, False, False)
 PIXELS, OUTLINES = draw(4)
@@ -76,11 +76,11 @@ def test_an_image_without_annotations_is_a_record_unless_no_layer_has_a_mask():
 
 
 def test_a_worker_with_other_software_refuses_to_work(coco, tmp_path, monkeypatch):
-    from pipelines.plan import make_plan
+    from maskmill.pipelines.parts.plan import make_plan
 
     plan = make_plan(coco, str(tmp_path))
     assert load_plan(str(tmp_path)) == plan
-    monkeypatch.setattr("pipelines.graph.versions", lambda: {**plan.versions, "numpy": "0.1"})
+    monkeypatch.setattr("maskmill.pipelines.driver.graph.versions", lambda: {**plan.versions, "numpy": "0.1"})
     worker = BuildPart(str(tmp_path), plan.digest, 60.0, False)
     with pytest.raises(RuntimeError, match=r"software is not the one the plan was made with:   numpy: '.*' -> '0\.1'"):
         worker.setup()

@@ -8,11 +8,11 @@ import pytest
 from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
-from masks.registry import parse_spec
-from pipelines.imported import read_mat, read_results
-from schemas.errors import ImageError, InputError, UsageError
-from schemas.image import ImageRecord
-from schemas.rle import decode_mask
+from maskmill.masks.registry import parse_spec
+from maskmill.pipelines.reading.imported_masks import read_mat, read_results
+from maskmill.schemas.errors import ImageError, InputError, UsageError
+from maskmill.schemas.image import ImageRecord
+from maskmill.schemas.rle import decode_mask
 
 SUPERPIXELS = np.array([[1, 1, 2], [3, 3, 2], [3, 7, 7]], np.uint16)  # names may have gaps
 
@@ -170,7 +170,7 @@ def test_wrong_parameters_are_refused(spec):
 def test_the_import_command_writes_the_spec():
     import argparse
 
-    command = importlib.import_module("pipelines.commands.import")
+    command = importlib.import_module("maskmill.pipelines.commands.import_masks")
     parser = argparse.ArgumentParser()
     command.add_options(parser)
     args = parser.parse_args(["coco-json", "it's.json", "--layer", "sam", "--top", "5"])

@@ -11,11 +11,11 @@ import pytest
 import trouble as kinds
 from drawn import write_troubles
 
-from pipelines.config import BuildConfig, RunOptions
-from pipelines.image_builder import ImageBuilder, Settings
-from pipelines.inputs import Input
-from pipelines.isolation import ChildProcess, InProcess
-from pipelines.tree import Location
+from maskmill.pipelines.parts.config import BuildConfig, RunOptions
+from maskmill.pipelines.parts.image_builder import ImageBuilder, Settings
+from maskmill.pipelines.parts.isolation import ChildProcess, InProcess
+from maskmill.pipelines.reading.inputs import Input
+from maskmill.pipelines.reading.tree import Location
 
 SETTINGS = Settings(("trouble()",), 1000, False, False)
 
@@ -107,8 +107,8 @@ def test_what_a_generator_does_wrong_is_its_images_failure(kind, reason, message
 
 def test_no_child_outlives_its_parent(trouble, tmp_path):
     code = (
-        "import sys, trouble; from pipelines.isolation import ChildProcess; from pipelines.image_builder import Settings\n"
-        "from masks.registry import GENERATORS; GENERATORS['trouble'] = 'trouble:Trouble'\n"
+        "import sys, trouble; from maskmill.pipelines.parts.isolation import ChildProcess; from maskmill.pipelines.parts.image_builder import Settings\n"
+        "from maskmill.masks.registry import GENERATORS; GENERATORS['trouble'] = 'trouble:Trouble'\n"
         f"child = ChildProcess(Settings(('trouble()',), 1000, False, False), 5.0); child.program = {ChildProcess.program!r}\n"
         "print(child._start().pid, flush=True); import time; time.sleep(60)"
     )
@@ -129,7 +129,7 @@ def test_no_child_outlives_its_parent(trouble, tmp_path):
 
 
 def test_a_build_with_troubles_finishes_and_accounts_for_all(trouble, tmp_path):
-    from pipelines.build import build
+    from maskmill.pipelines.driver.build import build
 
     order = [
         kinds.PEACE,

@@ -8,11 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.config import BuildConfig
-from pipelines.inputs import Input, Refusal
-from pipelines.plan import default_num_shards, list_inputs, load_plan, make_plan, read_part, read_refused, split_evenly
-from pipelines.tree import Location
-from schemas.errors import DamageError, InputError, UsageError
+from maskmill.pipelines.parts.config import BuildConfig
+from maskmill.pipelines.parts.plan import (
+    default_num_shards,
+    list_inputs,
+    load_plan,
+    make_plan,
+    read_part,
+    read_refused,
+    split_evenly,
+)
+from maskmill.pipelines.reading.inputs import Input, Refusal
+from maskmill.pipelines.reading.tree import Location
+from maskmill.schemas.errors import DamageError, InputError, UsageError
 
 CONFIG = BuildConfig("folder", "pictures", ("grid(n=5)",))
 
@@ -109,7 +117,7 @@ def test_identity_covers_inputs_configuration_and_software(tmp_path, monkeypatch
     base = planned(tmp_path / "a", monkeypatch=monkeypatch).digest
     assert planned(tmp_path / "b", count=99, monkeypatch=monkeypatch).digest != base
     assert planned(tmp_path / "c", dataclasses.replace(CONFIG, seed=1), monkeypatch=monkeypatch).digest != base
-    monkeypatch.setattr("pipelines.plan.versions", lambda: {"numpy": "0"})
+    monkeypatch.setattr("maskmill.pipelines.parts.plan.versions", lambda: {"numpy": "0"})
     assert planned(tmp_path / "d", monkeypatch=monkeypatch).digest != base
 
 
@@ -165,14 +173,14 @@ def test_configurations_that_mean_nothing(changes, message):
 
 
 def test_parts_are_sized_by_what_an_image_takes():
-    from pipelines.plan import images_per_part
+    from maskmill.pipelines.parts.plan import images_per_part
 
     assert [images_per_part(s) for s in (None, 0.001, 0.5, 1.0, 60.0)] == [128, 512, 180, 90, 16]
 
 
 def test_the_pace_is_measured_only_where_asked_and_changes_no_identity(coco, tmp_path, monkeypatch):
-    from pipelines import build
-    from pipelines.plan import make_plan
+    from maskmill.pipelines.driver import build
+    from maskmill.pipelines.parts.plan import make_plan
 
     monkeypatch.setattr(build, "_WORTH_TIMING", 10)
     fixed = make_plan(coco, str(tmp_path / "fixed"))

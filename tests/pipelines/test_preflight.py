@@ -15,10 +15,11 @@ import pytest
 from clusters import free_port, job_service, pool_flags, worker_pool
 from drawn import content
 
-from pipelines import graph, preflight, runners
-from pipelines.build import build
-from pipelines.cli import main
-from pipelines.config import BuildConfig, RunOptions
+from maskmill.pipelines.clusters import preflight, runners
+from maskmill.pipelines.commands.cli import main
+from maskmill.pipelines.driver import graph
+from maskmill.pipelines.driver.build import build
+from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 
 FLINK = {"flink-version": "1.20.5", "slots-total": 2, "taskmanagers": 1}
 
@@ -223,7 +224,7 @@ def test_a_pool_without_maskmill(jobs, coco, tmp_path, capsys):
 def test_workers_with_another_beam_refuse(coco, tmp_path):
     config = BuildConfig("folder", coco.images, ("grid(n=2)",))
     build(config, str(tmp_path), RunOptions(workers=0), quiet=True)
-    from pipelines.plan import load_plan
+    from maskmill.pipelines.parts.plan import load_plan
 
     part = graph.BuildPart(str(tmp_path), load_plan(str(tmp_path)).digest, 60.0, False)
     part.setup()
@@ -244,7 +245,7 @@ def test_workers_with_another_beam_refuse(coco, tmp_path):
 
 _INTERRUPTED = """
 import os, signal, sys
-from pipelines.cli import on_interrupt
+from maskmill.pipelines.commands.cli import on_interrupt
 on_interrupt("go on")
 if sys.argv[1] == "job server":
     ours = signal.getsignal(signal.SIGINT)

@@ -3,10 +3,10 @@
 import pytest
 from drawn import write_coco
 
-from pipelines.build import build
-from pipelines.config import BuildConfig, RunOptions
-from pipelines.plan import load_plan
-from pipelines.progress import Tally, amount, duration
+from maskmill.pipelines.driver.build import build
+from maskmill.pipelines.driver.progress import Tally, amount, duration
+from maskmill.pipelines.parts.config import BuildConfig, RunOptions
+from maskmill.pipelines.parts.plan import load_plan
 
 
 @pytest.mark.parametrize(

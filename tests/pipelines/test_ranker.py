@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
-from masks.mcg.contours import CONTOUR_FEATURES
-from masks.mcg.models import load_model, parse_model
-from masks.registry import parse_spec
-from pipelines import ranker
-from pipelines.ranker import TrainOptions, fold_of, is_measured, list_training_inputs, train
-from schemas.errors import InputError, UsageError
-from schemas.image import ImageRecord
+from maskmill.masks.mcg.contours import CONTOUR_FEATURES
+from maskmill.masks.mcg.models import load_model, parse_model
+from maskmill.masks.registry import parse_spec
+from maskmill.pipelines.mcg_training import ranker
+from maskmill.pipelines.mcg_training.ranker import TrainOptions, fold_of, is_measured, list_training_inputs, train
+from maskmill.schemas.errors import InputError, UsageError
+from maskmill.schemas.image import ImageRecord
 
 pytest.importorskip("lightgbm", reason="training models needs maskmill[ranker]")
 
@@ -110,7 +110,7 @@ def load_path(path, kind):
 
 
 def _features():
-    from masks.mcg.features import CANDIDATE_FEATURES
+    from maskmill.masks.mcg.features import CANDIDATE_FEATURES
 
     return CANDIDATE_FEATURES
 

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from drawn import write_coco
 
-from pipelines.build import build
-from pipelines.cli import main
-from pipelines.config import BuildConfig, RunOptions
-from pipelines.report.document import merge_documents
-from schemas import rle
-from schemas.manifest import load_manifest
-from schemas.reader import Dataset
+from maskmill.pipelines.commands.cli import main
+from maskmill.pipelines.driver.build import build
+from maskmill.pipelines.parts.config import BuildConfig, RunOptions
+from maskmill.pipelines.report.document import merge_documents
+from maskmill.schemas import rle
+from maskmill.schemas.manifest import load_manifest
+from maskmill.schemas.reader import Dataset
 
 IN_PROCESS = RunOptions(workers=0)
 
@@ -185,7 +185,7 @@ def test_a_report_that_cannot_be_made_costs_no_data_set(coco, tmp_path, monkeypa
     def fail(*_, **__):
         raise ValueError("the page has a flaw")
 
-    monkeypatch.setattr("pipelines.report.make.render_page", fail)
+    monkeypatch.setattr("maskmill.pipelines.report.write.render_page", fail)
     outcome = build(dataclasses.replace(coco, limit=3), str(tmp_path), IN_PROCESS, quiet=True)
     assert outcome.manifest.counts["written"] == 3
     assert "maskmill report" in caplog.text

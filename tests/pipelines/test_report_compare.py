@@ -15,15 +15,15 @@ from pages import HOSTILE, assert_sound
 from PIL import Image
 from reporting import random_record
 
-from pipelines.build import build
-from pipelines.cli import main
-from pipelines.config import BuildConfig, RunOptions
-from pipelines.report.bootstrap import image_key
-from pipelines.report.compare import compare, difference_of
-from pipelines.report.layer_page import draw_overlay, render_layers
-from schemas import rle
-from schemas.reader import Dataset
-from schemas.stats import IOU_UNIT
+from maskmill.pipelines.commands.cli import main
+from maskmill.pipelines.driver.build import build
+from maskmill.pipelines.measuring.bootstrap import image_key
+from maskmill.pipelines.parts.config import BuildConfig, RunOptions
+from maskmill.pipelines.report.compare import compare, difference_of
+from maskmill.pipelines.report.record_page import draw_overlay, render_layers
+from maskmill.schemas import rle
+from maskmill.schemas.reader import Dataset
+from maskmill.schemas.stats import IOU_UNIT
 
 IN_PROCESS = RunOptions(workers=0)
 

@@ -11,16 +11,16 @@ from pages import HOSTILE, assert_sound
 from PIL import Image
 from reporting import LAYERS, NO_TIMES, build_of, random_record, stats_of, to_annotations
 
-from pipelines.report.document import make_document
-from pipelines.report.ledger import read_ledger
-from pipelines.report.make import to_bytes
-from pipelines.report.page import clean, render_page
-from pipelines.report.statistics import ReportStats, fold_facts
-from pipelines.report.thumbnails import HIT, MISS, draw_match, encode_within
-from schemas import rle
-from schemas.manifest import FAILURES
-from schemas.mask import Layer, MaskSet
-from schemas.stats import IOU_UNIT
+from maskmill.pipelines.measuring.statistics import ReportStats, fold_facts
+from maskmill.pipelines.report.document import make_document
+from maskmill.pipelines.report.ledger import read_ledger
+from maskmill.pipelines.report.page import clean, render_page
+from maskmill.pipelines.report.thumbnails import HIT, MISS, draw_match, encode_within
+from maskmill.pipelines.report.write import to_bytes
+from maskmill.schemas import rle
+from maskmill.schemas.manifest import FAILURES
+from maskmill.schemas.mask import Layer, MaskSet
+from maskmill.schemas.stats import IOU_UNIT
 
 
 def hostile_document() -> dict:

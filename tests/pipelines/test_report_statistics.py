@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reporting import LAYERS, NO_TIMES, build_of, random_record, stats_of, to_annotations
 
-from masks.label_map import encode_label_map
-from pipelines.report.bootstrap import REPLICATES, image_key, interval, weights
-from pipelines.report.document import make_document, merge_documents
-from pipelines.report.facts import BUDGETS, measure
-from pipelines.report.ledger import merge_ledgers
-from pipelines.report.series import Series, series_of, widest
-from pipelines.report.statistics import ReportStats
-from pipelines.report.throughput import merge_throughput, with_quantiles
-from schemas import rle
-from schemas.errors import UsageError
-from schemas.mask import Layer, MaskSet
+from maskmill.masks.label_map import encode_label_map
+from maskmill.pipelines.measuring.bootstrap import REPLICATES, image_key, interval, weights
+from maskmill.pipelines.measuring.facts import BUDGETS, measure
+from maskmill.pipelines.measuring.series import Series, series_of, widest
+from maskmill.pipelines.measuring.statistics import ReportStats
+from maskmill.pipelines.report.document import make_document, merge_documents
+from maskmill.pipelines.report.ledger import merge_ledgers
+from maskmill.pipelines.report.throughput import merge_throughput, with_quantiles
+from maskmill.schemas import rle
+from maskmill.schemas.errors import UsageError
+from maskmill.schemas.mask import Layer, MaskSet
 
 RECORDS = [random_record(seed) for seed in range(150)]
 

@@ -7,11 +7,11 @@ from clusters import free_port, job_service, pool_flags, portable_cluster
 from drawn import content, write_coco
 from drill import Drill, DrillError, break_and_resume, check_same
 
-from pipelines import runners
-from pipelines.build import build
-from pipelines.cli import main
-from pipelines.config import BuildConfig, RunOptions
-from schemas.errors import InputError, UsageError
+from maskmill.pipelines.clusters import runners
+from maskmill.pipelines.commands.cli import main
+from maskmill.pipelines.driver.build import build
+from maskmill.pipelines.parts.config import BuildConfig, RunOptions
+from maskmill.schemas.errors import InputError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,9 @@ def test_a_pool_that_is_killed_in_the_middle_costs_only_what_was_not_committed(t
 
 
 def test_workers_with_other_software_refuse(portable, coco, tmp_path, monkeypatch, capsys):
-    from pipelines import build as build_module
-    from pipelines import plan as plan_module
-    from pipelines.provenance import versions
+    from maskmill.pipelines.driver import build as build_module
+    from maskmill.pipelines.parts import plan as plan_module
+    from maskmill.pipelines.parts.provenance import versions
 
     other = {**versions(), "numpy": "0.1"}
     monkeypatch.setattr(plan_module, "versions", lambda: other)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import scipy.io
 
-from pipelines.inputs import Input, Refusal
-from pipelines.sources.coco import Coco
-from pipelines.sources.folder import Folder
-from pipelines.sources.imagenet import ImageNet
-from pipelines.tree import Location, list_tree
-from schemas.errors import ImageError, InputError
+from maskmill.pipelines.reading.coco import Coco
+from maskmill.pipelines.reading.folder import Folder
+from maskmill.pipelines.reading.imagenet import ImageNet
+from maskmill.pipelines.reading.inputs import Input, Refusal
+from maskmill.pipelines.reading.tree import Location, list_tree
+from maskmill.schemas.errors import ImageError, InputError
 
 FILES = {"n02/b.JPEG": b"bb", "n01/a.JPEG": b"a" * 3000, "n01/.hidden": b"x", "top.png": b"tt"}
 
@@ -105,7 +105,7 @@ def test_unreadable_files_have_a_reason(location, reason):
 
 def test_a_file_too_large_to_be_a_picture_is_not_kept_in_memory(tmp_path, monkeypatch):
     (tmp_path / "large.jpg").write_bytes(b"x" * 101)
-    monkeypatch.setattr("pipelines.tree.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("maskmill.pipelines.reading.tree.MAX_FILE_BYTES", 100)
     with pytest.raises(ImageError, match="more than 100 bytes") as caught:
         Location(str(tmp_path / "large.jpg")).read()
     assert caught.value.reason == "too_large"

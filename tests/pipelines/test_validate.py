@@ -7,14 +7,14 @@ import shutil
 import pytest
 from drawn import write_coco
 
-from pipelines.build import build
-from pipelines.cli import main
-from pipelines.config import BuildConfig, RunOptions
-from pipelines.validate import find_damage
-from schemas.example import encode_example
-from schemas.manifest import parse_manifest
-from schemas.reader import Dataset
-from schemas.tfrecord import frame
+from maskmill.pipelines.commands.cli import main
+from maskmill.pipelines.dataset.validate import find_damage
+from maskmill.pipelines.driver.build import build
+from maskmill.pipelines.parts.config import BuildConfig, RunOptions
+from maskmill.schemas.example import encode_example
+from maskmill.schemas.manifest import parse_manifest
+from maskmill.schemas.reader import Dataset
+from maskmill.schemas.tfrecord import frame
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
-from schemas import example_pb2, rle
-from schemas.errors import DamageError
-from schemas.example import FEATURES, ImageExample, check_example, decode_example, encode_example, parse_features
-from schemas.image import Annotations
-from schemas.mask import MaskSet
+from maskmill.schemas import example_pb2, rle
+from maskmill.schemas.errors import DamageError
+from maskmill.schemas.example import (
+    FEATURES,
+    ImageExample,
+    check_example,
+    decode_example,
+    encode_example,
+    parse_features,
+)
+from maskmill.schemas.image import Annotations
+from maskmill.schemas.mask import MaskSet
 
 
 def make_example(**changes) -> ImageExample:

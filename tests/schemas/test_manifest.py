@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from schemas.errors import DamageError, InputError
-from schemas.manifest import Manifest, Shard, digest, is_shard_name, load_manifest, parse_manifest, shard_name
-from schemas.mask import Layer
+from maskmill.schemas.errors import DamageError, InputError
+from maskmill.schemas.manifest import Manifest, Shard, digest, is_shard_name, load_manifest, parse_manifest, shard_name
+from maskmill.schemas.mask import Layer
 
 
 def make_manifest(**changes) -> Manifest:

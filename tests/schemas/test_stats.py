@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.stats import IOU_UNIT, LayerSums, iou_units
+from maskmill.schemas.stats import IOU_UNIT, LayerSums, iou_units
 
 ious = st.lists(st.floats(0, 1), max_size=30)
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from schemas import storage
+from maskmill.schemas import storage
 
 
 def test_create_is_all_or_nothing(tmp_path):

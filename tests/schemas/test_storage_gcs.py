@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from schemas import storage
-from schemas.errors import InputError
+from maskmill.schemas import storage
+from maskmill.schemas.errors import InputError
 
 BUCKET = "gs://mill"
 

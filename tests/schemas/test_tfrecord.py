@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import DamageError
-from schemas.tfrecord import frame, read_records
+from maskmill.schemas.errors import DamageError
+from maskmill.schemas.tfrecord import frame, read_records
 
 
 @given(st.lists(st.binary(max_size=50), max_size=8))
@@ -46,7 +46,7 @@ def test_a_file_cut_anywhere_is_found(length):
 def test_an_absurd_length_is_refused_before_memory_is_taken():
     import struct
 
-    from schemas.tfrecord import masked_crc
+    from maskmill.schemas.tfrecord import masked_crc
 
     length = struct.pack("<Q", 1 << 60)
     with pytest.raises(DamageError, match="beyond the limit"):

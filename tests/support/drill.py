@@ -62,7 +62,16 @@ class Drill:
 
     def command(self, out: str, *beam: str) -> list[str]:
         """The command that a user would type."""
-        own = [sys.executable, "-m", "pipelines.cli", "build", "--dataset", "coco", "--images", self.images]
+        own = [
+            sys.executable,
+            "-m",
+            "maskmill.pipelines.commands.cli",
+            "build",
+            "--dataset",
+            "coco",
+            "--images",
+            self.images,
+        ]
         own += ["--annotations", self.annotations, "--part-size", str(self.part_size), "--out", str(self.folder / out)]
         own += [word for spec in self.masks for word in ("--masks", spec)]
         return [*own, "--workers", "2", *(["--", *beam] if beam else [])]
@@ -153,7 +162,7 @@ def run_drill(drill: Drill, engine: Callable[[Path], contextlib.AbstractContextM
     warm = [
         sys.executable,
         "-m",
-        "pipelines.cli",
+        "maskmill.pipelines.commands.cli",
         "warmup",
         *(word for spec in drill.masks for word in ("--masks", spec)),
     ]
@@ -214,7 +223,7 @@ def break_and_resume(drill: Drill, beam: list[str], pool: int, reference: Path, 
 
 
 def _records(folder: Path) -> int:
-    from schemas.manifest import load_manifest
+    from maskmill.schemas.manifest import load_manifest
 
     return load_manifest(str(folder)).num_records
 

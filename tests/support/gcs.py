@@ -43,7 +43,7 @@ class Gcs:
 
     def upload(self, folder: Path, bucket: str, prefix: str) -> None:
         """Copies a local folder's files into a bucket."""
-        from schemas import storage
+        from maskmill.schemas import storage
 
         for name, _ in storage.walk(str(folder)):
             storage.write_bytes(f"gs://{bucket}/{prefix}/{name}", (folder / name).read_bytes())

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from pipelines.report.collect import measure_example
-from pipelines.report.series import series_of, widest
-from pipelines.report.statistics import FactsFolder, ReportStats
-from schemas import rle
-from schemas.example import ImageExample
-from schemas.image import Annotations
-from schemas.mask import Layer, MaskSet
+from maskmill.pipelines.measuring.series import series_of, widest
+from maskmill.pipelines.measuring.statistics import FactsFolder, ReportStats
+from maskmill.pipelines.report.remeasure import measure_example
+from maskmill.schemas import rle
+from maskmill.schemas.example import ImageExample
+from maskmill.schemas.image import Annotations
+from maskmill.schemas.mask import Layer, MaskSet
 
 LAYERS = (
     Layer("a-1", "a", {}, disjoint=False),

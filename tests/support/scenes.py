@@ -14,12 +14,12 @@ import cv2
 import google_crc32c
 import numpy as np
 
-from schemas import rle
-from schemas.example import ImageExample, encode_example
-from schemas.image import Annotations
-from schemas.manifest import MANIFEST, Manifest, Shard, digest, shard_name
-from schemas.mask import Layer, MaskSet
-from schemas.tfrecord import frame
+from maskmill.schemas import rle
+from maskmill.schemas.example import ImageExample, encode_example
+from maskmill.schemas.image import Annotations
+from maskmill.schemas.manifest import MANIFEST, Manifest, Shard, digest, shard_name
+from maskmill.schemas.mask import Layer, MaskSet
+from maskmill.schemas.tfrecord import frame
 
 KINDS = ("disc", "square", "triangle", "ring")  # COCO category ids 1..4
 LAYERS = ("true", "grid-2", "shuffled")

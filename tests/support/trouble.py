@@ -7,10 +7,10 @@ import time
 
 import numpy as np
 
-from masks.label_map import encode_label_map
-from masks.registry import GENERATORS
-from pipelines import isolation
-from schemas.mask import Layer
+from maskmill.masks.label_map import encode_label_map
+from maskmill.masks.registry import GENERATORS
+from maskmill.pipelines.parts import isolation
+from maskmill.schemas.mask import Layer
 
 PEACE, ABORT, HANG, RAISE, ABORT_ONCE, SCRIBBLE, NO_MASKS = range(7)
 

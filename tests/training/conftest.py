@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from training.config import Config, DataConfig, LogConfig, ModelConfig, OptimConfig  # noqa: E402
+from maskmill.training.config import Config, DataConfig, LogConfig, ModelConfig, OptimConfig  # noqa: E402
 
 # The least that is still DetCon-B: 4 blocks, 2 x 2 cells, 4 masks.
 TINY = Config(
@@ -76,7 +76,7 @@ def fake_batches():
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
     """One run of the tiny network to its end, with its folder and result, for every test that needs a trained run."""
-    from training.train import train
+    from maskmill.training.train import train
 
     workdir = tmp_path_factory.mktemp("tiny-run")
     return workdir, train("data", TINY, str(workdir), batches=FakeBatches)

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from conftest import TINY, FakeBatches
 
-from training.config import Config
-from training.step import init_state, make_mesh, make_step, put_batch
-from training.train import train
+from maskmill.training.config import Config
+from maskmill.training.step import init_state, make_mesh, make_step, put_batch
+from maskmill.training.train import train
 
 STEPS = 3
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from training.augment import LUMA, MEAN, STD, apply, augment_views, draw
-from training.config import AugmentConfig, ViewAugment
-from training.presets import AUGMENT_B, AUGMENT_S
+from maskmill.training.augment import LUMA, MEAN, STD, apply, augment_views, draw
+from maskmill.training.config import AugmentConfig, ViewAugment
+from maskmill.training.presets import AUGMENT_B, AUGMENT_S
 
 SIGMA = (0.1, 2.0)
 apply = jax.jit(apply, static_argnums=(2, 3))

@@ -1,7 +1,7 @@
 """The input benchmark runs and adds up; its figures are not judged here, where other tests share the cores."""
 
-from training.bench import bench_input, table
-from training.config import DataConfig
+from maskmill.training.bench import bench_input, table
+from maskmill.training.config import DataConfig
 
 
 def test_stages_add_up_and_the_bottleneck_is_one_of_them(scenes, tmp_path):

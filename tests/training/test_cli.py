@@ -7,17 +7,17 @@ import time
 
 import pytest
 
-from training import cli
+from maskmill.training import cli
 
 
 def detcon(*words):
-    return subprocess.run([sys.executable, "-m", "training.cli", *words], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "maskmill.training.cli", *words], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["presets"]], ids=" ".join)
 def test_help_imports_nothing_heavy(words):
     code = (
-        "import sys; from training import cli\n"
+        "import sys; from maskmill.training import cli\n"
         f"try: cli.main({words})\n"
         "except SystemExit as e: assert not e.code\n"
         "heavy = {'jax', 'numpy', 'tensorflow', 'flax', 'orbax'} & set(sys.modules)\n"

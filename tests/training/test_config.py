@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from schemas.errors import UsageError
-from training.config import Config, DataConfig, LossConfig, ModelConfig
-from training.config_io import differences, digest, from_dict, keys, override, to_dict, to_json
-from training.presets import PRESETS, apply_variant
+from maskmill.schemas.errors import UsageError
+from maskmill.training.config import Config, DataConfig, LossConfig, ModelConfig
+from maskmill.training.config_io import differences, digest, from_dict, keys, override, to_dict, to_json
+from maskmill.training.presets import PRESETS, apply_variant
 
 
 @pytest.mark.parametrize("name", PRESETS)

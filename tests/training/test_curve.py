@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from training.curve import main
+from maskmill.training.curve import main
 
 
 def test_a_log_becomes_a_picture_and_a_sentence(tmp_path, capsys):

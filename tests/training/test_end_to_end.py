@@ -10,7 +10,7 @@ import time
 import pytest
 from scenes import write_scenes
 
-from training import cli
+from maskmill.training import cli
 
 # Small enough that reading, decoding and a compiled step cost little beside the imports.
 SMALL = (
@@ -28,12 +28,12 @@ LITTLE_ROOM = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-from training import cli
+from maskmill.training import cli
 sys.exit(cli.main())
 """
 
 
-def start(*args, program=("-m", "training.cli"), **kwargs):
+def start(*args, program=("-m", "maskmill.training.cli"), **kwargs):
     command = [sys.executable, *program, *args]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from schemas.errors import InputError, UsageError
-from training import model
-from training.config import ModelConfig
-from training.export import detectron2_state, export_backbone, torchvision_state
+from maskmill.schemas.errors import InputError, UsageError
+from maskmill.training import model
+from maskmill.training.config import ModelConfig
+from maskmill.training.export import detectron2_state, export_backbone, torchvision_state
 
 SIZES = [(224, 224), (225, 225), (320, 533)]  # the last one like detection's 800 x 1333: odd at every stride
 TOLERANCE = 1e-4  # of the greatest feature

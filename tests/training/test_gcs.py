@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from schemas import storage
-from schemas.errors import DamageError
-from schemas.manifest import load_manifest
-from training import cli
-from training.config import DataConfig
-from training.input import Batches
+from maskmill.schemas import storage
+from maskmill.schemas.errors import DamageError
+from maskmill.schemas.manifest import load_manifest
+from maskmill.training import cli
+from maskmill.training.config import DataConfig
+from maskmill.training.input import Batches
 
 REMOTE = "gs://mill/scenes"
 CONFIG = DataConfig(layers=("true",), image_size=64, masks_per_view=4, shuffle_group_bytes=60_000)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import rle
-from training import geometry
-from training.config import DataConfig
-from training.geometry import Geometry, crop_box, decode_runs, make_views, pool_runs
+from maskmill.schemas import rle
+from maskmill.training import geometry
+from maskmill.training.config import DataConfig
+from maskmill.training.geometry import Geometry, crop_box, decode_runs, make_views, pool_runs
 
 
 def runs_of(counts: bytes, pixels: int) -> tuple[np.ndarray, int]:

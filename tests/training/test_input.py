@@ -11,16 +11,16 @@ import cv2
 import numpy as np
 import pytest
 
-from schemas import rle
-from schemas.errors import DamageError, InputError, UsageError
-from schemas.manifest import load_manifest
-from schemas.reader import Dataset
-from schemas.tfrecord import frame
-from training import host, order
-from training import input as input_module
-from training.cache import cache_folder
-from training.config import DataConfig
-from training.input import Batches, decode_image, resize_crop
+from maskmill.schemas import rle
+from maskmill.schemas.errors import DamageError, InputError, UsageError
+from maskmill.schemas.manifest import load_manifest
+from maskmill.schemas.reader import Dataset
+from maskmill.schemas.tfrecord import frame
+from maskmill.training import host, order
+from maskmill.training import input as input_module
+from maskmill.training.cache import cache_folder
+from maskmill.training.config import DataConfig
+from maskmill.training.input import Batches, decode_image, resize_crop
 
 CONFIG = DataConfig(layers=("true",), image_size=64, masks_per_view=6, shuffle_group_bytes=60_000)
 
@@ -342,7 +342,7 @@ def bucket(build, tmp_path, monkeypatch):
     """The build under gs://, as the storage layer would show it, and an empty cache."""
     import contextlib
 
-    from schemas import storage
+    from maskmill.schemas import storage
 
     remote = str(shutil.copytree(build, tmp_path / "remote"))
     opened = []

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import losses
+from maskmill.training import losses
 
 # Compiled as a whole: op by op the same tests take four times as long.
 detcon_loss = jax.jit(

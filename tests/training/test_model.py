@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from training.config import Config, ModelConfig
-from training.losses import detcon_loss
-from training.model import encoder, forward, initialize, mask_pool, online_network, stats_of, target_network
-from training.presets import PRESETS
-from training.resnet import BatchNorm
+from maskmill.training.config import Config, ModelConfig
+from maskmill.training.losses import detcon_loss
+from maskmill.training.model import encoder, forward, initialize, mask_pool, online_network, stats_of, target_network
+from maskmill.training.presets import PRESETS
+from maskmill.training.resnet import BatchNorm
 
 
 def size(arrays, prefix=""):

@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from schemas.errors import UsageError
-from training.config import Config, OptimConfig
-from training.model import online_network
-from training.optim import ema_decay, is_adapted, lars, learning_rate, run_length
-from training.presets import PRESETS
+from maskmill.schemas.errors import UsageError
+from maskmill.training.config import Config, OptimConfig
+from maskmill.training.model import online_network
+from maskmill.training.optim import ema_decay, is_adapted, lars, learning_rate, run_length
+from maskmill.training.presets import PRESETS
 
 SHAPES = {"a.kernel": (4, 3), "a.bias": (3,), "bn.scale": (3,), "bn.bias": (3,), "zero.kernel": (2, 2)}
 

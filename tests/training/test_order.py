@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from schemas.errors import UsageError
-from schemas.manifest import Manifest, Shard
-from training.order import Order, fold
+from maskmill.schemas.errors import UsageError
+from maskmill.schemas.manifest import Manifest, Shard
+from maskmill.training.order import Order, fold
 
 SHARDS = [7, 0, 12, 5, 9, 1, 14, 3]  # records; 51 in all
 

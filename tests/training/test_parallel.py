@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.checkpoint import load_run
+from maskmill.training.checkpoint import load_run
 
 HERE = Path(__file__).parent
 STEPS = 3

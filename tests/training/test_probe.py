@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from schemas import rle
-from schemas.errors import InputError
-from schemas.image import Annotations
-from training import model
-from training.config import ModelConfig
-from training.knn import knn_accuracy
-from training.probe import (
+from maskmill.schemas import rle
+from maskmill.schemas.errors import InputError
+from maskmill.schemas.image import Annotations
+from maskmill.training import model
+from maskmill.training.config import ModelConfig
+from maskmill.training.knn import knn_accuracy
+from maskmill.training.probe import (
     IGNORE,
     evaluate,
     extract,
@@ -42,7 +42,7 @@ def test_labels_are_the_annotations(scenes, build, data):
     assert data.images.shape == (60, 64, 64, 3)
     assert data.categories == (1, 2, 3, 4)
     assert 0 < data.held_out.sum() < 30
-    from schemas.reader import Dataset
+    from maskmill.schemas.reader import Dataset
 
     for i, record in enumerate(Dataset.open(build)):
         if i == 5:

@@ -10,12 +10,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from schemas.errors import InputError, UsageError
-from training.checkpoint import load_run
-from training.config_io import override
-from training.model import initialize, online_network
-from training.step import abstract_state, check_divisible, make_mesh, make_step
-from training.train import DivergedError, Interrupted, train
+from maskmill.schemas.errors import InputError, UsageError
+from maskmill.training.checkpoint import load_run
+from maskmill.training.config_io import override
+from maskmill.training.model import initialize, online_network
+from maskmill.training.step import abstract_state, check_divisible, make_mesh, make_step
+from maskmill.training.train import DivergedError, Interrupted, train
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from masks.mcg.hierarchy import Hierarchy, build_hierarchy
-from masks.mcg.regions import Regions, measure_regions
+from maskmill.masks.mcg.hierarchy import Hierarchy, build_hierarchy
+from maskmill.masks.mcg.regions import Regions, measure_regions
 
 
 @pytest.fixture(scope="session")

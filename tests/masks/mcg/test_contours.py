@@ -2,9 +2,17 @@ import cv2
 import numpy as np
 import pytest
 
-from masks.mcg.contour_samples import FAR, FAR_PX, INSIDE, INSIDE_PX, POSITIVE, contour_samples, outlines
-from masks.mcg.contours import CONTOUR_FEATURES, contour_features, gradient_contours, learned_contours
-from masks.mcg.trees import pack_trees
+from maskmill.masks.mcg.contours import CONTOUR_FEATURES, contour_features, gradient_contours, learned_contours
+from maskmill.masks.mcg.trees import pack_trees
+from maskmill.pipelines.mcg_training.contour_samples import (
+    FAR,
+    FAR_PX,
+    INSIDE,
+    INSIDE_PX,
+    POSITIVE,
+    contour_samples,
+    outlines,
+)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 3), (17, 23), (64, 48)])
@@ -65,7 +73,7 @@ def test_negatives_keep_their_distance_and_crowds_are_left_out(scale, monkeypatc
     height, width = 160, 200
     side = (int(height * scale), int(width * scale))
     places = np.dstack(np.mgrid[: side[0], : side[1]]).astype(np.float32)
-    monkeypatch.setattr("masks.mcg.contour_samples.contour_features", lambda image: places)
+    monkeypatch.setattr("maskmill.pipelines.mcg_training.contour_samples.contour_features", lambda image: places)
     mask, crowd = np.zeros((2, height, width), bool)
     mask[40:120, 30:110] = True
     crowd[:, 150:] = True

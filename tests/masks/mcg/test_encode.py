@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from masks.mcg.encode import encode_candidates, label_runs
-from masks.mcg.proposals import labels_in_frame
-from schemas.rle import decode_mask
+from maskmill.masks.mcg.encode import encode_candidates, label_runs
+from maskmill.masks.mcg.proposals import labels_in_frame
+from maskmill.schemas.rle import decode_mask
 
 
 @pytest.mark.parametrize(("height", "width", "leaves"), [(1, 1, 1), (1, 17, 4), (13, 1, 3), (20, 33, 70)])

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from masks.mcg.candidates import as_candidates, fill, propose
-from masks.mcg.features import CANDIDATE_FEATURES, candidate_features
-from masks.mcg.hierarchy import Hierarchy, Tree, region_edges
-from masks.mcg.leafsets import row_areas, unpack
+from maskmill.masks.mcg.candidates import as_candidates, fill, propose
+from maskmill.masks.mcg.features import CANDIDATE_FEATURES, candidate_features
+from maskmill.masks.mcg.hierarchy import Hierarchy, Tree, region_edges
+from maskmill.masks.mcg.leafsets import row_areas, unpack
 
 
 class Scene:

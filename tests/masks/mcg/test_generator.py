@@ -4,13 +4,13 @@ import sys
 import numpy as np
 import pytest
 
-from masks.mcg import proposals
-from masks.mcg.generator import Mcg
-from masks.mcg.proposals import QUALITIES, propose_image, working_scale
-from masks.registry import canonical_spec, parse_spec
-from schemas.errors import UsageError
-from schemas.image import ImageRecord
-from schemas.rle import decode_mask
+from maskmill.masks.mcg import proposals
+from maskmill.masks.mcg.generator import Mcg
+from maskmill.masks.mcg.proposals import QUALITIES, propose_image, working_scale
+from maskmill.masks.registry import canonical_spec, parse_spec
+from maskmill.schemas.errors import UsageError
+from maskmill.schemas.image import ImageRecord
+from maskmill.schemas.rle import decode_mask
 
 
 def odd_pictures():
@@ -94,8 +94,8 @@ def test_the_high_quality_considers_more(oracle):
 
 _SCRIPT = """
 import hashlib, numpy as np
-from masks.registry import parse_spec
-from schemas.image import ImageRecord
+from maskmill.masks.registry import parse_spec
+from maskmill.schemas.image import ImageRecord
 picture = np.random.default_rng(5).integers(0, 256, (70, 90, 3), np.uint8)
 picture[20:50, 30:60] //= 4
 (masks,) = parse_spec("mcg(top=30)")(ImageRecord("a", picture))
@@ -161,9 +161,9 @@ def test_the_order_beats_grids_and_fh_at_equal_numbers_on_real_pictures(test_dat
 
     import cv2
 
-    from masks.grid import Grid
-    from masks.overlap import best_iou
-    from pipelines.annotations import parse_annotations
+    from maskmill.masks.grid import Grid
+    from maskmill.masks.overlap import best_iou
+    from maskmill.pipelines.reading.annotations import parse_annotations
 
     content = json.loads((test_data / "coco" / "instances.json").read_text())
     generators = {"mcg": Mcg(top=16), "none": Mcg(top=16, ranker="none"), "grid": Grid(n=4)}

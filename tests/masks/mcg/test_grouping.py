@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from masks.mcg import candidates, grouping, nodes, outlines
-from masks.mcg.hierarchy import Hierarchy, Tree
+from maskmill.masks.mcg import candidates, grouping, nodes, outlines
+from maskmill.masks.mcg.hierarchy import Hierarchy, Tree
 
 MANY = (10**4,) * 4
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from masks.mcg.hierarchy import (
+from maskmill.masks.mcg.hierarchy import (
     build_hierarchy,
     edge_saliency,
     majority_leaf,
@@ -70,7 +70,7 @@ def test_saliency_is_the_level_at_which_both_ends_first_share_a_node(oracle):
 def test_average_linkage_merges_the_pair_with_the_smallest_mean_boundary():
     labels = np.repeat(np.arange(4, dtype=np.int32), 5).reshape(4, 5)
     edges, length = np.array([[0, 1], [1, 2], [2, 3]], np.int32), np.array([5, 5, 5], np.int32)
-    from masks.mcg.hierarchy import _linkage
+    from maskmill.masks.mcg.hierarchy import _linkage
 
     tree = _linkage(4, edges, np.array([0.3, 0.1, 0.2]), length)
     assert labels.max() == 3

@@ -7,9 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from masks.mcg import models
-from masks.mcg.models import load_model, model_bytes, parse_model
-from masks.mcg.trees import pack_trees
+from maskmill.masks.mcg import models
+from maskmill.masks.mcg.models import load_model, model_bytes, parse_model
+from maskmill.masks.mcg.trees import pack_trees
 
 FEATURES = ("a", "b")
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from masks.mcg.leafsets import row_areas
-from masks.mcg.selection import DUPLICATE, intersections, select
-from masks.mcg.selection import _byte_areas as byte_areas
+from maskmill.masks.mcg.leafsets import row_areas
+from maskmill.masks.mcg.selection import DUPLICATE, intersections, select
+from maskmill.masks.mcg.selection import _byte_areas as byte_areas
 
 
 @pytest.fixture(params=range(5))

@@ -3,9 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from masks.mcg.trees import TreeModel, pack_trees
-from pipelines import ranker_fit
-from pipelines.ranker_fit import nested_lightgbm
+from maskmill.masks.mcg.trees import TreeModel, pack_trees
+from maskmill.pipelines.mcg_training import fit as ranker_fit
+from maskmill.pipelines.mcg_training.fit import nested_lightgbm
 
 
 def leaf(value):

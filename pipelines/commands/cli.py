@@ -1,0 +1,152 @@
+"""The `maskmill` command: parses, calls one command, turns errors into messages and exit codes.
+
+Only the standard library is imported here, so that `--help` answers at once; each command imports what it needs.
+"""
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+
+from maskmill.schemas.errors import MaskmillError
+
+# Exit codes; 3 and 5 are returned by commands, the others by errors.
+DONE, INTERNAL, TOO_MANY_FAILURES, UNREADABLE, INTERRUPTED = 0, 1, 3, 4, 130
+
+COMMANDS = {
+    "plan": "count inputs, time a sample, say hours and bytes; builds nothing",
+    "build": "build a mask dataset, or resume one",
+    "status": "how far a build is, from any machine",
+    "retry": "build again the parts in which images failed",
+    "report": "make the mask-quality report again, or measure against other annotations",
+    "compare": "compare the mask quality of two datasets, image by image",
+    "validate": "check every byte and record of a dataset against its manifest",
+    "view": "draw one image with its masks and ground truth",
+    "import": "build a dataset whose masks were made elsewhere: MCG's .mat files, or any segmenter's COCO results",
+    "ranker": "train the models of mcg from your own annotated pictures",
+    "warmup": "compile the kernels once per machine, for worker images",
+}
+
+_EPILOG = """\
+exit codes: 0 done; 1 internal error; 2 wrong use; 3 done, but too many images failed; 4 an input or the output cannot be
+read or written; 5 validation failed; 130 interrupted (the same command resumes)"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command. Options are declared by `pipelines.commands.NAME.add_options`."""
+    parser = argparse.ArgumentParser(
+        prog="maskmill",
+        description="Build and inspect object-mask datasets: FH, MCG-style, grids and ground truth, as sharded TFRecords.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+        importlib.import_module(f"maskmill.pipelines.commands.{name}").add_options(command)
+    return parser
+
+
+def split_beam_args(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Our own arguments, and those after the first `--`, which are Beam's."""
+    if "--" not in argv:
+        return argv, []
+    at = argv.index("--")
+    return argv[:at], argv[at + 1 :]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    own, beam_args = split_beam_args(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    try:
+        args = parser.parse_args(own)
+    except SystemExit as stop:  # argparse prints its own message
+        return int(stop.code or 0)
+    if args.version:
+        from maskmill.pipelines.parts.provenance import versions
+
+        print("maskmill", versions()["maskmill"])
+        return DONE
+    if not args.command:
+        parser.print_help()
+        return 2
+    if beam_args and args.command not in ("build", "import", "ranker", "report"):
+        print(f"maskmill: arguments after -- are for Beam; {args.command} runs no Beam job of yours", file=sys.stderr)
+        return 2
+    args.beam_args = beam_args
+    _set_up_logging()
+    command = importlib.import_module(f"maskmill.pipelines.commands.{args.command}")
+    try:
+        return command.run(args)
+    except MaskmillError as error:
+        if args.debug:
+            raise
+        print(f"maskmill: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nmaskmill: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (the reader of our output has gone; not an error)
+        return DONE
+    except Exception as error:
+        if args.debug:
+            raise
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            print(f"maskmill: {error.filename}: {error.strerror}", file=sys.stderr)
+            return UNREADABLE
+        text = str(error).strip().splitlines()
+        detail = text[0] if text else type(error).__name__
+        print(
+            f"maskmill: internal error: {type(error).__name__}: {detail}\nRun with --debug for the traceback.",
+            file=sys.stderr,
+        )
+        return INTERNAL
+
+
+def _set_up_logging() -> None:
+    """Log lines look like our messages; Beam's remark on a BigQuery client that nobody here uses is left out."""
+    logging.basicConfig(level=logging.WARNING, format="maskmill: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: "apitools not found" not in record.getMessage())
+
+
+def on_interrupt(how_to_resume: str) -> None:
+    """Makes Ctrl-C and a polite kill end this process at once, with a word on how to go on.
+
+    At once is safe: whatever is not committed does not exist for the next run. Waiting for threads of Beam would not be.
+    """
+
+    def stop(number, frame):
+        chained = signal.getsignal(signal.SIGINT)
+        if number == signal.SIGTERM and callable(chained) and chained is not stop:
+            # Beam ends the job servers that it started here on Ctrl-C only, and then calls us.
+            chained(signal.SIGINT, frame)
+        cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
+        os.write(2, f"{cursor}\nmaskmill: interrupted; {how_to_resume}\n".encode())
+        os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def print_json(value) -> None:
+    """One JSON document on stdout, for scripts."""
+    print(json.dumps(value, indent=1, sort_keys=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

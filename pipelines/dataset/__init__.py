@@ -1,0 +1,1 @@
+"""A finished folder: its tables, its records, its soundness."""

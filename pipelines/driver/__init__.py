@@ -1,0 +1,1 @@
+"""A build from plan to manifest."""

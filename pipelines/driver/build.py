@@ -1,0 +1,279 @@
+"""The driver of a build: plan or resume, run the graph until every shard is whole, finish."""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+from maskmill.pipelines.driver.finish import finish_build
+from maskmill.pipelines.driver.progress import Tally, show_progress
+from maskmill.pipelines.parts.assemble import SHARDS, load_shards, split_shard
+from maskmill.pipelines.parts.config import BuildConfig, RunOptions
+from maskmill.pipelines.parts.part import PARTS, load_sidecar
+from maskmill.pipelines.parts.plan import Plan, difference, load_plan, make_plan
+from maskmill.pipelines.parts.provenance import versions
+from maskmill.schemas import storage
+from maskmill.schemas.errors import InputError, MaskmillError, UsageError
+from maskmill.schemas.manifest import FAILURES, IMAGES, MANIFEST, WORK, Manifest, is_shard_name, load_manifest
+
+_LOG = logging.getLogger("maskmill")
+_ATTEMPTS = 3  # runs of the graph in one command; a killed worker fails a local run, and the rest is built by the next
+_WORTH_TIMING = 2000  # images; below, a sample would take longer than it saves
+_OWN_FILES = {MANIFEST, FAILURES, IMAGES, "features.json", "dataset_info.json", "report.html", "report.json"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a build ended.
+
+    Attributes:
+        manifest: of the finished data set; None when the job was not run but written down as a template.
+        built: whether anything was built; False when the folder was complete already.
+        too_many_failures: whether the failure rate is above the limit.
+    """
+
+    manifest: Manifest | None
+    built: bool
+    too_many_failures: bool
+
+
+@contextlib.contextmanager
+def output_errors(folder: str) -> Iterator[None]:
+    """What the operating system says about the output, in words that name the folder and the way on."""
+    try:
+        yield
+    except OSError as error:
+        why = {
+            errno.ENOSPC: "the disk is full; free some space and run the same command to resume",
+            errno.EDQUOT: "the disk quota is used up; free some space and run the same command to resume",
+            errno.EROFS: "the file system is read-only",
+            errno.EACCES: "no permission to write there",
+            errno.EPERM: "no permission to write there",
+            errno.ENOTDIR: "part of the path is a file",
+            errno.EEXIST: "part of the path is a file",
+        }.get(error.errno or 0, error.strerror or str(error))
+        if storage.is_remote(folder):  # what storage says is as important as the kind of error
+            kind = {errno.ENOENT: "there is no such bucket, or it is not ours to see: "}.get(error.errno or 0, "")
+            why = f"{kind}{error.strerror or error}; the same command goes on from here once that is mended"
+        where = f" ({error.filename})" if error.filename and str(error.filename) != folder else ""
+        raise InputError(f"cannot write to {folder}{where}: {why}") from error
+
+
+@contextlib.contextmanager
+def _lock(folder: str) -> Iterator[None]:
+    """Keeps a second build out of a local folder. The kernel frees the lock when this process ends, however it ends.
+
+    gs:// has no locks: there, two builds of one plan write the same bytes, and one of another plan is refused. The file
+    is written all the same: that a bucket is missing or closed to us must be known before a million inputs are listed.
+    """
+    if storage.is_remote(folder):
+        storage.write_bytes(storage.join(folder, WORK, "lock"), b"")
+        yield
+        return
+    os.makedirs(os.path.join(folder, WORK), exist_ok=True)
+    with open(os.path.join(folder, WORK, "lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another build is writing to {folder}; wait for it, or choose another --out") from None
+        _remove_incomplete(folder)
+        yield
+
+
+def _remove_incomplete(folder: str) -> None:
+    """Removes what interrupted writers left behind; the lock says that none is at work."""
+    for place in (
+        folder,
+        os.path.join(folder, WORK),
+        os.path.join(folder, WORK, "parts"),
+        os.path.join(folder, WORK, SHARDS),
+    ):
+        for name in storage.names(place):
+            if name.endswith(storage.INCOMPLETE):
+                storage.remove(os.path.join(place, name))
+
+
+def _clear(folder: str) -> None:
+    """Removes an earlier build's files, and nothing else that may lie in the folder."""
+    storage.remove(storage.join(folder, MANIFEST))  # first: from here on this is not a data set
+    own = [name for name in storage.names(folder) if name in _OWN_FILES or is_shard_name(name)]
+    storage.remove_all(storage.join(folder, name) for name in sorted(own))
+    work = storage.join(folder, WORK)
+    with contextlib.suppress(FileNotFoundError):
+        # Removing the lock would let a second build lock a new file of the same name.
+        storage.remove_all([storage.join(work, name) for name, _ in storage.walk(work) if name != "lock"])
+
+
+def _pace(config: BuildConfig, lines: list[bytes]) -> float | None:
+    """How fast images are built, where it is worth knowing: for a cluster, and for more than a few parts."""
+    from maskmill.pipelines.driver.estimate import seconds_per_image
+
+    return seconds_per_image(config, lines) if len(lines) >= _WORTH_TIMING else None
+
+
+def plan_or_resume(config: BuildConfig, folder: str, part_size: int = 0, *, timed: bool = False) -> Plan:
+    """The plan of the folder when it is one of this configuration, or a new one.
+
+    Raises:
+        UsageError: the folder holds a build of another configuration or of other software versions.
+    """
+    plan = load_plan(folder)
+    if plan is None:
+        if storage.exists(storage.join(folder, MANIFEST)):
+            raise UsageError(
+                f"{folder} holds a finished data set without its {WORK} folder; choose another --out or --overwrite"
+            )
+        return make_plan(config, folder, part_size, _pace) if timed else make_plan(config, folder, part_size)
+    if plan.requested != config.to_dict():
+        lines = "\n".join(difference(plan.requested, config.to_dict()))
+        raise UsageError(
+            f"{folder} holds a build of another configuration:\n{lines}\nChoose another --out, or --overwrite to start anew"
+        )
+    if plan.versions != versions():
+        lines = "\n".join(difference(plan.versions, versions()))
+        raise UsageError(
+            f"{folder} was begun with other software, which could mix bytes:\n{lines}\n"
+            "Install those versions, choose another --out, or --overwrite to start anew"
+        )
+    return plan
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def build(
+    config: BuildConfig, folder: str, run: RunOptions, *, overwrite: bool = False, quiet: bool = False
+) -> Outcome:
+    """Builds a data set, or whatever of it is missing.
+
+    Args:
+        config: what to build.
+        folder: where, local or gs://.
+        run: how.
+        overwrite: remove an earlier build in the folder first.
+        quiet: no progress.
+
+    Raises:
+        InputError, UsageError, DamageError: see their texts; the folder can be resumed after each of them.
+    """
+    timed = False
+    if run.beam_args:
+        from maskmill.pipelines.clusters.runners import choose  # Beam takes a second to import
+
+        runner = choose(run.beam_args)
+        runner.check(images=config.images, out=folder)  # before inputs are listed, which can take long
+        timed = not runner.is_local
+    with output_errors(folder), _lock(folder):
+        if overwrite:
+            _clear(folder)
+        plan = plan_or_resume(config, folder, run.part_size, timed=timed)
+        manifest = _finished(folder, plan)
+        if manifest is None:
+            if not _run_until_whole(folder, plan, run, quiet):
+                return Outcome(None, False, False)
+            manifest = finish_build(folder, plan)
+            built = True
+        else:
+            built = False
+    considered = manifest.counts["written"] + manifest.counts["failed"]
+    too_many = manifest.counts["failed"] > run.max_failure_rate * considered
+    return Outcome(manifest, built, too_many)
+
+
+def _finished(folder: str, plan: Plan) -> Manifest | None:
+    try:
+        manifest = load_manifest(folder)
+    except InputError:
+        return None
+    if manifest.plan_digest != plan.digest:
+        return None
+    return manifest if len(load_shards(folder, plan)) == plan.num_shards else None
+
+
+def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> bool:
+    """Builds what is missing; False when the job was written down instead of run."""
+    from maskmill.pipelines.clusters import runners  # Beam takes a second to import
+    from maskmill.pipelines.driver import graph  # Beam takes a second to import
+
+    storage.remove(storage.join(folder, MANIFEST))  # while shards are missing, the folder is not a data set
+    runner = runners.choose(run.beam_args)
+    tally = Tally(folder, plan)
+    last_error: BaseException | None = None
+    with show_progress(tally, quiet):
+        for attempt in range(1, _ATTEMPTS + 1):
+            whole = load_shards(folder, plan)
+            committed = storage.names(storage.join(folder, WORK, PARTS))
+            lost = {task.name for task in plan.tasks if f"{task.name}.json" not in committed}
+            tasks = [
+                task
+                for index, parts in enumerate(plan.parts)
+                if index not in whole or not lost.isdisjoint(task.name for task in parts)
+                for task in parts
+            ]
+            if not tasks:
+                return True
+            missing = sum(task.name in lost for task in tasks)
+            wanted = usable_cores() if run.workers is None else run.workers
+            workers = max(1, min(wanted, missing))
+            flags = runner.flags(plan, workers, len(tasks))
+            graph.LOCAL_ERRORS.clear()
+            try:
+                isolate = run.workers != 0
+                if not graph.run(tasks, folder, plan.digest, run.image_timeout, isolate, flags, _announce):
+                    return False
+            except Exception as error:  # the runner's own; the cause, where it was in this process, is in LOCAL_ERRORS
+                last_error = next(iter(graph.LOCAL_ERRORS), error)
+                if isinstance(last_error, OSError) or not isinstance(last_error, Exception):
+                    raise last_error from error
+                if not runner.is_local:  # which has tried again by itself, as often as it thinks right
+                    known = isinstance(last_error, MaskmillError)
+                    raise last_error if known else runners.explain(last_error, runner) from error
+                _LOG.warning("attempt %d of %d ended early: %s", attempt, _ATTEMPTS, str(last_error).splitlines()[0])
+    left = plan.num_shards - len(load_shards(folder, plan))
+    if left:
+        message = f"{left} of {plan.num_shards} shards could not be built in {_ATTEMPTS} attempts"
+        if isinstance(last_error, MaskmillError):
+            raise type(last_error)(f"{message}: {last_error}") from last_error
+        raise RuntimeError(message) from last_error
+    return True
+
+
+def _announce(url: str) -> None:
+    print(f"maskmill: the job runs at {url}", file=sys.stderr, flush=True)
+
+
+def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, int]:
+    """Uncommits the parts that hold failures, so that the next build makes them again.
+
+    Args:
+        folder: a build's folder.
+        reasons: only failures with these reasons; all where empty.
+
+    Returns:
+        The plan and how many failures will be tried again. Inputs refused while listing are not among them.
+    """
+    plan = load_plan(folder)
+    if plan is None:
+        raise InputError(f"{folder} holds no build: it has no {WORK}/plan.json")
+    again = 0
+    with output_errors(folder), _lock(folder):
+        sidecars = storage.in_parallel(lambda task: load_sidecar(folder, task), plan.tasks, folder)
+        for index, tasks in enumerate(plan.parts):
+            keep: set[str] = set()
+            hits = 0
+            for task, sidecar in zip(tasks, sidecars, strict=False):  # takes its own parts' and no more
+                found = [f for f in sidecar.failures if not reasons or f["reason"] in reasons] if sidecar else []
+                hits += len(found)
+                if not found:
+                    keep.add(task.name)
+            if hits:
+                again += hits
+                storage.remove(storage.join(folder, MANIFEST))  # first: from here on this is not a data set
+                split_shard(folder, plan, index, keep)
+    return plan, again

@@ -1,0 +1,145 @@
+"""What a build would cost: inputs counted, a sample built and timed, hours and bytes extrapolated."""
+
+import collections
+import dataclasses
+import os
+import shutil
+import time
+
+from maskmill.pipelines.parts.config import BuildConfig
+from maskmill.pipelines.parts.image_builder import ImageBuilder, Settings
+from maskmill.pipelines.parts.isolation import ChildProcess
+from maskmill.pipelines.parts.plan import IMAGES_PER_PART, default_num_shards, list_inputs
+from maskmill.pipelines.reading.inputs import Input
+from maskmill.schemas import storage
+from maskmill.schemas.errors import ImageError
+
+SAMPLE_IMAGES = 50
+PACE_IMAGES = 24
+SAMPLE_SECONDS = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """The cost of a build.
+
+    Attributes:
+        inputs, to_build: images there are, and those not already refused.
+        refused: reason -> number refused or skipped while listing.
+        labels: where class labels come from, in words.
+        shards, parts: how many there would be.
+        sampled, sample_failures: images built for the estimate, and how many of them failed.
+        seconds_per_image, bytes_per_image: means over the sample; None when nothing could be built.
+        cores: cores that the hours are for.
+        free_bytes: free space at the output; None where unknown.
+    """
+
+    inputs: int
+    to_build: int
+    refused: dict[str, int]
+    labels: str
+    shards: int
+    parts: int
+    sampled: int
+    sample_failures: int
+    seconds_per_image: float | None
+    bytes_per_image: float | None
+    cores: int
+    free_bytes: int | None
+
+    @property
+    def core_seconds(self) -> float | None:
+        """CPU time of the whole build."""
+        return None if self.seconds_per_image is None else self.seconds_per_image * self.to_build
+
+    @property
+    def out_bytes(self) -> float | None:
+        """Size of all shards."""
+        return None if self.bytes_per_image is None else self.bytes_per_image * self.to_build
+
+
+def free_space(folder: str) -> int | None:
+    """Free bytes where a folder is or would be; None on gs://."""
+    if not folder or storage.is_remote(folder):
+        return None
+    place = os.path.abspath(folder)
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    return shutil.disk_usage(place).free
+
+
+def seconds_per_image(config: BuildConfig, lines: list[bytes]) -> float | None:
+    """Seconds that an image takes here, reading included, from a small sample of a plan's lines; None when none was built.
+
+    The sample is built in a child process: what crashes or hangs on one picture must not take the driver with it.
+    """
+    settings = Settings(config.masks, config.max_pixels, config.masks_only, config.bad_annotations == "drop")
+    child = ChildProcess(settings, SAMPLE_SECONDS)
+    seconds: list[float] = []
+    begin = time.perf_counter()
+    try:
+        for line in lines[:PACE_IMAGES]:
+            item = Input.from_json(line)
+            start = time.perf_counter()
+            try:
+                child.build(item, item.location.read())
+            except ImageError:
+                continue  # could not be read; says nothing about the others
+            seconds.append(time.perf_counter() - start)
+            if len(seconds) == 1:
+                begin = time.perf_counter()  # the first one pays for the child's start, which may compile kernels
+            elif time.perf_counter() - begin > SAMPLE_SECONDS:
+                break
+    finally:
+        child.close()
+    return sum(seconds[1:]) / len(seconds[1:]) if len(seconds) > 1 else None
+
+
+def estimate(config: BuildConfig, out: str, cores: int, part_size: int = 0) -> Estimate:
+    """Lists the inputs and builds a random sample of them in this process; writes nothing.
+
+    Args:
+        config: what would be built.
+        out: where it would go, or "".
+        cores: for the hours.
+        part_size: images per part; 0 means the default.
+    """
+    source = config.source()
+    lines, refused = list_inputs(config, source)
+    settings = Settings(config.masks, config.max_pixels, config.masks_only, config.bad_annotations == "drop")
+    builder = ImageBuilder(settings)
+    builder.warm_up()  # compiling the kernels would otherwise use up the time for the sample
+    seconds: list[float] = []
+    sizes: list[int] = []
+    failures = 0
+    begin = time.perf_counter()
+    # Lines are in the seeded order of records, so the first ones are a random sample.
+    for line in lines[:SAMPLE_IMAGES]:
+        item = Input.from_json(line)
+        start = time.perf_counter()
+        try:
+            payload = builder.build(item, item.location.read()).payload
+        except ImageError:
+            payload = b""
+        if payload:
+            seconds.append(time.perf_counter() - start)
+            sizes.append(len(payload))
+        else:
+            failures += 1
+        if time.perf_counter() - begin > SAMPLE_SECONDS:
+            break
+    steady = seconds[1:] or seconds  # the first one pays for loading compiled code
+    return Estimate(
+        inputs=len(lines) + len(refused),
+        to_build=len(lines),
+        refused=dict(sorted(collections.Counter(r.reason for r in refused).items())),
+        labels=source.labels,
+        shards=config.num_shards or default_num_shards(len(lines)),
+        parts=-(-len(lines) // (part_size or IMAGES_PER_PART)),
+        sampled=len(seconds) + failures,
+        sample_failures=failures,
+        seconds_per_image=sum(steady) / len(steady) if steady else None,
+        bytes_per_image=sum(sizes) / len(sizes) if sizes else None,
+        cores=cores,
+        free_bytes=free_space(out),
+    )

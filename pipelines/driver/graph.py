@@ -1,0 +1,162 @@
+"""The one Beam graph, on every runner: Create(parts) -> Reshuffle -> BuildPart -> by shard -> AssembleShard.
+
+As little logic as possible here: every step calls an importable function of another module. Work items are references of
+a few dozen bytes; pictures and records never cross a shuffle.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+
+from maskmill.pipelines.clusters.runners import job_url
+from maskmill.pipelines.parts.assemble import assemble_shard, load_shards
+from maskmill.pipelines.parts.isolation import ChildProcess, InProcess
+from maskmill.pipelines.parts.part import build_part, settings_of
+from maskmill.pipelines.parts.plan import PartTask, Plan, difference, load_plan
+from maskmill.pipelines.parts.provenance import versions
+from maskmill.schemas import storage
+
+# Exceptions of parts built in this process, for the driver: Beam passes only their text on. Remote workers' are in its logs.
+LOCAL_ERRORS: list[BaseException] = []
+
+
+@functools.lru_cache(maxsize=2)
+def _plan(folder: str, plan_digest: str) -> Plan:
+    """The plan, read once per process; `plan_digest` tells plans of one folder apart."""
+    plan = load_plan(folder)
+    if plan is None or plan.digest != plan_digest:
+        raise RuntimeError(f"the plan in {folder} is gone or was replaced while this job ran")
+    return plan
+
+
+class BuildPart(beam.DoFn):
+    """PartTask -> (shard, part); see `pipelines.parts.part.build_part`.
+
+    Attributes:
+        folder: the build's folder.
+        plan_digest: of the plan being built.
+        image_timeout: seconds per image.
+        isolate: whether images are built in a child process.
+    """
+
+    def __init__(self, folder: str, plan_digest: str, image_timeout: float, isolate: bool):
+        self.folder, self.plan_digest, self.image_timeout, self.isolate = folder, plan_digest, image_timeout, isolate
+        self.beam = beam.__version__  # the driver's; changes no byte, so it is not part of the plan
+        self.images_ok = Metrics.counter("maskmill", "images_written")
+        self.images_failed = Metrics.counter("maskmill", "images_failed")
+        self.part_ms = Metrics.distribution("maskmill", "part_msec")
+
+    def setup(self):
+        plan = _plan(self.folder, self.plan_digest)
+        ours, theirs = {**versions(), "apache-beam": beam.__version__}, {**plan.versions, "apache-beam": self.beam}
+        if theirs != ours:
+            lines = "; ".join(difference(theirs, ours))
+            raise RuntimeError(f"this worker's software is not the one the plan was made with: {lines}")
+        settings = settings_of(plan)
+        self.builder = ChildProcess(settings, self.image_timeout) if self.isolate else InProcess(settings)
+        self.read_ahead = 8 if storage.is_remote(self.folder) else 2
+
+    def process(self, task: PartTask):
+        try:
+            sidecar = build_part(task, self.folder, self.builder, self.read_ahead)
+        except BaseException as error:
+            LOCAL_ERRORS.append(error)
+            raise
+        self.images_ok.inc(sidecar.records)
+        self.images_failed.inc(len(sidecar.failures))
+        self.part_ms.update(int(sidecar.seconds * 1e3))
+        yield task.shard, task.part
+
+    def teardown(self):
+        self.builder.close()
+
+
+def assemble(keyed_parts: tuple[int, object], folder: str, plan_digest: str) -> int:
+    """(shard, its parts) -> shard; see `pipelines.parts.assemble.assemble_shard`."""
+    try:
+        assemble_shard(folder, _plan(folder, plan_digest), keyed_parts[0])
+    except BaseException as error:
+        LOCAL_ERRORS.append(error)
+        raise
+    return keyed_parts[0]
+
+
+@dataclasses.dataclass
+class BuildShards(beam.PTransform):
+    """PartTasks -> indices of finished shards."""
+
+    folder: str
+    plan_digest: str
+    image_timeout: float
+    isolate: bool
+
+    def expand(self, tasks):
+        return (
+            tasks
+            | "BreakFusion" >> beam.Reshuffle()
+            | "BuildPart" >> beam.ParDo(BuildPart(self.folder, self.plan_digest, self.image_timeout, self.isolate))
+            | "GroupByShard" >> beam.GroupByKey()
+            | "AssembleShard" >> beam.Map(assemble, folder=self.folder, plan_digest=self.plan_digest)
+        )
+
+
+def finish(shards: int, folder: str, plan_digest: str) -> bool:
+    """Finishes the build once every shard is whole; see `pipelines.driver.finish.finish_build`."""
+    from maskmill.pipelines.driver.finish import finish_build  # tables and the report: nothing that other steps need
+
+    plan = _plan(folder, plan_digest)
+    whole = len(load_shards(folder, plan)) == plan.num_shards
+    if whole:
+        finish_build(folder, plan)
+    return whole
+
+
+def run(
+    tasks: list[PartTask],
+    folder: str,
+    plan_digest: str,
+    image_timeout: float,
+    isolate: bool,
+    flags: list[str],
+    announce: Callable[[str], None] = lambda url: None,
+) -> bool:
+    """Runs the graph over some parts and waits for it; raises what the runner raises.
+
+    Args:
+        tasks: the parts.
+        folder, plan_digest: the build.
+        image_timeout, isolate: see `BuildPart`.
+        flags: Beam's, complete.
+        announce: called with the address where the job can be watched, where there is one.
+
+    Returns:
+        Whether the job ran; False when it was only written down as a template.
+    """
+    options = PipelineOptions(flags)
+    detached = bool(options.view_as(GoogleCloudOptions).template_location)
+    pipeline = beam.Pipeline(options=options)
+    shards = (
+        pipeline
+        | "Parts" >> beam.Create(tasks, reshuffle=False)
+        | "BuildShards" >> BuildShards(folder, plan_digest, image_timeout, isolate)
+    )
+    if detached:  # no driver will be there to do it
+        _ = (
+            shards
+            | "AllShards" >> beam.combiners.Count.Globally()
+            | "Finish" >> beam.Map(finish, folder=folder, plan_digest=plan_digest)
+        )
+    result = pipeline.run()
+    if url := job_url(result, options):
+        announce(url)
+    try:
+        if not detached:
+            result.wait_until_finish()
+    finally:
+        if (client := getattr(result, "client", None)) is not None:
+            client.close()  # Dask's; left open, it complains when the cluster goes
+    return not detached

@@ -1,0 +1,1 @@
+"""Training the models of `mcg` from annotated pictures."""

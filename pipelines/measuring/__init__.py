@@ -1,0 +1,1 @@
+"""What is measured of one image, and how it adds up."""

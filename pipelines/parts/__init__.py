@@ -1,0 +1,1 @@
+"""What a worker does: configuration, plan, one image, one part, one shard."""

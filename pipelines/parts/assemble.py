@@ -1,0 +1,133 @@
+"""Parts to shards to a data set: byte concatenation, the manifest and the tables beside it."""
+
+import dataclasses
+import hashlib
+import json
+
+import google_crc32c
+
+from maskmill.pipelines.parts.part import PARTS, Sidecar, load_sidecar, part_path, sidecar_path
+from maskmill.pipelines.parts.plan import Plan
+from maskmill.schemas import storage
+from maskmill.schemas.errors import DamageError
+from maskmill.schemas.manifest import WORK, Shard, shard_name
+
+SHARDS = "shards"
+_CHUNK = 4 << 20
+
+
+def shard_sidecar_path(folder: str, index: int) -> str:
+    """The sidecar that says a shard is whole."""
+    return storage.join(folder, WORK, SHARDS, f"{index:05d}.json")
+
+
+def _read_shard_sidecar(folder: str, plan: Plan, index: int) -> Shard | None:
+    try:
+        fields = json.loads(storage.read_bytes(shard_sidecar_path(folder, index)))
+        return Shard(**fields) if fields.pop("plan_digest") == plan.digest else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def load_shard(folder: str, plan: Plan, index: int) -> Shard | None:
+    """The shard as committed under this plan, its file still there at its size; else None."""
+    shard = _read_shard_sidecar(folder, plan, index)
+    try:
+        whole = shard is not None and storage.size(storage.join(folder, shard.name)) == shard.bytes
+    except FileNotFoundError:
+        return None
+    return shard if whole else None
+
+
+def load_shards(folder: str, plan: Plan) -> dict[int, Shard]:
+    """Every shard that `load_shard` would give, by index: two listings, and a read for each that is there.
+
+    On gs:// a call takes tens of milliseconds, and there are thousands of shards.
+    """
+    there = storage.names(storage.join(folder, WORK, SHARDS))
+    indices = [i for i in range(plan.num_shards) if f"{i:05d}.json" in there]
+    if not indices:
+        return {}
+    sizes = storage.sizes(folder)
+    read = storage.in_parallel(lambda index: _read_shard_sidecar(folder, plan, index), indices, folder)
+    return {
+        index: shard
+        for index, shard in zip(indices, read, strict=True)
+        if shard is not None and sizes.get(shard.name) == shard.bytes
+    }
+
+
+def assemble_shard(folder: str, plan: Plan, index: int) -> Shard | None:
+    """Joins the parts of a shard, commits it and removes them.
+
+    Returns:
+        The shard, or None while a part is missing.
+
+    Raises:
+        DamageError: a part's bytes are not those its sidecar promises; the sidecar is removed, so the part is built again.
+    """
+    if (done := load_shard(folder, plan, index)) is not None:
+        # A part whose sidecar was lost, or a second attempt that came late, was built for nothing but its sidecar.
+        storage.remove_all(part_path(folder, task) for task in plan.parts[index])
+        return done
+    sidecars = [load_sidecar(folder, task) for task in plan.parts[index]]
+    parts = [sidecar for sidecar in sidecars if sidecar is not None]
+    if len(parts) < len(sidecars):
+        return None
+    name = shard_name(plan.config["name"], plan.config["split"], index, plan.num_shards)
+    sha, crc = hashlib.sha256(), google_crc32c.Checksum()
+    with storage.create(storage.join(folder, name)) as target:
+        for part in parts:
+            _append(folder, part, target, (sha, crc))
+    shard = Shard(
+        name,
+        sum(part.records for part in parts),
+        sum(part.bytes for part in parts),
+        sha.hexdigest(),
+        crc.hexdigest().decode(),
+    )
+    fields = {**dataclasses.asdict(shard), "plan_digest": plan.digest}
+    storage.write_bytes(shard_sidecar_path(folder, index), json.dumps(fields).encode() + b"\n")
+    for part in parts:
+        storage.remove(part_path(folder, part))
+    return shard
+
+
+def split_shard(folder: str, plan: Plan, index: int, keep: set[str]) -> None:
+    """The inverse of `assemble_shard`: gives a committed shard's parts back their records, and uncommits the shard.
+
+    Args:
+        folder, plan: the build.
+        index: which shard.
+        keep: names of the parts worth keeping; the others are uncommitted, so that they are built again.
+    """
+    shard = load_shard(folder, plan, index)
+    offset = 0
+    for task in plan.parts[index]:
+        sidecar = load_sidecar(folder, task)
+        if sidecar is None:
+            break  # without its length, what follows cannot be found; it is built again
+        if shard is not None and task.name in keep:
+            with storage.create(part_path(folder, sidecar)) as target:
+                target.write(storage.read_bytes(storage.join(folder, shard.name), offset, sidecar.bytes))
+        offset += sidecar.bytes
+    storage.remove(shard_sidecar_path(folder, index))
+    for task in plan.parts[index]:
+        if task.name not in keep:
+            storage.remove(sidecar_path(folder, task.name))
+
+
+def _append(folder: str, part: Sidecar, target, sums) -> None:
+    own = hashlib.sha256()
+    try:
+        with storage.open_read(part_path(folder, part)) as source:
+            while chunk := source.read(_CHUNK):
+                own.update(chunk)
+                for total in sums:
+                    total.update(chunk)
+                target.write(chunk)
+    except FileNotFoundError:
+        pass  # reported just below as any other difference
+    if own.hexdigest() != part.sha256:
+        storage.remove(storage.join(folder, WORK, PARTS, f"{part.name}.json"))
+        raise DamageError(f"part {part.name} is not what was written; the same build command builds it again")

@@ -1,0 +1,188 @@
+"""What a build is asked to do: the options that change bytes (`BuildConfig`) and those that only say how (`RunOptions`)."""
+
+import dataclasses
+import difflib
+import re
+import typing
+
+import yaml
+
+from maskmill.masks.registry import canonical_spec, parse_specs
+from maskmill.pipelines.reading.decode import MAX_PIXELS
+from maskmill.pipelines.reading.inputs import Source
+from maskmill.schemas import storage
+from maskmill.schemas.errors import InputError, UsageError
+
+DATASETS = ("coco", "imagenet", "folder")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.]{0,63}$")
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildConfig:
+    """Every option that can change a byte of the records. Two builds with equal configs and inputs are equal.
+
+    Attributes:
+        dataset: coco, imagenet or folder.
+        images: folder, .zip or .tar of the pictures, local or gs://.
+        annotations: COCO instances json; coco only.
+        ground_truth: validation labels; imagenet only.
+        synsets: list of all synsets, or the devkit's meta.mat; imagenet only.
+        masks: generator specs, in canonical form.
+        name, split: the shards' names, DATASET-SPLIT.tfrecord-...; the name defaults to `dataset`.
+        num_shards: 0 means one per about 1,000 images, but at least 16 where there are 256 images.
+        limit: build only this many inputs, a seeded random choice; 0 means all.
+        seed: of the order of records.
+        max_pixels: larger pictures are refused before decoding.
+        masks_only: leave `image/encoded` out, so that masks can be published without pictures.
+        bad_annotations: "fail" loses the image to the ledger, "drop" leaves the annotation out and counts it.
+    """
+
+    dataset: str
+    images: str
+    masks: tuple[str, ...]
+    annotations: str = ""
+    ground_truth: str = ""
+    synsets: str = ""
+    name: str = ""
+    split: str = "train"
+    num_shards: int = 0
+    limit: int = 0
+    seed: int = 0
+    max_pixels: int = MAX_PIXELS
+    masks_only: bool = False
+    bad_annotations: str = "fail"
+
+    def __post_init__(self):
+        if self.dataset not in DATASETS:
+            near = difflib.get_close_matches(self.dataset, DATASETS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"--dataset is one of {', '.join(DATASETS)}, got {self.dataset!r}{hint}")
+        if not self.images:
+            raise UsageError("--images is missing: the folder, .zip or .tar of the pictures")
+        if self.dataset == "coco" and not self.annotations:
+            raise UsageError(
+                "--dataset coco needs --annotations, COCO's instances_*.json; without one use --dataset folder"
+            )
+        for option, owner in (("annotations", "coco"), ("ground_truth", "imagenet"), ("synsets", "imagenet")):
+            if getattr(self, option) and self.dataset != owner:
+                raise UsageError(f"--{option.replace('_', '-')} belongs to --dataset {owner}, not {self.dataset}")
+        if not self.masks:
+            raise UsageError(
+                '--masks is missing: say which, e.g. --masks "fh(scales=(500, 1000, 1500))" --masks "grid(n=5)"'
+            )
+        if any(spec.split("(")[0].strip() == "gt" for spec in self.masks) and self.dataset != "coco":
+            raise UsageError("gt() needs annotations; use --dataset coco with --annotations")
+        for option, low in (("num_shards", 0), ("limit", 0), ("max_pixels", 1)):
+            if getattr(self, option) < low:
+                raise UsageError(f"--{option.replace('_', '-')} must be at least {low}, got {getattr(self, option)}")
+        if self.bad_annotations not in ("fail", "drop"):
+            raise UsageError(f"--bad-annotations is fail or drop, got {self.bad_annotations!r}")
+        object.__setattr__(self, "name", self.name or self.dataset)
+        for option in ("name", "split"):
+            if not _NAME.match(getattr(self, option)):
+                raise UsageError(f"--{option} takes letters, digits, '_' and '.', got {getattr(self, option)!r}")
+        object.__setattr__(self, "masks", tuple(canonical_spec(g) for g in parse_specs(list(self.masks))))
+
+    def source(self) -> Source:
+        """The data set to list."""
+        if self.dataset == "coco":
+            from maskmill.pipelines.reading.coco import Coco
+
+            return Coco(self.images, self.annotations)
+        if self.dataset == "imagenet":
+            from maskmill.pipelines.reading.imagenet import ImageNet
+
+            return ImageNet(self.images, self.ground_truth, self.synsets)
+        from maskmill.pipelines.reading.folder import Folder
+
+        return Folder(self.images)
+
+    def to_dict(self) -> dict:
+        """JSON-able, complete."""
+        return {**dataclasses.asdict(self), "masks": list(self.masks)}
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> "BuildConfig":
+        """The inverse of `to_dict`."""
+        return cls(**{**fields, "masks": tuple(fields["masks"])})
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """How a build runs; none of these can change a byte of the records.
+
+    Attributes:
+        workers: processes that make masks; 0 means in this process, without protection from pictures that crash it.
+            None means one per usable core, but no more than the work is worth.
+        part_size: images per work item; 0 means chosen from the plan.
+        image_timeout: seconds after which a picture is given up.
+        max_failure_rate: share of inputs that may fail before the build ends with exit code 3.
+        beam_args: everything after `--`, for Beam.
+    """
+
+    workers: int | None = None
+    part_size: int = 0
+    image_timeout: float = 300.0
+    max_failure_rate: float = 0.01
+    beam_args: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.workers is not None and not 0 <= self.workers <= 1024:
+            raise UsageError(f"--workers must lie in 0..1024, got {self.workers}")
+        if self.part_size < 0:
+            raise UsageError(f"--part-size must be at least 0, got {self.part_size}")
+        if not self.image_timeout > 0:
+            raise UsageError(f"--image-timeout must be above 0 seconds, got {self.image_timeout}")
+        if not 0 <= self.max_failure_rate <= 1:
+            raise UsageError(f"--max-failure-rate must lie in 0..1, got {self.max_failure_rate}")
+
+
+def read_config_file(path: str, keys: dict[str, type]) -> dict:
+    """Options from a YAML file, the same names as the flags.
+
+    Args:
+        path: the file.
+        keys: option name -> its type (str, int, float, bool or tuple for repeatable ones).
+
+    Raises:
+        InputError: missing or not YAML. UsageError: an unknown key (with a suggestion) or a value of another type.
+    """
+    try:
+        content = yaml.safe_load(storage.read_bytes(path))
+    except FileNotFoundError:
+        raise InputError(f"{path} not found; --config takes a YAML file of options") from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold options as 'name: value' lines")
+    options = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in keys:
+            near = difflib.get_close_matches(name, keys, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"{path}: unknown option {str(key)!r}{hint}")
+        kind = keys[name]
+        if kind is tuple:
+            value = [value] if isinstance(value, str) else value
+            if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+                raise UsageError(f"{path}: {key} takes text or a list of texts, got {value!r}")
+            value = tuple(value)
+        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        elif not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise UsageError(f"{path}: {key} takes {kind.__name__}, got {value!r}")
+        options[name] = value
+    return options
+
+
+def option_types(cls: type) -> dict[str, type]:
+    """Option name -> plain type, of a config dataclass (`tuple` for tuples, the first of a union)."""
+    types = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        origin = typing.get_origin(hint)
+        plain = origin if isinstance(origin, type) and origin is tuple else hint
+        if not isinstance(plain, type):
+            plain = next(t for t in typing.get_args(hint) if t is not type(None))
+        types[name] = plain
+    return types

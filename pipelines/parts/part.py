@@ -1,0 +1,169 @@
+"""One part: the unit of work, of retry and of resume. Knows no Beam.
+
+A part is committed by its sidecar, written last: until `_work/parts/NAME.json` is there, the part has not happened. What
+it writes depends on the plan and the configuration only, so two attempts at one part, even at once, do no harm.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import time
+from typing import Protocol
+
+import google_crc32c
+
+from maskmill.pipelines.measuring.statistics import FactsFolder
+from maskmill.pipelines.parts.image_builder import Built, Settings
+from maskmill.pipelines.parts.plan import PartTask, Plan, read_part
+from maskmill.pipelines.reading.inputs import Input, Refusal
+from maskmill.schemas import storage
+from maskmill.schemas.errors import MESSAGE_LIMIT, ImageError
+from maskmill.schemas.manifest import WORK
+from maskmill.schemas.tfrecord import frame
+
+PARTS = "parts"
+
+
+class Builder(Protocol):
+    """What makes records of images: `pipelines.parts.isolation`."""
+
+    def build(self, item: Input, data: bytes) -> Built: ...
+
+    def close(self) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Sidecar:
+    """What is known of a committed part.
+
+    Attributes:
+        shard, part, plan_digest: which part of which plan.
+        images: inputs of the part; images = records + len(failures).
+        records, bytes, sha256, crc32c: of the part's file.
+        failures: ledger lines, as dicts.
+        rows: one per record, in its order (see `ImageBuilder`).
+        facts: their measurements for the report, folded to sums (see `fold_facts`). Only what `rows` cannot give is here:
+            choices of examples and bootstrap sums would be larger than the rows that they follow from.
+        seconds: wall time.
+    """
+
+    shard: int
+    part: int
+    plan_digest: str
+    images: int
+    records: int
+    bytes: int
+    sha256: str
+    crc32c: str
+    failures: list[dict]
+    rows: list[dict]
+    facts: dict
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.shard:05d}-{self.part:05d}"
+
+
+def part_path(folder: str, task: PartTask | Sidecar) -> str:
+    """The part's records."""
+    return storage.join(folder, WORK, PARTS, f"{task.name}.tfrecord")
+
+
+def sidecar_path(folder: str, name: str) -> str:
+    """The part's sidecar."""
+    return storage.join(folder, WORK, PARTS, f"{name}.json")
+
+
+def settings_of(plan: Plan) -> Settings:
+    """What workers need to know of a plan."""
+    config = plan.build_config
+    return Settings(config.masks, config.max_pixels, config.masks_only, config.bad_annotations == "drop")
+
+
+def load_sidecar(folder: str, task: PartTask) -> Sidecar | None:
+    """The sidecar of a committed part of this plan, or None."""
+    try:
+        sidecar = Sidecar(**json.loads(storage.read_bytes(sidecar_path(folder, task.name))))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None  # not there, or torn by a machine that lost power: not committed
+    return sidecar if sidecar.plan_digest == task.plan_digest else None
+
+
+def has_records(folder: str, sidecar: Sidecar) -> bool:
+    """Whether the part's records are still there, at their size (their bytes are checked when they are joined)."""
+    try:
+        return storage.size(part_path(folder, sidecar)) == sidecar.bytes
+    except FileNotFoundError:
+        return False
+
+
+def build_part(task: PartTask, folder: str, builder: Builder, read_ahead: int = 2) -> Sidecar:
+    """Builds and commits one part; a committed part is left as it is.
+
+    Args:
+        task: which part.
+        folder: the build's folder, local or gs://.
+        builder: makes records of images.
+        read_ahead: files read ahead by threads while the builder computes.
+
+    Returns:
+        The part's sidecar.
+
+    Raises:
+        OSError: the output cannot be written; nothing is left behind.
+    """
+    if (done := load_sidecar(folder, task)) is not None and has_records(folder, done):
+        return done
+    start = time.perf_counter()
+    items = read_part(folder, task)
+    sha, crc, size = hashlib.sha256(), google_crc32c.Checksum(), 0
+    failures: list[Refusal] = []
+    rows: list[dict] = []
+    facts = FactsFolder()
+    with (
+        storage.create(part_path(folder, task)) as file,
+        concurrent.futures.ThreadPoolExecutor(read_ahead) as readers,
+    ):
+        pending: collections.deque = collections.deque()
+        waiting = iter(items)
+        for item in items:
+            while len(pending) <= read_ahead and (following := next(waiting, None)) is not None:
+                pending.append(readers.submit(_read, following))
+            data = pending.popleft().result()
+            built = Built(b"", data, {}) if isinstance(data, Refusal) else builder.build(item, data)
+            if built.refusal is not None:
+                failures.append(built.refusal)
+                continue
+            record = frame(built.payload)
+            file.write(record)
+            sha.update(record)
+            crc.update(record)
+            size += len(record)
+            rows.append(built.row)
+            facts.add(built.facts)
+    sidecar = Sidecar(
+        shard=task.shard,
+        part=task.part,
+        plan_digest=task.plan_digest,
+        images=len(items),
+        records=len(rows),
+        bytes=size,
+        sha256=sha.hexdigest(),
+        crc32c=crc.hexdigest().decode(),
+        failures=[{**dataclasses.asdict(f), "message": f.message[:MESSAGE_LIMIT]} for f in failures],
+        rows=rows,
+        facts=facts.result(),
+        seconds=round(time.perf_counter() - start, 3),
+    )
+    storage.write_bytes(sidecar_path(folder, task.name), json.dumps(vars(sidecar)).encode() + b"\n")
+    return sidecar
+
+
+def _read(item: Input) -> bytes | Refusal:
+    try:
+        return item.location.read()
+    except ImageError as error:
+        return Refusal(item.id, error.stage, error.reason, str(error))

@@ -1,0 +1,260 @@
+"""The plan: every input, in the order of its record, dealt into shards and parts, before anything is built.
+
+`_work/plan.jsonl.gz` holds one line per input; each part is a gzip member of its own, so a worker reads its lines and no
+others, and a work item is a few numbers however large the annotations are. `_work/plan.json` is the index, written last.
+
+Order: inputs are sorted by the hash of seed and id. That is a shuffle that does not depend on how the inputs were listed,
+and a random choice of them when only the first are taken.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+from maskmill.pipelines.parts.config import BuildConfig
+from maskmill.pipelines.parts.provenance import versions
+from maskmill.pipelines.reading.inputs import Input, Refusal
+from maskmill.schemas import storage
+from maskmill.schemas.errors import DamageError, InputError, UsageError
+from maskmill.schemas.manifest import WORK, digest
+
+PLAN = "plan.json"
+LINES = "plan.jsonl.gz"
+REFUSED = "refused.jsonl"
+FORMAT = 1
+
+IMAGES_PER_SHARD = 1000
+MIN_SHARD_IMAGES = 16  # small data sets get up to 16 shards of this many, so that readers have something to shuffle
+IMAGES_PER_PART = 128
+PART_SECONDS = 90.0
+_KEY_BYTES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class PartTask:
+    """One work item: which part of which shard, where its lines are in the plan, and of which plan.
+
+    Attributes:
+        shard, part: indices.
+        offset, size: the gzip member in `plan.jsonl.gz`, bytes.
+        images: how many lines it holds.
+        plan_digest: identity of the plan; a sidecar with another one is not this part.
+    """
+
+    shard: int
+    part: int
+    offset: int
+    size: int
+    images: int
+    plan_digest: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.shard:05d}-{self.part:05d}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be built.
+
+    Attributes:
+        requested: the configuration as asked for (`BuildConfig.to_dict`).
+        config: the same, resolved (number of shards).
+        categories: category id as text -> name.
+        labels: where class labels come from, in words.
+        inputs: images planned, without those refused.
+        refused: inputs refused or skipped while listing; their lines are in `refused.jsonl`.
+        versions: of the software that makes the bytes; a worker with others refuses to work.
+        parts: per shard, the parts.
+        digest: identity: same inputs, same configuration, same versions, same order.
+    """
+
+    requested: dict
+    config: dict
+    categories: dict[str, str]
+    labels: str
+    inputs: int
+    refused: int
+    versions: dict[str, str]
+    parts: tuple[tuple[PartTask, ...], ...]
+    digest: str
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.parts)
+
+    @property
+    def tasks(self) -> list[PartTask]:
+        return [task for parts in self.parts for task in parts]
+
+    @property
+    def build_config(self) -> BuildConfig:
+        return BuildConfig.from_dict(self.requested)
+
+
+def order_key(seed: int, identity: str) -> bytes:
+    """Where an input comes in the order of records: 16 bytes, uniform and independent of all other inputs."""
+    return hashlib.sha256(f"{seed}\0{identity}".encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
+
+
+def list_inputs(config: BuildConfig, source) -> tuple[list[bytes], list[Refusal]]:
+    """All inputs of a source as plan lines in the order of their records, and those refused.
+
+    Duplicated ids are refused here: of several inputs with one id the first in the order of their lines is kept.
+    """
+    entries: list[bytes] = []  # key and line in one object: there can be millions
+    refused: list[Refusal] = []
+    for item in source.list_inputs():
+        if isinstance(item, Refusal):
+            refused.append(item)
+        else:
+            entries.append(order_key(config.seed, item.id) + item.to_json())
+    entries.sort()
+    kept = 0
+    last = b""
+    for entry in entries:
+        key, line = entry[:_KEY_BYTES], entry[_KEY_BYTES:]
+        if key == last:
+            identity = json.loads(line)["id"]
+            refused.append(Refusal(identity, "list", "duplicate_id", "another input has the same id"))
+        else:
+            entries[kept] = line  # in place, behind the one being looked at
+            kept += 1
+        last = key
+    del entries[min(kept, config.limit or kept) :]
+    refused.sort(key=lambda r: (r.id, r.reason, r.message))
+    return entries, refused
+
+
+def default_num_shards(images: int) -> int:
+    """One shard per about `IMAGES_PER_SHARD` images, and up to 16 for small data sets."""
+    return max(1, math.ceil(images / IMAGES_PER_SHARD), min(16, images // MIN_SHARD_IMAGES))
+
+
+def split_evenly(count: int, pieces: int) -> list[range]:
+    """0..count-1 as `pieces` consecutive ranges whose lengths differ by at most one."""
+    return [range(i * count // pieces, (i + 1) * count // pieces) for i in range(pieces)]
+
+
+def images_per_part(seconds: float | None) -> int:
+    """How many images make about `PART_SECONDS` of work, where one takes `seconds`; the default where that is unknown.
+
+    Parts are what a cluster deals out, tries again and cannot divide: long enough that starting one costs nothing, short
+    enough that the last one is not waited for.
+    """
+    return max(16, min(512, round(PART_SECONDS / seconds))) if seconds else IMAGES_PER_PART
+
+
+def make_plan(
+    config: BuildConfig,
+    folder: str,
+    part_size: int = 0,
+    pace: Callable[[BuildConfig, list[bytes]], float | None] = lambda config, lines: None,
+) -> Plan:
+    """Lists the inputs and writes the plan below `folder`.
+
+    Args:
+        config: what to build.
+        folder: the build's folder.
+        part_size: images per part; 0 means what `images_per_part` says of `pace`. It changes no byte of the shards.
+        pace: seconds per image, measured on some of the lines, or None; see `pipelines.driver.estimate.seconds_per_image`.
+
+    Raises:
+        InputError: the data set cannot be read, or has no inputs at all.
+        UsageError: more shards than images.
+    """
+    source = config.source()
+    lines, refused = list_inputs(config, source)
+    if not lines and not refused:
+        raise InputError(f"{config.images} holds no pictures")
+    shards = config.num_shards or default_num_shards(len(lines))
+    if lines and shards > len(lines):
+        raise UsageError(f"--num-shards {shards} is more than the {len(lines)} images there are")
+    part_size = part_size or images_per_part(pace(config, lines))
+    resolved = {**config.to_dict(), "num_shards": shards}
+    identity = hashlib.sha256(digest([resolved, versions()]).encode())
+    for line in lines:
+        identity.update(line + b"\n")
+    for refusal in refused:
+        identity.update(json.dumps(dataclasses.astuple(refusal)).encode() + b"\n")
+    plan_digest = identity.hexdigest()
+
+    storage.write_bytes(
+        storage.join(folder, WORK, REFUSED),
+        b"".join(json.dumps(dataclasses.asdict(r)).encode() + b"\n" for r in refused),
+    )
+    parts: list[tuple[PartTask, ...]] = []
+    offset = 0
+    with storage.create(storage.join(folder, WORK, LINES)) as file:
+        for shard, images in enumerate(split_evenly(len(lines), shards)):
+            tasks = []
+            pieces = max(1, math.ceil(len(images) / part_size))
+            for part, piece in enumerate(split_evenly(len(images), pieces)):
+                block = b"".join(lines[images.start + i] + b"\n" for i in piece)
+                member = gzip.compress(block, compresslevel=6, mtime=0)
+                file.write(member)
+                tasks.append(PartTask(shard, part, offset, len(member), len(piece), plan_digest))
+                offset += len(member)
+            parts.append(tuple(tasks))
+    plan = Plan(
+        requested=config.to_dict(),
+        config=resolved,
+        categories={str(k): v for k, v in sorted(source.categories.items())},
+        labels=source.labels,
+        inputs=len(lines),
+        refused=len(refused),
+        versions=versions(),
+        parts=tuple(parts),
+        digest=plan_digest,
+    )
+    fields = {**dataclasses.asdict(plan), "format": FORMAT}
+    fields["parts"] = [[[t.offset, t.size, t.images] for t in tasks] for tasks in parts]
+    storage.write_bytes(storage.join(folder, WORK, PLAN), json.dumps(fields, sort_keys=True).encode() + b"\n")
+    return plan
+
+
+def load_plan(folder: str) -> Plan | None:
+    """The plan of a build's folder, or None where there is none yet.
+
+    Raises:
+        DamageError: there is one, but it cannot be read.
+    """
+    path = storage.join(folder, WORK, PLAN)
+    try:
+        fields = json.loads(storage.read_bytes(path))
+        if fields.pop("format") != FORMAT:
+            raise DamageError(f"{path} was written by another version of maskmill; build with --overwrite")
+        fields["parts"] = tuple(
+            tuple(
+                PartTask(shard, part, int(numbers[0]), int(numbers[1]), int(numbers[2]), fields["digest"])
+                for part, numbers in enumerate(parts)
+            )
+            for shard, parts in enumerate(fields["parts"])
+        )
+        return Plan(**fields)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamageError(f"{path} cannot be read ({error}); build with --overwrite") from error
+
+
+def read_part(folder: str, task: PartTask) -> list[Input]:
+    """The inputs of one part, in the order of their records."""
+    member = storage.read_bytes(storage.join(folder, WORK, LINES), task.offset, task.size)
+    return [Input.from_json(line) for line in gzip.decompress(member).splitlines()]
+
+
+def read_refused(folder: str) -> Iterator[Refusal]:
+    """Inputs refused while listing."""
+    for line in storage.read_bytes(storage.join(folder, WORK, REFUSED)).splitlines():
+        yield Refusal(**json.loads(line))
+
+
+def difference(old: dict, new: dict) -> Iterable[str]:
+    """Lines that say how two configurations differ."""
+    for name in sorted(set(old) | set(new)):
+        if old.get(name) != new.get(name):
+            yield f"  {name}: {old.get(name)!r} -> {new.get(name)!r}"

@@ -1,0 +1,1 @@
+"""Where pictures, annotations and masks of others come from: lists of names, bytes, pixels."""

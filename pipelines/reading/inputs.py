@@ -1,0 +1,88 @@
+"""One input of a build: which image, where its bytes are, what is known of it. What a source lists and a plan holds."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Protocol
+
+from maskmill.pipelines.reading.tree import Location
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One image to be built, by reference.
+
+    Attributes:
+        id: unique within the data set: the path relative to the dataset root.
+        location: where the bytes are.
+        source_id: COCO image id as text, else "".
+        label, synset, text: class, or -1, "", "".
+        size: (height, width) as the annotation file states it, or None.
+        annotations: raw COCO annotations of the image, as they stand in the file.
+    """
+
+    id: str
+    location: Location
+    source_id: str = ""
+    label: int = -1
+    synset: str = ""
+    text: str = ""
+    size: tuple[int, int] | None = None
+    annotations: tuple[dict, ...] = ()
+
+    def to_json(self) -> bytes:
+        """One line of the plan, without the line end. Defaults are left out: there can be millions of lines."""
+        at = self.location
+        fields = {name: getattr(self, name) for name in _FIELDS}
+        fields["location"] = [at.path, at.offset, at.size, at.deflated, at.plain]
+        line = {k: v for k, v in fields.items() if v not in ("", -1, None, ())}
+        return json.dumps(line, separators=(",", ":"), sort_keys=True).encode("ascii")
+
+    @classmethod
+    def from_json(cls, line: bytes) -> "Input":
+        """The inverse of `to_json`."""
+        fields = json.loads(line)
+        fields["location"] = Location(*fields["location"])
+        if "size" in fields:
+            fields["size"] = tuple(fields["size"])
+        fields["annotations"] = tuple(fields.get("annotations", ()))
+        return cls(**fields)
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Input))
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """An input that gave no record: one line of the ledger.
+
+    Attributes:
+        id: the input's id.
+        stage: list, read, decode, annotate, a generator's name, encode or write.
+        reason: one of `schemas.errors.REASONS`.
+        message: what happened, in words.
+        attempts: how often it was tried.
+        outcome: "failed", or "skipped" for files that are plainly not pictures.
+    """
+
+    id: str
+    stage: str
+    reason: str
+    message: str
+    attempts: int = 1
+    outcome: str = "failed"
+
+
+class Source(Protocol):
+    """A data set to be read: lists its inputs, and those it can already refuse."""
+
+    def list_inputs(self) -> Iterator[Input | Refusal]:
+        """Every input, in no fixed order. Raises InputError where the data set as a whole cannot be read."""
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Category id -> name of the annotations; valid once inputs were listed."""
+
+    @property
+    def labels(self) -> str:
+        """Where class labels come from, in words, for the manifest."""

@@ -1,0 +1,86 @@
+"""Statistics of a finished data set: from what its build recorded, or measured anew from its records.
+
+Both ways give the same integers. The records are the truth; the sidecars are the quick way to it. No Beam here; the job
+that measures many shards is `pipelines.report.job`.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from maskmill.pipelines.measuring.facts import measure
+from maskmill.pipelines.measuring.series import series_of, widest
+from maskmill.pipelines.measuring.statistics import ReportStats
+from maskmill.pipelines.parts.part import load_sidecar
+from maskmill.pipelines.parts.plan import load_plan
+from maskmill.pipelines.reading.annotations import parse_annotations
+from maskmill.pipelines.report.audit import AuditTask, read_entries
+from maskmill.schemas.errors import DamageError
+from maskmill.schemas.example import ImageExample, check_example
+from maskmill.schemas.image import Annotations
+from maskmill.schemas.manifest import Manifest, Shard
+from maskmill.schemas.mask import Layer
+from maskmill.schemas.reader import read_shard
+
+
+def recorded_stats(folder: str, manifest: Manifest) -> ReportStats | None:
+    """Statistics from a build's sidecars, or None where the folder holds none of this data set (it was copied without)."""
+    try:
+        plan = load_plan(folder)
+    except DamageError:
+        return None
+    if plan is None or plan.digest != manifest.plan_digest:
+        return None
+    stats = ReportStats.zero(len(manifest.layers), len(series_of(manifest.layers)))
+    for task in plan.tasks:
+        sidecar = load_sidecar(folder, task)
+        if sidecar is None:
+            return None
+        stats.add_rows(sidecar.rows, widest(manifest.layers))
+        stats.add_facts(sidecar.facts)
+    return stats if stats.sums["images"] == manifest.num_records else None
+
+
+def measure_example(example: ImageExample, layers: Sequence[Layer], truth: Annotations) -> tuple[dict, dict]:
+    """One record as the report counts it: what of its row `fold_rows` needs, and its facts.
+
+    Args:
+        example: a record whose RLEs were checked.
+        layers: of the data set.
+        truth: its ground truth, or what stands in for it.
+    """
+    measured = measure(example.masks, layers, series_of(layers), truth, example.height, example.width)
+    row = {
+        "id": example.filename,
+        "height": example.height,
+        "width": example.width,
+        "instances": int((~truth.is_crowd).sum()),
+        "crowds": int(truth.is_crowd.sum()),
+        "masks": [len(m) for m in example.masks],
+        "covered_px": measured.covered_px,
+        "iou_units": measured.iou_units,
+    }
+    return row, measured.facts
+
+
+def measure_shard(task: AuditTask, folder: str, shards: Sequence[Shard], layers: Sequence[Layer]) -> Iterator[tuple]:
+    """(row, facts) of every record of a shard, against its own ground truth or the task's entries."""
+    shard = shards[task.shard]
+    entries = read_entries(task) if task.audits else {}
+    for example in read_shard(folder, shard, len(layers)):
+        try:
+            check_example(example)
+        except DamageError as error:
+            raise DamageError(f"{shard.name}: {example.filename}: {error}") from error
+        if not task.audits:
+            yield measure_example(example, layers, example.annotations)
+            continue
+        entry = entries.get(example.filename)
+        truth, dropped, mismatch = Annotations(), 0, 0
+        if entry is not None:
+            if entry["size"] not in (None, [example.height, example.width]):
+                mismatch = 1
+            else:
+                truth, dropped = parse_annotations(
+                    tuple(entry["annotations"]), example.height, example.width, drop_bad=True
+                )
+        row, facts = measure_example(example, layers, truth)
+        yield row | {"audit_dropped": dropped, "size_mismatch": mismatch}, facts

@@ -1,1 +1,0 @@
-"""Data sets as published, each listed as `Input`s: coco, imagenet, folder."""
