@@ -4,10 +4,12 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# The folders of the checkout that are packages of `maskmill`: masks/ is imported as maskmill.masks. Everyday names at top
+# level would meet a user's own masks.py or schemas/.
 ROOMS = ["schemas", "masks", "pipelines", "training"]
 
 # One number for the shards' provenance, the package and the CHANGELOG.
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 BASE = [
     "apache-beam>=2.77",
@@ -40,6 +42,7 @@ TRAIN = [
 RANKER = ["lightgbm>=4.3"]
 GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
 DEV = [
+    "check-wheel-contents>=0.6",
     "dask>=2024.8",
     "distributed>=2024.8",
     "faster-coco-eval>=1.6",
@@ -51,7 +54,10 @@ DEV = [
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
     "ruff>=0.6",
+    "scikit-learn>=1.5",
+    "setuptools>=78.1.1",
     "tensorflow-datasets>=4.9.6",
+    "twine>=6.1",
     "types-PyYAML",
 ]
 
@@ -61,11 +67,33 @@ setup(
     description="Object masks for millions of images: FH, MCG-style, grid and ground-truth mask datasets, and a DetCon trainer.",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    author="The maskmill developers",
+    url="https://github.com/maskmill/maskmill",
+    project_urls={
+        "Documentation": "https://github.com/maskmill/maskmill/tree/main/docs",
+        "Changelog": "https://github.com/maskmill/maskmill/blob/main/CHANGELOG.md",
+        "Paper": "https://arxiv.org/abs/2103.10957",
+    },
+    keywords=["segmentation", "object masks", "self-supervised learning", "DetCon", "Apache Beam", "TFRecord", "COCO"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
-    packages=[p for room in ROOMS for p in find_packages(include=[room, f"{room}.*"])],
+    packages=["maskmill", *(f"maskmill.{p}" for room in ROOMS for p in find_packages(include=[room, f"{room}.*"]))],
+    package_dir={"maskmill": "maskmill", **{f"maskmill.{room}": room for room in ROOMS}},
     package_data={
+        "maskmill": ["py.typed"],
         "": ["*.proto", "*.json", "*.npz", "*.html", "*.css", "*.js", "*.j2", "*.yaml"],
         "maskmill.masks.mcg": ["models/*.npz", "models/*.json"],
     },

@@ -10,6 +10,7 @@ FROM python:${PYTHON}-slim AS build
 ARG ACCELERATOR=cuda12
 WORKDIR /src
 COPY constraints.txt setup.py pyproject.toml README.md LICENSE ./
+COPY maskmill maskmill
 COPY schemas schemas
 COPY masks masks
 COPY pipelines pipelines

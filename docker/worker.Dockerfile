@@ -11,6 +11,7 @@ FROM apache/beam_python${PYTHON}_sdk:${BEAM} AS beam
 FROM python:${PYTHON}-slim AS build
 WORKDIR /src
 COPY constraints.txt setup.py pyproject.toml README.md LICENSE ./
+COPY maskmill maskmill
 COPY schemas schemas
 COPY masks masks
 COPY pipelines pipelines

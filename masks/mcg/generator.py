@@ -86,3 +86,21 @@ class Mcg:
         masks = encode_candidates(members[chosen], labels, score[chosen])
         lap("encoding")
         return (masks,)
+
+
+def propose(image: np.ndarray, *, top: int = 16) -> MaskSet:
+    """Object proposals of one picture, with the shipped models.
+
+    Args:
+        image: uint8[h, w, 3], RGB.
+        top: how many at most, 1..10000.
+
+    Returns:
+        Masks in rank order, overlapping, as COCO RLE with areas and scores.
+
+    Raises:
+        ValueError: `top` out of range, or not such an array.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"propose takes uint8[height, width, 3], got {image.dtype}{list(image.shape)}")
+    return Mcg(top=top)(ImageRecord("", image))[0]

@@ -17,7 +17,6 @@ from typing import Any
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, StandardOptions
 
 from maskmill.pipelines.clusters.preflight import REACH_S, check_dask, check_flink, check_job_service, check_pool
-from maskmill.pipelines.parts.plan import Plan
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, MaskmillError, UsageError
 
@@ -60,11 +59,11 @@ class Runner:
         given = {flag.partition("=")[0] for flag in self.given}
         return any(f"--{name}" in given for name in names)
 
-    def flags(self, plan: Plan | None = None, workers: int = 1, tasks: int = 0) -> list[str]:
+    def flags(self, job: str = "", workers: int = 1, tasks: int = 0) -> list[str]:
         """All flags for Beam: the user's, and ours where the user has none.
 
         Args:
-            plan: what is built, if anything is; names the job.
+            job: name of a build's job (see `job_name`); empty for others.
             workers: threads of a local run, each driving one child process.
             tasks: parts to be built.
         """
@@ -76,7 +75,7 @@ class Runner:
         if self.name == "DaskRunner" and tasks and not self.has("dask_npartitions", "dask_partition_size"):
             own.append(f"--dask_npartitions={tasks}")  # else 128 parts would be one piece of work
         if self.name == "DataflowRunner":
-            own += [f"--{name}={value}" for name, value in _dataflow_defaults(plan).items() if not self.has(name)]
+            own += [f"--{name}={value}" for name, value in _dataflow_defaults(job).items() if not self.has(name)]
             if not self.has("machine_type", "resource_hints", "resource_hint"):
                 # For the whole job: a hint of one step alone would be a second environment, with processes of its own.
                 own.append(f"--resource_hints=min_ram={_RAM}")
@@ -196,7 +195,7 @@ def _path(name: str) -> str:
 def explain(error: Exception, runner: Runner) -> MaskmillError:
     """A runner's exception, often a traceback of a worker inside a message, as one sentence."""
     text = str(error) or type(error).__name__
-    if missing := re.search(r"No module named '(schemas|masks|pipelines)", text):
+    if missing := re.search(r"No module named '(maskmill)", text):
         return InputError(
             f"the workers of {runner.name} do not have maskmill (no module {missing[1]!r}); run them from an image with "
             "this version of it: docker/worker.Dockerfile"
@@ -230,8 +229,8 @@ def job_url(result, options: PipelineOptions) -> str:
     return f"https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{result.job_id()}?project={cloud.project}"
 
 
-def _dataflow_defaults(plan: Plan | None) -> dict[str, str]:
-    named = {} if plan is None else {"job_name": _job_name(plan)}
+def _dataflow_defaults(job: str) -> dict[str, str]:
+    named = {"job_name": job} if job else {}
     return {
         **named,
         "labels": json.dumps({"application": "maskmill"}),
@@ -241,10 +240,10 @@ def _dataflow_defaults(plan: Plan | None) -> dict[str, str]:
     }
 
 
-def _job_name(plan: Plan) -> str:
+def job_name(dataset: str, split: str, digest: str) -> str:
     """Equal names are equal builds: Dataflow refuses a second job of the name of one that runs."""
-    title = re.sub(r"[^a-z0-9-]+", "-", f"maskmill-{plan.config['name']}-{plan.config['split']}".lower()).strip("-")
-    return f"{title[:50].rstrip('-')}-{plan.digest[:8]}"
+    title = re.sub(r"[^a-z0-9-]+", "-", f"maskmill-{dataset}-{split}".lower()).strip("-")
+    return f"{title[:50].rstrip('-')}-{digest[:8]}"
 
 
 def _refuse_unknown(flags: tuple[str, ...]) -> None:

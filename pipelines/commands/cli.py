@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from types import ModuleType
 
 from maskmill.schemas.errors import MaskmillError
 
@@ -35,6 +36,12 @@ exit codes: 0 done; 1 internal error; 2 wrong use; 3 done, but too many images f
 read or written; 5 validation failed; 130 interrupted (the same command resumes)"""
 
 
+def _module(command: str) -> ModuleType:
+    # `import` is a keyword, so nobody could import a module of that name
+    name = "import_masks" if command == "import" else command
+    return importlib.import_module(f"maskmill.pipelines.commands.{name}")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command. Options are declared by `pipelines.commands.NAME.add_options`."""
     parser = argparse.ArgumentParser(
@@ -55,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
-        importlib.import_module(f"maskmill.pipelines.commands.{name}").add_options(command)
+        _module(name).add_options(command)
     return parser
 
 
@@ -88,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     args.beam_args = beam_args
     _set_up_logging()
-    command = importlib.import_module(f"maskmill.pipelines.commands.{args.command}")
+    command = _module(args.command)
     try:
         return command.run(args)
     except MaskmillError as error:

@@ -22,14 +22,14 @@ def write_pictures(folder: str) -> str:
     import skimage.data
     from PIL import Image
 
-    annotations = resources.files("pipelines").joinpath("demo_instances.json").read_text()
+    annotations = resources.files("maskmill.pipelines.commands").joinpath("demo_instances.json").read_text()
     source = os.path.dirname(skimage.data.__file__)
     os.makedirs(folder, exist_ok=True)
     for image in json.loads(annotations)["images"]:
         name = image["file_name"]
         if name.endswith(
             ".png"
-        ):  # the same pixels without a colour profile that PNG readers complain of, each in its way
+        ):  # the same pixels without a colour profile, of which PNG readers complain each in its way
             with Image.open(os.path.join(source, name)) as picture:
                 picture.save(os.path.join(folder, name), icc_profile=None)
         else:

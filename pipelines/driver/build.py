@@ -221,7 +221,8 @@ def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> b
             missing = sum(task.name in lost for task in tasks)
             wanted = usable_cores() if run.workers is None else run.workers
             workers = max(1, min(wanted, missing))
-            flags = runner.flags(plan, workers, len(tasks))
+            job = runners.job_name(plan.config["name"], plan.config["split"], plan.digest)
+            flags = runner.flags(job, workers, len(tasks))
             graph.LOCAL_ERRORS.clear()
             try:
                 isolate = run.workers != 0

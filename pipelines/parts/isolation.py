@@ -98,16 +98,14 @@ class ChildProcess:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (the child's stderr; its end explains a crash)
 
     def _start(self) -> subprocess.Popen:
-        package_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        path = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH", "")) if p)
         self._log.seek(0)
         self._log.truncate()
         process = subprocess.Popen(
-            [sys.executable, "-c", self.program],
+            [sys.executable, "-P", "-c", self.program],  # -P: what lies in the user's folder is not imported
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, **_SINGLE_THREAD, "PYTHONPATH": path},
+            env={**os.environ, **_SINGLE_THREAD},
             start_new_session=True,  # Ctrl-C is for the parent, which then ends its children
         )
         with contextlib.suppress(OSError):  # a child that dies at once is found when its first answer is awaited
@@ -173,7 +171,7 @@ def serve() -> None:
         import cv2
 
         cv2.setNumThreads(1)
-        logging.getLogger("masks").addHandler(_Forward(answers))
+        logging.getLogger("maskmill.masks").addHandler(_Forward(answers))
         builder = ImageBuilder(Settings(**{**head, "masks": tuple(head["masks"])}))
         builder.warm_up()  # loading compiled code, or compiling it, is not the first picture's time
         while True:

@@ -2,8 +2,6 @@
 
 import functools
 import importlib.metadata
-import re
-from pathlib import Path
 
 # This package, and the libraries whose version can change a byte of a record.
 VERSIONED = ("maskmill", "higra", "numba", "numpy", "opencv-python-headless", "pycocotools", "scikit-image", "scipy")
@@ -17,12 +15,5 @@ def versions() -> dict[str, str]:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = _checkout_version() if name == "maskmill" else "none"
+            found[name] = "none"
     return found
-
-
-def _checkout_version() -> str:
-    """The version of an uninstalled checkout, from the setup.py beside this package; "none" where there is none."""
-    setup = Path(__file__).resolve().parents[1] / "setup.py"
-    stated = re.search(r'^VERSION = "([^"]+)"$', setup.read_text(encoding="utf-8"), re.M) if setup.exists() else None
-    return stated.group(1) if stated else "none"

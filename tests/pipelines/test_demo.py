@@ -10,7 +10,7 @@ from maskmill.schemas.reader import Dataset
 
 
 def test_the_annotations_are_what_the_readme_promises():
-    content = json.loads(resources.files("pipelines").joinpath("demo_instances.json").read_text())
+    content = json.loads(resources.files("maskmill.pipelines.commands").joinpath("demo_instances.json").read_text())
     singles = [a for a in content["annotations"] if not a["iscrowd"]]
     annotated = {a["image_id"] for a in content["annotations"]}
     assert len(annotated) >= 6

@@ -107,7 +107,8 @@ def test_what_a_generator_does_wrong_is_its_images_failure(kind, reason, message
 
 def test_no_child_outlives_its_parent(trouble, tmp_path):
     code = (
-        "import sys, trouble; from maskmill.pipelines.parts.isolation import ChildProcess; from maskmill.pipelines.parts.image_builder import Settings\n"
+        "import sys, trouble; from maskmill.pipelines.parts.isolation import ChildProcess\n"
+        "from maskmill.pipelines.parts.image_builder import Settings\n"
         "from maskmill.masks.registry import GENERATORS; GENERATORS['trouble'] = 'trouble:Trouble'\n"
         f"child = ChildProcess(Settings(('trouble()',), 1000, False, False), 5.0); child.program = {ChildProcess.program!r}\n"
         "print(child._start().pid, flush=True); import time; time.sleep(60)"

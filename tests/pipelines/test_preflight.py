@@ -205,7 +205,7 @@ _WITHOUT = """
 import sys
 class Without:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("schemas", "masks", "pipelines"):
+        if name.partition(".")[0] == "maskmill":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Without())
 """

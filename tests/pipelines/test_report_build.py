@@ -26,7 +26,7 @@ IN_PROCESS = RunOptions(workers=0)
 
 
 def schema() -> jsonschema.Draft202012Validator:
-    content = json.loads(resources.files("schemas").joinpath("report.schema.json").read_text())
+    content = json.loads(resources.files("maskmill.schemas").joinpath("report.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(content)
     return jsonschema.Draft202012Validator(content)
 

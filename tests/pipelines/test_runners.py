@@ -136,7 +136,9 @@ def test_relative_paths_are_refused_for_workers_elsewhere(coco):
 
 
 def test_workers_without_the_package_are_named():
-    error = RuntimeError("Traceback ...\nModuleNotFoundError: No module named 'pipelines'\n[while running 'x']")
+    error = RuntimeError(
+        "Traceback ...\nModuleNotFoundError: No module named 'maskmill.pipelines'\n[while running 'x']"
+    )
     assert isinstance(runners.explain(error, runners.Runner("FlinkRunner")), InputError)
     assert "do not have maskmill" in str(runners.explain(error, runners.Runner("FlinkRunner")))
 
