@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("thorough", max_examples=20_000)
+# No deadline: whichever test comes first pays for the compilation of a kernel, and each file must be green alone.
+settings.register_profile("maskmill", deadline=None)
+settings.register_profile("thorough", max_examples=20_000, deadline=None)
+settings.load_profile("maskmill")
 
 
 @pytest.fixture(scope="session")

@@ -136,6 +136,7 @@ def test_commands_work_beside_modules_of_every_name(installed, hostile):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_training_works_beside_modules_of_every_name(installed, hostile):
     asked = ["--dataset", "folder", "--images", "pictures", "--masks", "grid(n=2)", "--out", "out", "--workers", "0"]
     assert run(installed / "maskmill", "build", *asked, cwd=hostile).returncode == 0
@@ -172,3 +173,12 @@ def test_importing_the_face_loads_nothing():
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_changelog_begins_with_this_version():
+    import re
+    from importlib.metadata import version
+
+    stated = re.search(r'^VERSION = "([^"]+)"$', (ROOT / "setup.py").read_text(), re.M)
+    heading = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert stated[1] == heading[1] == version("maskmill")

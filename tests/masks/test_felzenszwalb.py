@@ -78,7 +78,7 @@ def test_equals_reference_across_districts(monkeypatch, reference_segments):
     assert any((segment(image, (scale,), 10)[0] != right).any() for image, scale, right in expected.values())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     pattern=arrays.arrays(np.uint8, (9, 11, 3), elements=st.integers(0, 255)),
     scale=st.sampled_from([20, 300, 2000]),
@@ -118,7 +118,6 @@ _images = arrays.arrays(
 # `pytest --hypothesis-profile thorough` tries twenty thousand.
 @settings(
     max_examples=max(300, settings.default.max_examples),
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

@@ -213,7 +213,7 @@ def test_recall_is_that_of_cocos_evaluator_where_definitions_coincide():
     assert document["series"][0]["average_recall"]["value"] == pytest.approx(theirs.mean(), abs=0.02)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, len(RECORDS) - 1), max_size=12, unique=True), st.integers(0, 12))
 def test_parts_merge_to_the_whole(chosen, cut):
     examples = [RECORDS[i][0] for i in chosen]

@@ -282,7 +282,7 @@ def test_draws_are_uniform_and_independent():
     assert np.abs(correlation).max() < 0.06
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 25), st.integers(1, 25), st.integers(0, 2**32))
 def test_runs_decode_as_the_reference(height, width, seed):
     mask = random_mask(np.random.default_rng(seed), height, width)
@@ -290,7 +290,7 @@ def test_runs_decode_as_the_reference(height, width, seed):
     np.testing.assert_array_equal(runs[:number], rle.mask_to_runs(mask))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=12), st.integers(1, 400))
 def test_malformed_counts_are_refused_as_by_the_reference(counts, pixels):
     try:

@@ -110,7 +110,7 @@ def test_gradients_equal_finite_differences_of_the_equations(form):
         assert slope == pytest.approx((up - down) / (2 * h), rel=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     regions=st.integers(1, 8),

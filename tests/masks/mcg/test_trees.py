@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from sklearn.tree import DecisionTreeRegressor
 
 from maskmill.masks.mcg.trees import TreeModel, pack_trees
 from maskmill.pipelines.mcg_training import fit as ranker_fit
@@ -52,9 +53,8 @@ def test_the_ranker_is_the_mean_of_boosted_trees_and_forest(problem, monkeypatch
 
 
 def test_walk_agrees_with_sklearn(problem):
-    tree = pytest.importorskip("sklearn.tree")
     rows, target = problem
-    fitted = tree.DecisionTreeRegressor(max_depth=5, random_state=0).fit(rows, target)
+    fitted = DecisionTreeRegressor(max_depth=5, random_state=0).fit(rows, target)
     arrays = fitted.tree_
 
     def nest(node):
