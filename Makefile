@@ -71,7 +71,7 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/dev
-	$(BIN)/python benchmarks/build.py
+	$(BIN)/python -m benchmarks.build
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info

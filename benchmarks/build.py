@@ -4,7 +4,7 @@ Theirs, written from the description of their script: TensorFlow decodes (defaul
 scale (1000, min_size 1000), labels become raw uint8, an Example goes into a TFRecord. Ours: `maskmill build` as users run
 it (plan, worker, shards, manifest) at one scale and at three.
 
-    python benchmarks/build.py [--images FOLDER] [--limit N]
+    python -m benchmarks.build [--images FOLDER] [--limit N]
 
 CPU seconds of the whole process tree are compared, so that a busy machine changes the ratio little.
 """

@@ -1,6 +1,6 @@
 """What a build costs on a cluster, by calculation: hours, stragglers, retries and dollars for ImageNet on 10 to 1,000 workers.
 
-    python benchmarks/cluster.py --seconds-per-image 0.1
+    python -m benchmarks.cluster --seconds-per-image 0.1
 
 Images take log-normal times, parts are dealt to whichever core is free, a share of parts is lost half-way (a preempted
 machine) and built again. Nothing is measured here: give the seconds that `maskmill plan` measured on your data.

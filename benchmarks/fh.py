@@ -1,7 +1,7 @@
 """How fast the FH kernel is, against scikit-image and OpenCV, in one process and in CPU time.
 
-    python benchmarks/fh.py --images DIR        photos from a folder; without it scikit-image's own few photographs
-    python benchmarks/fh.py --only ratio        one part: ratio, stages, growth, ties, total or start
+    python -m benchmarks.fh --images DIR        photos from a folder; without it scikit-image's own few photographs
+    python -m benchmarks.fh --only ratio        one part: ratio, stages, growth, ties, total or start
 
 The contestants take turns on each photo, so that what else runs on the machine hits all alike; judge by the ratios,
 never by milliseconds. Medians are over the photos. OpenCV takes part where its contrib modules are installed.

@@ -1,6 +1,6 @@
 """Counts the photos on which the FH kernel gives scikit-image's partition; exits with 1 if it ever gives another.
 
-    python benchmarks/fh_exactness.py --images DIR [--scales 500 1000 1500] [--limit N]
+    python -m benchmarks.fh_exactness --images DIR [--scales 500 1000 1500] [--limit N]
 
 Pictures are decoded as builds decode them: by OpenCV to RGB, orientation ignored. Files that do not decode are
 skipped and counted. scikit-image takes about half a second per photo and scale.

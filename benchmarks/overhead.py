@@ -1,6 +1,6 @@
 """What the machinery around an image costs: Beam's share per image, and whether memory grows with the number of images.
 
-    python benchmarks/overhead.py [--few 200] [--many 2000]
+    python -m benchmarks.overhead [--few 200] [--many 2000]
 
 The same small pictures are built with `grid(n=5)` by a plain loop over `build_part` with one child process, and by the Beam
 graph with two; CPU seconds of the whole process tree at two sizes tell the cost per image apart from start-up. Peak memory

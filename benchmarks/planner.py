@@ -1,6 +1,6 @@
 """What planning costs: seconds and peak memory for a data set of the size of ImageNet, names only.
 
-    python benchmarks/planner.py --images 1300000
+    python -m benchmarks.planner --images 1300000
 
 The names are synthetic and stand for a listing of gs://; everything behind the listing is the real planner: sources,
 order, parts, files. Loading the plan again and handing out its parts, as a driver does, is measured too.

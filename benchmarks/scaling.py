@@ -1,6 +1,6 @@
 """Whether an image costs the same in a small build and in a large one: CPU time per image, and the driver's memory.
 
-    python benchmarks/scaling.py [--sizes 1000 10000 50000] [--repeats 3]
+    python -m benchmarks.scaling [--sizes 1000 10000 50000] [--repeats 3]
 
 Small JPEGs are drawn once and built with a cheap generator through everything that a build is: listing, plan, Beam, shards,
 tables, report, manifest. Each run is a process of its own, which first builds a few images twice: once to have imports and
