@@ -24,7 +24,7 @@ from skimage import data
 from skimage.segmentation import felzenszwalb
 
 from maskmill.masks import felzenszwalb as fh
-from maskmill.masks._fh import hierarchy
+from maskmill.masks._fh import stages
 from maskmill.schemas import example_pb2
 
 SCALES = (500, 1000, 1500)
@@ -32,10 +32,8 @@ BUNDLED = ("astronaut", "chelsea", "coffee", "rocket", "camera", "brick", "grass
 STAGES = {
     "smooth": "smoothing",
     "join_tiles": "tiles: weigh, thin, sort, join",
-    "note_crossings": "districts: bounding nodes",
-    "join_inside": "districts: shared pass",
     "sort_edges": "sorting nodes' edges and pairs",
-    "name_ends": "looking up ends",
+    "lookup_owners": "looking up owners",
     "join_nodes": "shared pass over the picture",
     "number_components": "numbering components",
     "find_pairs": "finding pairs",
@@ -126,11 +124,11 @@ def show_stages(options: argparse.Namespace) -> None:
 
         return run
 
-    stages = {name: getattr(hierarchy, name) for name in STAGES}
+    kernels = {name: getattr(stages, name) for name in STAGES}
     shares = collections.defaultdict(list)
     try:
-        for name, stage in stages.items():
-            setattr(hierarchy, name, timed(name, stage))
+        for name, stage in kernels.items():
+            setattr(stages, name, timed(name, stage))
         for image in photos(options):
             for run in (fh.segment, fh.segment, fh.segment_to_rle):
                 if run is not fh.segment_to_rle:
@@ -141,8 +139,8 @@ def show_stages(options: argparse.Namespace) -> None:
                 each = spent[name] if name in once else spent[name] / 2
                 shares[name].append(each * 1e3 / (image.shape[0] * image.shape[1] / 1e6))
     finally:
-        for name, stage in stages.items():
-            setattr(hierarchy, name, stage)
+        for name, stage in kernels.items():
+            setattr(stages, name, stage)
     print("stages, median ms/MP")
     for name, title in STAGES.items():
         print(f"  {title:36} {np.median(shares[name]):7.2f}")

@@ -27,7 +27,7 @@ from maskmill.masks.felzenszwalb import Felzenszwalb
 from maskmill.masks.grid import Grid
 from maskmill.masks.mcg.generator import Mcg
 from maskmill.masks.mcg.selection import select
-from maskmill.masks.overlap import best_iou
+from maskmill.masks.overlap import iou_matrix
 from maskmill.pipelines.mcg_training.ranker import draw, fold_of
 from maskmill.pipelines.mcg_training.ranker_samples import best_overlaps, overlaps
 from maskmill.pipelines.reading.annotations import parse_annotations
@@ -115,7 +115,8 @@ def measure_picture(item: Input, generator: Mcg, args: argparse.Namespace) -> di
     select(proposals.candidates.members, proposals.regions.area, score, 16)
     clock.lap("selection")
     pairs = zip(annotations.counts, annotations.is_crowd, strict=True)
-    masks = [decode_mask(counts, height, width) for counts, crowd in pairs if not crowd]
+    singles = tuple(counts for counts, crowd in pairs if not crowd)
+    masks = [decode_mask(counts, height, width) for counts in singles]
     found: dict = {"seconds": clock.seconds, "pixels": np.array([m.sum() for m in masks])}
     if masks:
         iou = overlaps(proposals, masks)
@@ -123,8 +124,8 @@ def measure_picture(item: Input, generator: Mcg, args: argparse.Namespace) -> di
         found["best"] = best_overlaps(iou, order, COUNTS)
         for name, other in OTHERS.items():
             (made,) = other(record)
-            best = best_iou(made, annotations, height, width)
-            found[name] = (len(made), best[best >= 0], best_overlaps(iou, order, (len(made),))[:, 0])
+            best = iou_matrix(made.counts, singles, height, width).max(axis=0)
+            found[name] = (len(made), best, best_overlaps(iou, order, (len(made),))[:, 0])
     return found
 
 

@@ -8,8 +8,9 @@ docs/fh.md draws the whole.
 
 Source: Felzenszwalb and Huttenlocher, Efficient graph-based image segmentation, IJCV 2004. The reference is
 `skimage.segmentation.felzenszwalb`, with edges of equal weight in their stable order (right, down, falling, rising,
-each in raster order). scikit-image sorts with an unstable sort, so on pictures full of exact ties its own order is
-undefined and may differ; on photos it does not.
+each in raster order). scikit-image sorts with an unstable sort, so among exact ties its own order is undefined and may
+differ: on drawn pictures full of ties, and on photographs that are not smoothed, whose bytes differ by few values (at
+sigma 0 on 14 of 25, in half a per cent of the pixels). On 175 smoothed photographs it never did.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from maskmill.masks._fh.hierarchy import (
+from maskmill.masks._fh.stages import (
     SharedComponents,
     encode_segments,
     join_scale,
@@ -53,9 +54,9 @@ def segment(
     Further scales cost a few per cent each. Safe to call from several threads at once; the image is not modified.
 
     Args:
-        image: [height, width], [height, width, 1] or RGB [height, width, 3], any strides. uint8 values count as v /
-            255, as scikit-image reads them; float16, float32 and float64 values count as they are, in any range, and
-            are computed with in float64.
+        image: [height, width], [height, width, 1] or RGB [height, width, 3], any strides. Values count as
+            scikit-image reads them (`img_as_float`): integers as parts of their type's largest value, so uint8 as v /
+            255, and never below -1; bool as 0 and 1; floats as they are, in any range. Computed with in float64.
         scales: FH's k, any number in any order, each finite and >= 0. Higher means larger segments.
         min_sizes: smallest segment per scale, pixels, >= 0; one number means the same for all; None means the
             scales themselves, rounded (paper: c = s).
@@ -69,8 +70,7 @@ def segment(
             scales, sizes or a sigma out of range. The message says what was given and what is allowed.
     """
     with _Segmentation(image, scales, min_sizes, sigma) as stages:
-        shared, workspace = stages.shared, stages.workspace
-        return [paint_segments(shared, segment_of_component, workspace) for segment_of_component, _ in stages.scales()]
+        return [paint_segments(stages.shared, segment_of_component) for segment_of_component, _ in stages.scales()]
 
 
 def segment_to_rle(
@@ -136,12 +136,15 @@ def _check_image(image: np.ndarray) -> np.ndarray:
         raise ValueError(f"image has no pixels: shape {image.shape}")
     if image.shape[0] * image.shape[1] > MAX_PIXELS:
         raise ValueError(f"image has {image.shape[0] * image.shape[1]} pixels, at most {MAX_PIXELS} are supported")
-    if image.dtype not in (np.uint8, np.float16, np.float32, np.float64):
-        raise ValueError(
-            f"image must be uint8, float16, float32 or float64, got {image.dtype}; "
-            "skimage.util.img_as_float64 converts other types"
-        )
-    if image.dtype != np.uint8:
+    if image.dtype.kind not in "buif" or image.dtype.itemsize > 8:
+        raise ValueError(f"image must be of integers, bool, float16, float32 or float64, got {image.dtype}")
+    if image.dtype == bool:
+        image = image.astype(np.uint8) * np.uint8(255)
+    elif image.dtype.kind in "ui" and image.dtype != np.uint8:
+        # By the factor, not divided by the largest value: scikit-image's rounding.
+        image = np.multiply(image, 1.0 / np.iinfo(image.dtype).max, dtype=np.float64)
+        np.maximum(image, -1.0, out=image)
+    elif image.dtype != np.uint8:
         # The kernels know no float16; the others go as they are, since a copy would be a third of all memory.
         image = image.astype(np.float32 if image.dtype == np.float16 else image.dtype, copy=False)
         # A NaN or an infinity anywhere makes one of the two not finite.
@@ -212,7 +215,7 @@ class Felzenszwalb:
         scales: FH's k, each above 0. Higher means larger segments.
         min_sizes: smallest segment per scale, pixels; None means the scale itself (paper: c = s); one number means the
             same for all.
-        sigma: standard deviation of the smoothing before, pixels, at least 0.
+        sigma: standard deviation of the smoothing before, pixels, 0 .. 1000.
     """
 
     scales: tuple[float, ...] = (500, 1000, 1500)
@@ -221,21 +224,11 @@ class Felzenszwalb:
 
     def __post_init__(self):
         scales = tuple(self.scales) if isinstance(self.scales, tuple | list) else (self.scales,)
-        sizes = self.min_sizes
-        if isinstance(sizes, tuple | list):
-            sizes = tuple(sizes)
-        elif sizes is not None:
-            sizes = (sizes,) * len(scales)
-        if not scales or any(isinstance(s, bool) or not isinstance(s, int | float) for s in scales):
-            raise ValueError(f"fh scales must be numbers, got {self.scales!r}")
-        if any(not math.isfinite(s) or s <= 0 for s in scales) or len(set(scales)) != len(scales):
-            raise ValueError(f"fh scales must be above 0 and each given once, got {self.scales!r}")
-        if sizes is not None and (
-            len(sizes) != len(scales) or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in sizes)
-        ):
-            raise ValueError(f"fh min_sizes must be one whole number >= 0 per scale, got {self.min_sizes!r}")
-        if isinstance(self.sigma, bool) or not isinstance(self.sigma, int | float) or not 0 <= self.sigma < 1000:
-            raise ValueError(f"fh sigma must be a number in 0..1000, got {self.sigma!r}")
+        _check_scales(scales)
+        if 0 in scales or len(set(scales)) != len(scales):
+            raise ValueError(f"scales must be above 0 and each given once, got {self.scales!r}")
+        sizes = None if self.min_sizes is None else _check_min_sizes(self.min_sizes, scales)
+        _check_sigma(self.sigma)
         object.__setattr__(self, "scales", scales)
         object.__setattr__(self, "min_sizes", sizes)
 

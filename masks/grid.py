@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from maskmill.masks.label_map import encode_label_map
+from maskmill.masks.runs import encode_label_map
 from maskmill.schemas.image import ImageRecord
 from maskmill.schemas.mask import Layer, MaskSet
 

@@ -1,14 +1,13 @@
-"""How well masks cover ground truth: IoU, best overlap, coverage, all from runs.
+"""How well masks cover ground truth: IoU and coverage, all from runs.
 
 pycocotools does the arithmetic (in C, from runs, skipping pairs whose boxes are apart). It trusts its input, so every
 RLE that comes here has been checked or made by us (`schemas.rle`). IoU is plain intersection over union: COCO's crowd
-rule (intersection over the mask's own area) is not used; crowds are left out instead.
+rule (intersection over the mask's own area) is not used; whoever measures leaves crowds out.
 """
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from maskmill.schemas.image import Annotations
 from maskmill.schemas.mask import MaskSet
 
 
@@ -22,25 +21,6 @@ def iou_matrix(masks: tuple[bytes, ...], others: tuple[bytes, ...], height: int,
         return np.zeros((len(masks), len(others)))
     pairs = coco_mask.iou(_coco(masks, height, width), _coco(others, height, width), [0] * len(others))
     return np.asarray(pairs, np.float64).reshape(len(masks), len(others))
-
-
-def best_iou(masks: MaskSet, annotations: Annotations, height: int, width: int) -> np.ndarray:
-    """Best IoU of each annotation with any mask of a layer.
-
-    Args:
-        masks: the layer's masks of one image.
-        annotations: the image's ground truth, G instances.
-        height, width: the image's size, in pixels.
-
-    Returns:
-        float64[G]; 0 where the layer has no mask that overlaps, -1 for crowds, which count nowhere.
-    """
-    result = np.where(annotations.is_crowd, -1.0, 0.0)
-    singles = np.flatnonzero(~annotations.is_crowd)
-    if len(masks) and singles.size:
-        ious = iou_matrix(masks.counts, tuple(annotations.counts[i] for i in singles), height, width)
-        result[singles] = ious.max(axis=0)
-    return result
 
 
 def covered_pixels(masks: MaskSet, height: int, width: int, *, disjoint: bool) -> int:

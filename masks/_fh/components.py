@@ -27,7 +27,7 @@ component that another, tree edge could not join.)
 import numpy as np
 from numba import njit
 
-from maskmill.masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_rings, join, look_ahead
+from maskmill.masks._fh.disjoint_sets import AHEAD, TAINTED, UNNUMBERED, clear_links, prefetch, union
 from maskmill.masks._fh.thinning import FALLING, RIGHT, RISING
 from maskmill.masks._fh.tiles import DIRECTION_SHIFT
 
@@ -45,8 +45,8 @@ def ends_of(edge_id, width):
 
 
 @njit(nogil=True, cache=True)
-def name_ends(ids, owner_of_pixel, width, firsts, seconds):
-    """Looks up to whom the two pixels of each edge belong.
+def lookup_owners(ids, owner_of_pixel, width, firsts, seconds):
+    """Looks up the owners (nodes or components) of the two pixels of each edge.
 
     A loop of its own: the look-ups, all over the picture, are independent of each other, and so overlap in time.
     """
@@ -58,7 +58,7 @@ def name_ends(ids, owner_of_pixel, width, firsts, seconds):
 
 @njit(nogil=True, cache=True)
 def join_nodes(weights, firsts, seconds, k, nodes, costs):
-    """The shared pass over the whole picture, on what tiles and districts have left to do.
+    """The shared pass over the whole picture, on what the tiles have left to do.
 
     Invariant: an untainted set of nodes is the component that FH has built at every scale >= 255 k, and a tainted one
     is final here. Its cost is the largest weight inside, not the last: free edges come out of order
@@ -67,11 +67,11 @@ def join_nodes(weights, firsts, seconds, k, nodes, costs):
     Args:
         weights, firsts, seconds: the edges handed on, in order, and the nodes at their ends.
         k: the smallest scale / 255.
-        nodes: forest.NODE records, planted and perhaps partly joined. costs: float64, of each node. Both become those of
+        nodes: disjoint_sets.NODE records, from `make_sets`. costs: float64, of each node. Both become those of
             the sets.
     """
     for i in range(weights.size):
-        if i % AHEAD == 0 and look_ahead(nodes, firsts, seconds, i) < TAINTED:
+        if i % AHEAD == 0 and prefetch(nodes, firsts, seconds, i) < TAINTED:
             break  # never: no limit is below TAINTED
         a = nodes[firsts[i]].label
         b = nodes[seconds[i]].label
@@ -80,7 +80,7 @@ def join_nodes(weights, firsts, seconds, k, nodes, costs):
         weight = weights[i]
         if weight < min(nodes[a].limit, nodes[b].limit):
             cost = max(weight, max(costs[a], costs[b]))
-            label = join(nodes, a, b)
+            label = union(nodes, a, b)
             costs[label] = cost
             nodes[label].limit = np.float32(cost + k / nodes[label].size)
         else:
@@ -91,7 +91,7 @@ def join_nodes(weights, firsts, seconds, k, nodes, costs):
 @njit(nogil=True, cache=True)
 def number_components(owner_of_pixel, nodes, costs, component_sizes, component_costs):
     """Replaces each pixel's node by its component, numbered from 0 in raster order. Returns how many there are."""
-    forget_rings(nodes)
+    clear_links(nodes)
     count = 0
     for i in range(owner_of_pixel.size):
         label = nodes[owner_of_pixel[i]].label

@@ -8,7 +8,7 @@ that the first walk rejected can do anything there, because all others ended up 
 import numpy as np
 from numba import njit
 
-from maskmill.masks._fh.forest import AHEAD, TAINTED, UNNUMBERED, forget_rings, join, look_ahead, plant
+from maskmill.masks._fh.disjoint_sets import AHEAD, TAINTED, UNNUMBERED, clear_links, make_sets, prefetch, union
 
 
 @njit(nogil=True, cache=True)
@@ -23,7 +23,7 @@ def join_components(weights, firsts, seconds, k, min_size, sizes, costs, nodes, 
         k: scale / 255, at least that of the shared components.
         min_size: in pixels.
         sizes, costs: of the components.
-        nodes: forest.NODE scratch, one per component. rejected: uint32 scratch, one per pair.
+        nodes: disjoint_sets.NODE scratch, one per component. rejected: uint32 scratch, one per pair.
         segment_of_component: uint32; receives the segments, numbered from 0 in order of the components.
 
     Returns:
@@ -31,10 +31,10 @@ def join_components(weights, firsts, seconds, k, min_size, sizes, costs, nodes, 
     """
     for c in range(sizes.size):
         nodes[c].size = sizes[c]
-    plant(nodes, costs, k)
+    make_sets(nodes, costs, k)
     rejections = 0
     for i in range(weights.size):
-        if i % AHEAD == 0 and look_ahead(nodes, firsts, seconds, i) < TAINTED:
+        if i % AHEAD == 0 and prefetch(nodes, firsts, seconds, i) < TAINTED:
             break  # never: no limit is below TAINTED
         a = nodes[firsts[i]].label
         b = nodes[seconds[i]].label
@@ -42,7 +42,7 @@ def join_components(weights, firsts, seconds, k, min_size, sizes, costs, nodes, 
             continue
         weight = weights[i]
         if weight < min(nodes[a].limit, nodes[b].limit):
-            node = nodes[join(nodes, a, b)]
+            node = nodes[union(nodes, a, b)]
             node.limit = np.float32(weight + k / node.size)
         else:
             rejected[np.uintp(rejections)] = np.uint32(i)
@@ -51,8 +51,8 @@ def join_components(weights, firsts, seconds, k, min_size, sizes, costs, nodes, 
         a = nodes[firsts[rejected[r]]].label
         b = nodes[seconds[rejected[r]]].label
         if a != b and (nodes[a].size < min_size or nodes[b].size < min_size):
-            join(nodes, a, b)
-    forget_rings(nodes)
+            union(nodes, a, b)
+    clear_links(nodes)
     segments = 0
     for c in range(sizes.size):
         node = nodes[nodes[c].label]

@@ -52,6 +52,11 @@ DIRECTION_SHIFT = 30  # an edge's identity in the picture: direction << 30 | ras
 CLOSED = np.float32(-1.0)
 
 
+def tile_side(length: int) -> int:
+    """Returns the side of the tiles that cut a picture's side into equal parts, pixels."""
+    return -(-length // -(-length // TILE))
+
+
 def edge_capacity(height: int, width: int) -> int:
     """Returns how many edges the tiles of a picture can hand on at most.
 
@@ -254,34 +259,31 @@ def _number_nodes(labels, sizes, costs, shape, numbers, node_of_pixel, top, left
 
 @njit(nogil=True, cache=True)
 def join_tiles(
-    planes, k, free, tile_rows, tile_columns, area, scratch,
-    node_of_pixel, nodes, node_costs, node_count, edge_weights, edge_ids, edge_count,
+    planes, k, free, tile_rows, tile_columns, scratch, node_of_pixel, nodes, node_costs, edge_weights, edge_ids
 ):  # fmt: skip
-    """Runs the shared pass inside every tile of an area.
+    """Runs the shared pass inside every tile of a picture.
 
     Args:
         planes: (3, height, width) float64, smoothed.
         k: the smallest scale / 255. free: float32(k / (height * width)), see the module's text.
         tile_rows, tile_columns: size of a tile, at most TILE each.
-        area: top, left, bottom and right of whole tiles in the picture.
-        scratch: see `masks._fh.hierarchy`.
+        scratch: see `masks._fh.stages`.
         node_of_pixel: (height, width) uint32; receives the node of each pixel.
-        nodes: forest.NODE, height * width + 1 records; receive the size of each node.
+        nodes: disjoint_sets.NODE, height * width + 1 records; receive the size of each node.
         node_costs: float64, as many; receive the heaviest accepted edge of each node.
-        node_count: of nodes in other areas before.
         edge_weights, edge_ids: receive the edges handed on; `edge_capacity(height, width)` elements.
-        edge_count: of edges handed on in other areas before.
 
     Returns:
-        The new number of nodes and of edges handed on.
+        The number of nodes and of edges handed on.
     """
     (exact, rounded, list_weights, list_tags, spare_weights, spare_tags, starts, pending,
      bounds, limits, labels, following, sizes, costs, parents, numbers) = scratch  # fmt: skip
-    width = node_of_pixel.shape[1]
+    height, width = node_of_pixel.shape
+    node_count = edge_count = np.int64(0)
     places = np.empty(4, np.int64)
-    for top in range(area[0], area[2], tile_rows):
-        for left in range(area[1], area[3], tile_columns):
-            shape = (min(tile_rows, area[2] - top), min(tile_columns, area[3] - left))
+    for top in range(0, height, tile_rows):
+        for left in range(0, width, tile_columns):
+            shape = (min(tile_rows, height - top), min(tile_columns, width - left))
             corner = top * width + left
             bounds[:] = INFINITY
             for direction in range(4):

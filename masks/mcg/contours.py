@@ -2,14 +2,13 @@
 
 The features are the classic local cues of boundary detection at several scales (brightness, colour and texture
 differences, and how the pixel compares with its neighbours across and along the edge); the model is boosted trees
-fitted to instance outlines, walked by `masks.mcg.trees`. Without a model, `gradient_contours` uses no label at all.
+fitted to instance outlines, scored by `masks.mcg.scoring`. Without a model, `gradient_contours` uses no label at all.
 
 Cues after Martin, Fowlkes & Malik, "Learning to detect natural image boundaries", TPAMI 2004; the features
 themselves are this project's.
 """
 
 import cv2
-import numba
 import numpy as np
 
 from maskmill.masks.mcg.trees import TreeModel
@@ -82,7 +81,7 @@ def contour_features(image: np.ndarray) -> np.ndarray:
     Returns:
         float32[h, w, len(CONTOUR_FEATURES)].
     """
-    return _pixels_last(_cue_planes(image), 0, image.shape[0])
+    return np.ascontiguousarray(np.moveaxis(_cue_planes(image), 0, -1))
 
 
 def _cue_planes(image: np.ndarray) -> np.ndarray:
@@ -214,22 +213,8 @@ def _histogram_differences(lab, texture, angle, add) -> None:
             add(full[..., c])
 
 
-@numba.njit(cache=True)
-def _pixels_last(planes, top, bottom):
-    """Rows top .. bottom-1 of float32[f, h, w] as float32[bottom - top, w, f], in blocks that stay in cache."""
-    features, _, width = planes.shape
-    out = np.empty((bottom - top, width, features), np.float32)
-    for y in range(top, bottom):
-        for block in range(0, width, 64):
-            for f in range(features):
-                for x in range(block, min(block + 64, width)):
-                    out[y - top, x, f] = planes[f, y, x]
-    return out
-
-
 # After this many trees a pixel whose log odds are below the floor is settled: most pixels are plainly no contour.
 EARLY_TREES, EARLY_FLOOR, STRETCH = 16, -1.5, 1.4
-BAND = 16  # picture rows whose cues are put side by side at a time: they stay in cache
 
 
 def _steps(contour: np.ndarray) -> np.ndarray:
@@ -239,13 +224,7 @@ def _steps(contour: np.ndarray) -> np.ndarray:
 
 def learned_contours(image: np.ndarray, model: TreeModel) -> np.ndarray:
     """Probability of a contour at each pixel, as the model's training samples were mixed; float32[h, w] in 0..1."""
-    height, width = image.shape[:2]
-    planes = _cue_planes(image)
-    odds = np.empty((height, width), np.float32)
-    for top in range(0, height, BAND):
-        bottom = min(top + BAND, height)
-        rows = _pixels_last(planes, top, bottom).reshape(-1, len(planes))
-        odds[top:bottom] = model.predict(rows, EARLY_TREES, EARLY_FLOOR, STRETCH).reshape(-1, width)
+    odds = model.predict_planes(_cue_planes(image), EARLY_TREES, EARLY_FLOOR, STRETCH)
     return _steps(1 / (1 + np.exp(-odds)))
 
 

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 
 from maskmill.masks.mcg.contours import CONTOUR_FEATURES
-from maskmill.masks.mcg.encode import encode_candidates
 from maskmill.masks.mcg.features import CANDIDATE_FEATURES
 from maskmill.masks.mcg.models import Model, load_model
 from maskmill.masks.mcg.proposals import QUALITIES, Lap, Proposals, labels_in_frame, propose_image
 from maskmill.masks.mcg.selection import select
+from maskmill.masks.runs import encode_sets
 from maskmill.schemas.image import ImageRecord
 from maskmill.schemas.mask import Layer, MaskSet
 
@@ -83,7 +83,7 @@ class Mcg:
         chosen = select(members, proposals.regions.area, score, self.top)
         lap("selection")
         labels = labels_in_frame(proposals.hierarchy.labels, record.height, record.width)
-        masks = encode_candidates(members[chosen], labels, score[chosen])
+        masks = encode_sets(members[chosen], labels, score[chosen])
         lap("encoding")
         return (masks,)
 

@@ -228,7 +228,7 @@ def singletons(count: int) -> np.ndarray:
 
 @numba.njit(cache=True)
 def bit_rows(groups, hole_start, holes, own_start, own_holes, low, high, leaves):
-    """Leaf sets of groups of nodes, holes included; uint64[g, words], see `masks.mcg.leafsets`."""
+    """Leaf sets of groups of nodes, holes included; uint64[g, words], see `masks.runs.write_sets`."""
     rows = np.zeros((len(groups), (len(leaves) + 63) // 64), np.uint64)
     for g in range(len(groups)):
         for k in range(PARTS):

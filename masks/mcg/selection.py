@@ -3,8 +3,6 @@
 import numba
 import numpy as np
 
-from maskmill.masks.mcg.leafsets import row_areas
-
 SCORE_WEIGHT = 0.7
 DUPLICATE = 0.95
 
@@ -43,9 +41,9 @@ def intersections(members, row, table, out):
 @numba.njit(cache=True)
 def _select(members, area, score, top, weight, duplicate):
     table = _byte_areas(area)
-    sizes = row_areas(members, area)
+    sizes, shared = np.empty((2, len(members)))
+    intersections(members, np.full(members.shape[1], 0xFFFFFFFFFFFFFFFF, np.uint64), table, sizes)
     nearest = np.zeros(len(members))  # overlap with the most similar one taken
-    shared = np.empty(len(members))
     value = weight * score.astype(np.float64)
     taken = np.empty(min(top, len(members)), np.int64)
     count = 0

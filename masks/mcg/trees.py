@@ -1,4 +1,4 @@
-"""Tree ensembles as plain arrays, walked by our own kernel: no pickle, no training library at run time.
+"""Tree ensembles as plain arrays, scored by our own kernel: no pickle, no training library at run time.
 
 A tree is stored as its inner nodes in one row of arrays: `feature`, `threshold`, `left`, `right`. A row of features goes
 left where `row[feature] <= threshold`. A child index >= 0 is another inner node of the same tree, a negative one, -1 - k,
@@ -6,9 +6,11 @@ is the tree's leaf k. The ensemble's prediction is the sum of the leaf values.
 """
 
 import dataclasses
+import functools
 
-import numba
 import numpy as np
+
+from maskmill.masks.mcg.scoring import lay_out, score_columns, score_rows
 
 ARRAYS = {
     "feature": np.int16,
@@ -40,35 +42,41 @@ class TreeModel:
     node_start: np.ndarray
     leaf_start: np.ndarray
 
-    def predict(self, rows: np.ndarray, early: int = 0, floor: float = 0.0, stretch: float = 1.0) -> np.ndarray:
+    @functools.cached_property
+    def _layout(self) -> tuple[np.ndarray, ...]:
+        return lay_out(*(getattr(self, name) for name in ARRAYS)).arrays
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
         """Sums of leaf values.
 
         Args:
-            rows: float32[n, features], C order, finite.
-            early: after this many trees rows whose sum is below `floor` are settled: they get that sum times `stretch`,
-                which stands for what the other trees would have added. 0: never.
-            floor, stretch: see `early`.
+            rows: float32[n, features], finite.
 
         Returns:
             float32[n].
         """
-        rows = np.ascontiguousarray(rows, np.float32)
-        return _walk(
-            rows,
-            self.feature,
-            self.threshold,
-            self.left,
-            self.right,
-            self.value,
-            self.node_start,
-            self.leaf_start,
-            early,
-            np.float32(floor),
-            np.float32(stretch),
-        )
+        return score_rows(np.ascontiguousarray(rows, np.float32), self._layout, 0, np.float32(0), np.float32(1))
+
+    def predict_planes(
+        self, planes: np.ndarray, early: int = 0, floor: float = 0.0, stretch: float = 1.0
+    ) -> np.ndarray:
+        """Sums of leaf values of every pixel.
+
+        Args:
+            planes: float32[features, h, w], C order, finite.
+            early: after this many trees pixels whose sum is below `floor` are settled: they get that sum times `stretch`,
+                which stands for what the other trees would have added. 0: never.
+            floor, stretch: see `early`.
+
+        Returns:
+            float32[h, w].
+        """
+        columns = planes.reshape(len(planes), -1)
+        total = score_columns(columns, self._layout, early, np.float32(floor), np.float32(stretch))
+        return total.reshape(planes.shape[1:])
 
     def check(self, features: int) -> None:
-        """ValueError unless every walk over rows of `features` columns stays in bounds and ends."""
+        """ValueError unless these are trees over rows of `features` columns."""
         for name, dtype in ARRAYS.items():
             array = getattr(self, name)
             if array.ndim != 1 or array.dtype != dtype:
@@ -95,27 +103,14 @@ class TreeModel:
             # Children after their parents: no cycles, so every walk ends.
             if (child >= own).any() or (-1 - child > own).any() or ((child >= 0) & (child <= index)).any():
                 raise ValueError("a child index leaves its tree or goes back in it")
-
-
-@numba.njit(cache=True)
-def _walk(rows, feature, threshold, left, right, value, node_start, leaf_start, early, floor, stretch):
-    out = np.empty(len(rows), np.float32)
-    trees = len(node_start) - 1
-    for i in range(len(rows)):
-        row = rows[i]
-        total = np.float32(0)
-        for t in range(trees):
-            if t == early and t > 0 and total < floor:
-                total *= stretch
-                break
-            base = node_start[t]
-            node = 0
-            while node >= 0:
-                k = base + node
-                node = left[k] if row[feature[k]] <= threshold[k] else right[k]
-            total += value[leaf_start[t] - 1 - node]
-        out[i] = total
-    return out
+        children = np.concatenate([self.left, self.right]).astype(np.int64)
+        tree = np.tile(np.repeat(np.arange(trees), sizes), 2)
+        inner = children >= 0
+        parents_of_node = np.bincount(self.node_start[tree[inner]] + children[inner], minlength=nodes)
+        parents_of_node[self.node_start[:-1]] += 1  # roots have none
+        parents_of_leaf = np.bincount(self.leaf_start[tree[~inner]] - 1 - children[~inner], minlength=nodes + trees)
+        if (parents_of_node != 1).any() or (parents_of_leaf != 1).any():
+            raise ValueError("a node or leaf has no parent in its tree, or more than one")
 
 
 def pack_trees(trees: list[dict]) -> TreeModel:

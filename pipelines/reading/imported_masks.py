@@ -14,7 +14,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from maskmill.masks.mcg.encode import encode_candidates
+from maskmill.masks.runs import encode_sets
 from maskmill.schemas import rle, storage
 from maskmill.schemas.errors import ImageError, InputError
 from maskmill.schemas.image import ImageRecord
@@ -149,7 +149,7 @@ def read_mat(data: bytes, height: int, width: int, top: int) -> MaskSet:
         if len(given) < count:
             raise ValueError(f"has {len(lists)} proposals but {len(given)} scores")
         score = given[:count].astype(np.float32)
-    return encode_candidates(rows, flat.reshape(height, width).astype(np.int32), score)
+    return encode_sets(rows, flat.reshape(height, width).astype(np.int32), score)
 
 
 def _numbers(array, name: str) -> np.ndarray:

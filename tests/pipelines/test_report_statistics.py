@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reporting import LAYERS, NO_TIMES, build_of, random_record, stats_of, to_annotations
 
-from maskmill.masks.label_map import encode_label_map
+from maskmill.masks.runs import encode_label_map
 from maskmill.pipelines.measuring.bootstrap import REPLICATES, image_key, interval, weights
 from maskmill.pipelines.measuring.facts import BUDGETS, measure
 from maskmill.pipelines.measuring.series import Series, series_of, widest

@@ -7,10 +7,10 @@ import time
 
 import numpy as np
 
-from maskmill.masks.label_map import encode_label_map
 from maskmill.masks.registry import GENERATORS
+from maskmill.masks.runs import encode_label_map
 from maskmill.pipelines.parts import isolation
-from maskmill.schemas.mask import Layer
+from maskmill.schemas.mask import Layer, MaskSet
 
 PEACE, ABORT, HANG, RAISE, ABORT_ONCE, SCRIBBLE, NO_MASKS = range(7)
 
@@ -40,8 +40,9 @@ class Trouble:
             raise ZeroDivisionError("a generator's own mistake")
         if kind == SCRIBBLE:
             record.image[:] = 0
-        labels = np.full(record.image.shape[:2], -1 if kind == NO_MASKS else 0, np.int32)
-        return (encode_label_map(labels),)
+        if kind == NO_MASKS:
+            return (MaskSet.unranked((), ()),)
+        return (encode_label_map(np.zeros(record.image.shape[:2], np.int32)),)
 
 
 def serve() -> None:

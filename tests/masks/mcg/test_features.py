@@ -4,7 +4,6 @@ import pytest
 from maskmill.masks.mcg.candidates import as_candidates, fill, propose
 from maskmill.masks.mcg.features import CANDIDATE_FEATURES, candidate_features
 from maskmill.masks.mcg.hierarchy import Hierarchy, Tree, region_edges
-from maskmill.masks.mcg.leafsets import row_areas, unpack
 
 
 class Scene:
@@ -26,14 +25,6 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(oracle):
     return Scene(oracle)
-
-
-def test_unpack_lists_the_set_bits(oracle):
-    random = np.random.default_rng(0)
-    sets = [set(random.choice(200, size, replace=False).tolist()) for size in (1, 5, 64, 200)] + [set()]
-    out = np.empty(200, np.int32)
-    for row, members in zip(oracle.rows_of(sets, 200), sets, strict=True):
-        assert out[: unpack(row, out)].tolist() == sorted(members)
 
 
 def test_holes_against_flood_fill_of_the_drawn_mask(oracle):
@@ -61,11 +52,6 @@ def test_filling_drops_what_has_become_equal_and_keeps_the_first(scene, oracle):
     kept = [masks.index(m) for m in first]
     np.testing.assert_array_equal(after.end, before.end[kept])
     np.testing.assert_array_equal(after.parts, before.parts[kept])
-
-
-def test_areas(scene, oracle):
-    drawn = [oracle.draw(s, scene.hierarchy.labels).sum() for s in scene.sets]
-    assert row_areas(scene.candidates.members, scene.regions.area).tolist() == drawn
 
 
 def test_shape_features_against_the_drawn_mask(scene, oracle):

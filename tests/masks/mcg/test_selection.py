@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from maskmill.masks.mcg.leafsets import row_areas
 from maskmill.masks.mcg.selection import DUPLICATE, intersections, select
 from maskmill.masks.mcg.selection import _byte_areas as byte_areas
 
@@ -47,7 +46,6 @@ def test_no_two_are_near_duplicates(pool):
         for q in chosen[:i]:
             assert (masks[p] & masks[q]).sum() / (masks[p] | masks[q]).sum() < DUPLICATE
     assert len(set(chosen.tolist())) == len(chosen) < len(rows)
-    assert (row_areas(rows, area) == masks.sum(axis=1)).all()
 
 
 def test_a_longer_list_begins_with_the_shorter(pool):

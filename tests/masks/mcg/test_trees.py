@@ -84,12 +84,52 @@ def test_a_single_leaf_is_a_tree():
     assert model.predict(np.zeros((3, 1), np.float32)).tolist() == [0.75] * 3
 
 
+def walk(model, row):
+    """One row from the root of each tree to its leaf, in float32 and in the order of the trees."""
+    total = np.float32(0)
+    for t in range(len(model.node_start) - 1):
+        node = 0
+        while node >= 0:
+            k = model.node_start[t] + node
+            node = int(model.left[k] if row[model.feature[k]] <= model.threshold[k] else model.right[k])
+        total += model.value[model.leaf_start[t] - 1 - node]
+    return total
+
+
+def grow(random, leaves, features):
+    """A random tree; thresholds are whole so that rows meet them exactly."""
+    if leaves == 1:
+        return leaf(float(random.standard_normal()))
+    left = int(random.integers(1, leaves))
+    parts = grow(random, left, features), grow(random, leaves - left, features)
+    return split(int(random.integers(features)), float(random.integers(-3, 4)), *parts)
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (31,), (32,), (9, 31, 62, 63, 127, 3), (500,)])
+@pytest.mark.parametrize("rows", [1, 513])
+def test_scores_are_those_of_a_walk_to_the_last_bit(sizes, rows):
+    """Trees of one word, of exactly one and of several; rows on thresholds; more rows than are scored at a time."""
+    random = np.random.default_rng(sum(sizes))
+    model = pack_trees([grow(random, size, 5) for size in sizes])
+    model.check(5)
+    table = random.integers(-4, 5, (rows, 5)).astype(np.float32) + random.choice([0, 0, 0.5], (rows, 5))
+    table = table.astype(np.float32)
+    expected = np.array([walk(model, row) for row in table])
+    np.testing.assert_array_equal(model.predict(table), expected)
+    np.testing.assert_array_equal(model.predict_planes(np.ascontiguousarray(table.T)[:, None]), expected[None])
+    early = model.predict_planes(np.ascontiguousarray(table.T)[:, None], 1, 0.0, 2.0)[0]
+    first = dataclasses.replace(model, node_start=model.node_start[:2], leaf_start=model.leaf_start[:2])
+    if len(sizes) > 1:
+        begun = np.array([walk(first, row) for row in table])
+        np.testing.assert_array_equal(early, np.where(begun < 0, begun * np.float32(2), expected))
+
+
 def test_settled_rows_skip_the_other_trees():
     trees = [split(0, 0.0, leaf(-1.0), leaf(1.0)), leaf(10.0)]
     model = pack_trees(trees)
-    rows = np.array([[-1.0], [1.0]], np.float32)
-    assert model.predict(rows).tolist() == [9.0, 11.0]
-    assert model.predict(rows, early=1, floor=0.0, stretch=2.0).tolist() == [-2.0, 11.0]
+    plane = np.array([[[-1.0, 1.0]]], np.float32)
+    assert model.predict_planes(plane).tolist() == [[9.0, 11.0]]
+    assert model.predict_planes(plane, early=1, floor=0.0, stretch=2.0).tolist() == [[-2.0, 11.0]]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +146,7 @@ def test_settled_rows_skip_the_other_trees():
         ({"node_start": np.array([0, 2], np.int32)}, "follow one another"),
         ({"leaf_start": np.array([0], np.int32)}, "leaf starts"),
         ({"threshold": np.zeros(2, np.float32)}, "differ in length"),
+        ({"left": np.array([-2], np.int16)}, "more than one"),
         ({"threshold": np.zeros((1, 1), np.float32)}, "flat float32"),
         ({"feature": np.zeros(1, np.float64)}, "flat int16"),
     ],

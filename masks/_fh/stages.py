@@ -1,8 +1,8 @@
 """The stages of one picture, in order, and the memory they work in.
 
-    smooth -> join_tiles -> join_inside -> join_nodes -> number_components -> find_pairs      once: what scales share
-                                                                                  |
-                                             join_components -> paint | write_counts          once per scale
+    smooth -> join_tiles -> join_nodes -> number_components -> find_pairs      once: what scales share
+                                                                   |
+                              join_components -> paint | write_counts          once per scale
 
 Every stage is a compiled function on plain arrays; this module only hands them their buffers. Worst-case sizes are
 asked for where a picture could need them: memory that is never touched costs address space only. A buffer's name is
@@ -13,20 +13,26 @@ import dataclasses
 
 import numpy as np
 
-from maskmill.masks._fh.components import join_nodes, name_ends, number_components
-from maskmill.masks._fh.districts import District, cut, join_inside, note_crossings, tile_side
-from maskmill.masks._fh.forest import NODE, plant
+from maskmill.masks._fh.components import join_nodes, lookup_owners, number_components
+from maskmill.masks._fh.disjoint_sets import NODE, make_sets
 from maskmill.masks._fh.pairs import NO_PAIR, find_pairs, slots
-from maskmill.masks._fh.runs import COLUMNS, find_runs, group_runs, text_capacity, write_counts
 from maskmill.masks._fh.scales import join_components, paint
 from maskmill.masks._fh.smoothing import smooth
 from maskmill.masks._fh.sorting import DIGITS, PATIENCE, sort_edges
 from maskmill.masks._fh.thinning import EXACT_SIZE, ROUNDED_SIZE
-from maskmill.masks._fh.tiles import TILE_PIXELS, edge_capacity, join_tiles
+from maskmill.masks._fh.tiles import TILE_PIXELS, edge_capacity, join_tiles, tile_side
 from maskmill.masks._fh.workspace import Workspace
+from maskmill.masks.runs import (
+    COLUMNS,
+    TEXT_BYTES,
+    TEXT_MASKS,
+    find_runs,
+    group_runs,
+    split_text,
+    text_capacity,
+    write_counts,
+)
 
-TEXT_BYTES = 1 << 20  # of RLE written at a time, or one segment's
-TEXT_SEGMENTS = 1 << 12  # whose RLE is written at a time
 BYTE_SCALE = 255.0  # scikit-image divides the scale by it, so that scales mean the same for 0..255 and 0..1
 
 
@@ -85,43 +91,14 @@ def _sort(weights: np.ndarray, ids: np.ndarray, workspace: Workspace) -> None:
     )
 
 
-def _name_ends(
+def _lookup_owners(
     ids: np.ndarray, owner_of_pixel: np.ndarray, width: int, workspace: Workspace
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the owners of each edge's ends, in the memory that the sort of the edges has left."""
     ends = workspace.take("spare_weights", ids.size, np.float64).view(np.uint32)
     firsts, seconds = ends[: ids.size], ends[ids.size :]
-    name_ends(ids, owner_of_pixel, width, firsts, seconds)
+    lookup_owners(ids, owner_of_pixel, width, firsts, seconds)
     return firsts, seconds
-
-
-def _join_districts(
-    districts: list[District],
-    node_of_pixel: np.ndarray,
-    k: float,
-    nodes: np.ndarray,
-    costs: np.ndarray,
-    weights: np.ndarray,
-    ids: np.ndarray,
-    workspace: Workspace,
-) -> int:
-    """Runs the shared pass inside each district. Returns how many edges are left: the first of `weights` and `ids`."""
-    pixels, width = node_of_pixel.size, node_of_pixel.shape[1]
-    owners = node_of_pixel.reshape(-1)
-    bounds = workspace.take("node_bounds", nodes.size, np.float32)
-    bounds[:] = np.inf
-    plant(nodes, costs, k)
-    for d in districts:
-        note_crossings(weights[d.edges], ids[d.edges], owners, width, d.bottom, d.right, np.float32(k / pixels), bounds)
-    left = 0
-    for d in districts:
-        _sort(weights[d.edges], ids[d.edges], workspace)
-        firsts, seconds = _name_ends(ids[d.edges], owners, width, workspace)
-        left = join_inside(
-            weights[d.edges], ids[d.edges], firsts, seconds, k, d.nodes.start, d.nodes.stop, bounds, nodes, costs,
-            weights, ids, left,
-        )  # fmt: skip
-    return left
 
 
 def _join_everywhere(planes: np.ndarray, k: float, workspace: Workspace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -135,24 +112,15 @@ def _join_everywhere(planes: np.ndarray, k: float, workspace: Workspace) -> tupl
     capacity = edge_capacity(height, width)
     weights = take("edge_weights", capacity, np.float64)
     ids = take("edge_ids", capacity, np.uint32)
-    districts = []
-    node_count = edge_count = 0
-    for area in cut(height, width):
-        first_node, first_edge = node_count, edge_count
-        node_count, edge_count = join_tiles(
-            planes, k, np.float32(k / pixels), tile_side(height), tile_side(width), area, _tile_scratch(workspace),
-            component.reshape(height, width), nodes, costs, node_count, weights, ids, edge_count,
-        )  # fmt: skip
-        districts.append(District(*area[2:], slice(first_node, node_count), slice(first_edge, edge_count)))
+    node_count, edge_count = join_tiles(
+        planes, k, np.float32(k / pixels), tile_side(height), tile_side(width), _tile_scratch(workspace),
+        component.reshape(height, width), nodes, costs, weights, ids,
+    )  # fmt: skip
     nodes, costs = nodes[:node_count], costs[:node_count]
-    if len(districts) > 1:
-        image = component.reshape(height, width)
-        edge_count = _join_districts(districts, image, k, nodes, costs, weights, ids, workspace)
     weights, ids = weights[:edge_count], ids[:edge_count]
     _sort(weights, ids, workspace)
-    firsts, seconds = _name_ends(ids, component, width, workspace)
-    if len(districts) == 1:
-        plant(nodes, costs, k)
+    firsts, seconds = _lookup_owners(ids, component, width, workspace)
+    make_sets(nodes, costs, k)
     join_nodes(weights, firsts, seconds, k, nodes, costs)
     sizes = take("component_sizes", node_count, np.uint32)
     component_costs = take("component_costs", node_count, np.float64)
@@ -174,7 +142,7 @@ def _find_pairs(planes: np.ndarray, component: np.ndarray, workspace: Workspace)
     row, count = find_pairs(image, planes, 0, slot_pairs, slot_places, weights, ids, 0)
     if row < height:
         # Nearly every pixel is a component of its own: there are up to four pairs per pixel, and no room to waste.
-        workspace.drop("nodes", "node_costs", "node_bounds", "spare_weights", "spare_ids")
+        workspace.drop("nodes", "node_costs", "spare_weights", "spare_ids")
         weights = workspace.grow("edge_weights", count, 4 * height * width, np.float64)
         ids = workspace.grow("edge_ids", count, 4 * height * width, np.uint32)
         row, count = find_pairs(image, planes, row, slot_pairs, slot_places, weights, ids, count)
@@ -201,7 +169,7 @@ def share_components(image: np.ndarray, smallest_scale: float, sigma: float, wor
     _sort(weights, ids, workspace)
     if crowded:
         workspace.drop("spare_ids", "sort_pending")
-    firsts, seconds = _name_ends(ids, component, width, workspace)
+    firsts, seconds = _lookup_owners(ids, component, width, workspace)
     return SharedComponents(component.reshape(height, width), sizes, costs, weights, firsts, seconds, rejected=ids)
 
 
@@ -221,9 +189,9 @@ def join_scale(shared: SharedComponents, scale: float, min_size: int, workspace:
     return segment_of_component, segments
 
 
-def paint_segments(shared: SharedComponents, segment_of_component: np.ndarray, workspace: Workspace) -> np.ndarray:
-    """Returns an int32 label map, lent by the workspace."""
-    label_map = workspace.lend(shared.component_of_pixel.shape, np.int32)
+def paint_segments(shared: SharedComponents, segment_of_component: np.ndarray) -> np.ndarray:
+    """Returns an int32 label map of its own memory."""
+    label_map = np.empty(shared.component_of_pixel.shape, np.int32)
     paint(shared.component_of_pixel.reshape(-1), segment_of_component, label_map.reshape(-1))
     return label_map
 
@@ -233,8 +201,8 @@ def list_runs(shared: SharedComponents, workspace: Workspace) -> tuple[np.ndarra
     height, width = shared.component_of_pixel.shape
     components = workspace.take("run_components", height * width + 1, np.uint32)
     starts = workspace.take("run_starts", height * width + 1, np.uint32)
-    turned = workspace.take("turned_columns", COLUMNS * height, np.uint32).reshape(COLUMNS, height)
-    runs = find_runs(shared.component_of_pixel, turned, components, starts)
+    transposed = workspace.take("transposed_columns", COLUMNS * height, np.uint32).reshape(COLUMNS, height)
+    runs = find_runs(shared.component_of_pixel, transposed, components, starts)
     return components[:runs], starts[:runs]
 
 
@@ -255,12 +223,10 @@ def encode_segments(
     bounds = take("edge_ids", segments + 1, np.uint32)
     most = group_runs(components, starts, segment_of_component, segments, pixels, scratch, merged, order, bounds)
     text = take("text", max(TEXT_BYTES, text_capacity(most)), np.uint8)
-    ends = take("text_ends", TEXT_SEGMENTS, np.int64)
+    ends = take("text_ends", TEXT_MASKS, np.int64)
     counts: list[bytes] = []
     areas = np.empty(segments, np.int64)
     while len(counts) < segments:
         done = write_counts(merged, order, bounds, len(counts), pixels, text, ends, areas)
-        bound = ends[: done - len(counts)].tolist()
-        written = text[: bound[-1]].tobytes()
-        counts += [written[start:end] for start, end in zip([0, *bound], bound, strict=False)]
+        counts += split_text(text, ends[: done - len(counts)])
     return counts, areas

@@ -27,7 +27,7 @@ AHEAD = 32  # edges
 
 
 @njit(nogil=True, cache=True)
-def look_ahead(nodes, firsts, seconds, start):
+def prefetch(nodes, firsts, seconds, start):
     """Reads the sets of the AHEAD edges from `start` on, so that their cache misses overlap instead of queueing.
 
     Returns the lowest limit seen: a use for what was read, without which the compiler would drop the reading.
@@ -39,7 +39,7 @@ def look_ahead(nodes, firsts, seconds, start):
 
 
 @njit(nogil=True, cache=True)
-def plant(nodes, costs, k):
+def make_sets(nodes, costs, k):
     """Makes every node a set of its own; its `size` is given, and the heaviest edge inside in `costs`."""
     for i in range(nodes.size):
         node = nodes[i]
@@ -49,8 +49,11 @@ def plant(nodes, costs, k):
 
 
 @njit(nogil=True, cache=True)
-def join(nodes, a, b):
-    """Joins two different sets, given by their labels, in all but limit and cost. Returns the label of both."""
+def union(nodes, a, b):
+    """Joins two different sets, given by their labels, in all but limit and cost. Returns the label of both.
+
+    The smaller set is relabelled by walking its ring; then swapping two links makes one ring of two.
+    """
     if nodes[a].size < nodes[b].size:
         a, b = b, a
     i = b
@@ -70,7 +73,7 @@ def join(nodes, a, b):
 
 
 @njit(nogil=True, cache=True)
-def forget_rings(nodes):
+def clear_links(nodes):
     """Makes room for the sets' numbers: none is given yet."""
     for i in range(nodes.size):
         nodes[i].following = UNNUMBERED
