@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo train-demo test flink-test prism-test docker-check lint types format bench clean
+.PHONY: help demo train-demo test processes flips flink-test prism-test docker-check lint types format bench clean
 help:
 	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
 	@echo "make train-demo  install the trainer and train briefly on the demo's shards"
@@ -12,6 +12,8 @@ help:
 	@echo "make flink-test  build on a Flink cluster on this machine, kill its workers, resume (Java 17, Maven; fetches 300 MB)"
 	@echo "make prism-test  the same on Prism, Beam's runner in Go (Go; fetches and compiles it)"
 	@echo "make docker-check  the steps of the images' Dockerfiles in fresh environments, without a container engine (GBs)"
+	@echo "make processes   every command as a process, REPEATS=50 times: exit codes, and nothing left behind"
+	@echo "make flips       FLIPS=120 flipped bits in every file of a dataset: validate finds all"
 	@echo "make lint        formatting, linting and types (make types: types alone; make format: mends what it can)"
 	@echo "make bench       the benchmarks that need no data of yours"
 
@@ -51,6 +53,14 @@ test: $(VENV)/dev
 
 flink-test prism-test: %-test: $(VENV)/dev
 	$(BIN)/python tests/support/drill.py --engine $*
+
+REPEATS ?= 50
+processes: $(VENV)/dev
+	MASKMILL_REPEATS=$(REPEATS) $(BIN)/python -m pytest -q tests/pipelines/test_processes.py $(PYTEST_ARGS)
+
+FLIPS ?= 120
+flips: $(VENV)/dev
+	MASKMILL_FLIPS=$(FLIPS) $(BIN)/python -m pytest -q tests/pipelines/test_validate.py -k flipped $(PYTEST_ARGS)
 
 docker-check: $(VENV)/made
 	$(PYTHON) docker/check.py worker trainer

@@ -13,13 +13,21 @@ from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError
 from maskmill.schemas.example import SCHEMA_VERSION
 from maskmill.schemas.mask import Layer
+from maskmill.schemas.typed import FieldError, typed
 
 MANIFEST = "manifest.json"
 FAILURES = "failures.jsonl"
 IMAGES = "images.parquet"
+CHECKSUMS = "SHA256SUMS"
+FEATURES_JSON, INFO_JSON = "features.json", "dataset_info.json"
+REPORT_HTML, REPORT_JSON = "report.html", "report.json"
 WORK = "_work"
+MAX_PIXELS = 50_000_000  # of a picture, where a build is not told otherwise
+_OWN_DIGEST = "manifest_digest"
+_MAX_BYTES = 256 << 20  # about a million shards
 
-_SHARD_NAME = re.compile(r"^(?P<stem>[^/\\]+)\.tfrecord-(?P<index>\d{5,})-of-(?P<count>\d{5,})$")
+_SHARD_NAME = re.compile(r"[^/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]+\.tfrecord-[0-9]{5,}-of-[0-9]{5,}")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 
 
 def shard_name(dataset: str, split: str, index: int, count: int) -> str:
@@ -29,7 +37,7 @@ def shard_name(dataset: str, split: str, index: int, count: int) -> str:
 
 def is_shard_name(name: str) -> bool:
     """Whether a file name is one that `shard_name` gives."""
-    return _SHARD_NAME.match(name) is not None
+    return len(name) <= 255 and _SHARD_NAME.fullmatch(name) is not None
 
 
 def canonical_json(value) -> bytes:
@@ -62,16 +70,31 @@ class Shard:
 
 
 @dataclasses.dataclass(frozen=True)
+class File:
+    """Another file of the folder, one that is the same in every build of the same data.
+
+    Attributes:
+        name: within the folder.
+        bytes: its size.
+        sha256: hex digest of its bytes.
+    """
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """What `manifest.json` holds.
 
     Attributes:
         dataset, split: names, as in the shards' file names.
-        config: every option that can change a byte of the records, resolved.
+        config: every option that can change a byte of the records, resolved; paths by their last part.
         config_digest: `digest(config)`.
         layers: the mask layers, in the order that `masks/layer` indexes.
         shards: the shard files, in order.
-        counts: inputs, written, failed, skipped; inputs is the sum of the other three.
+        counts: inputs, written, failed, skipped (inputs is the sum of these three), and dropped_annotations.
         decoder: how pixels were decoded, and counters of what was re-encoded.
         versions: of this package and of the libraries that can change a byte.
         abo: layer -> {"abo", "instances", "masks_per_image", "coverage"}, from the integer sums of `schemas.stats`.
@@ -79,6 +102,9 @@ class Manifest:
         categories: category id as text -> name.
         plan_digest: identity of the inputs and their order.
         schema_version: of the records; this package reads `SCHEMA_VERSION` only.
+        files: the other files that do not differ between builds of the same data. Those that hold times are in
+            `SHA256SUMS` (see `pipelines.dataset.checksums`), which has a line for every file. None for a manifest that an older
+            maskmill wrote, without digests.
     """
 
     dataset: str
@@ -87,14 +113,15 @@ class Manifest:
     config_digest: str
     layers: tuple[Layer, ...]
     shards: tuple[Shard, ...]
-    counts: dict
-    decoder: dict
-    versions: dict
-    abo: dict = dataclasses.field(default_factory=dict)
+    counts: dict[str, int]
+    decoder: dict[str, str | dict[str, int]]
+    versions: dict[str, str]
+    abo: dict[str, dict[str, int | float | None]] = dataclasses.field(default_factory=dict)
     labels: str = ""
-    categories: dict = dataclasses.field(default_factory=dict)
+    categories: dict[str, str] = dataclasses.field(default_factory=dict)
     plan_digest: str = ""
     schema_version: int = SCHEMA_VERSION
+    files: tuple[File, ...] | None = ()
 
     @property
     def num_records(self) -> int:
@@ -102,9 +129,14 @@ class Manifest:
         return sum(shard.records for shard in self.shards)
 
     @property
+    def max_pixels(self) -> int:
+        """How many pixels a picture of the data set has at most."""
+        return self.config.get("max_pixels", MAX_PIXELS)
+
+    @property
     def digest(self) -> str:
         """Identity of the data set: two folders with this digest hold the same bytes."""
-        return digest(dataclasses.asdict(self))
+        return digest(self._fields())
 
     def layer_index(self, name: str) -> int:
         """Position of a layer; InputError lists those there are."""
@@ -114,12 +146,19 @@ class Manifest:
         return names.index(name)
 
     def to_json(self) -> bytes:
-        """The file's bytes, the same for the same manifest."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, allow_nan=False).encode("ascii") + b"\n"
+        """The file's bytes, the same for the same manifest; with its own digest, where it is not an older one's."""
+        own = {} if self.files is None else {_OWN_DIGEST: self.digest}
+        return json.dumps({**self._fields(), **own}, indent=1, sort_keys=True, allow_nan=False).encode("ascii") + b"\n"
+
+    def _fields(self) -> dict:
+        fields = dataclasses.asdict(self)
+        if self.files is None:
+            del fields["files"]
+        return fields
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
-    """Bytes of `manifest.json` to a Manifest.
+    """Bytes of `manifest.json` to a Manifest, believed in nothing.
 
     Args:
         data: the file's bytes.
@@ -127,36 +166,85 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
 
     Raises:
         InputError: a schema version that this package does not read.
-        DamageError: not JSON, a field missing or of the wrong kind, unsafe shard names, or counts that do not add up.
+        DamageError: not JSON, a field missing or of the wrong kind (named by its path), unsafe or repeated shard names,
+            counts that do not add up, or a manifest that is not the one its own digest was made of.
     """
     try:
-        fields = json.loads(data)
+        return _parse(data, where)
+    except RecursionError:
+        raise DamageError(f"{where} is damaged: its JSON is nested too deep to be a manifest") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _parse(data: bytes, where: str) -> Manifest:
+    try:
+        fields = json.loads(data, parse_constant=_no_constant)
     except ValueError as error:
         raise DamageError(f"{where} is not JSON: {error}") from error
     if not isinstance(fields, dict) or "schema_version" not in fields:
         raise DamageError(f"{where} is not a maskmill manifest: it has no schema_version")
     if fields["schema_version"] != SCHEMA_VERSION:
         raise InputError(
-            f"{where} has schema version {fields['schema_version']!r}; this maskmill reads version {SCHEMA_VERSION}. "
-            "Build the data set again, or use the maskmill that wrote it"
+            f"{where} has schema version {repr(fields['schema_version'])[:60]}; this maskmill reads version "
+            f"{SCHEMA_VERSION}. Build the data set again, or use the maskmill that wrote it"
         )
+    own = fields.pop(_OWN_DIGEST, None)
+    # Two fields came with the digests, so that a damaged name of one does not pass for an older manifest.
+    older = own is None and "files" not in fields
     try:
-        known = {f.name for f in dataclasses.fields(Manifest)}
-        fields = {name: value for name, value in fields.items() if name in known}
-        fields["layers"] = tuple(Layer(**layer) for layer in fields["layers"])
-        fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
-        manifest = Manifest(**fields)
-        counts = {name: int(manifest.counts[name]) for name in ("inputs", "written", "failed", "skipped")}
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamageError(f"{where} is incomplete: {error}") from error
-    for shard in manifest.shards:
-        if not is_shard_name(shard.name):
-            raise DamageError(f"{where}: {shard.name!r} is not a shard's name")
-    if counts["inputs"] != counts["written"] + counts["failed"] + counts["skipped"]:
-        raise DamageError(f"{where}: inputs are not written + failed + skipped: {counts}")
-    if counts["written"] != manifest.num_records:
-        raise DamageError(f"{where}: {counts['written']} written, but the shards hold {manifest.num_records} records")
+        manifest = typed(Manifest, {**fields, "files": None if older else fields.get("files", [])}, "")
+        _check_sense(manifest)
+        same = older or own == digest(fields)
+    except ValueError as error:
+        raise DamageError(f"{where} is damaged: {error}") from error
+    if not same:
+        raise DamageError(
+            f"{where} is damaged: its {_OWN_DIGEST} is that of another content; copy the folder again, or let the same "
+            "build command make it anew"
+        )
     return manifest
+
+
+def _check_sense(manifest: Manifest) -> None:
+    """What types cannot say. Raises FieldError."""
+    seen: set[str] = set()
+    for number, one in enumerate(manifest.shards):
+        if not is_shard_name(one.name):
+            raise FieldError(f"shards[{number}].name: {one.name[:200]!r} is not a shard's name")
+        if one.name in seen:
+            raise FieldError(f"shards[{number}].name: {one.name!r} is listed twice")
+        seen.add(one.name)
+    for number, file in enumerate(manifest.files or ()):
+        if not _FILE_NAME.match(file.name) or file.name in (MANIFEST, CHECKSUMS):
+            raise FieldError(
+                f"files[{number}].name: {file.name[:200]!r} is not the name of a file that it can vouch for"
+            )
+    names = [layer.name for layer in manifest.layers]
+    for what, name in (("dataset", manifest.dataset), ("split", manifest.split), *(("layers", name) for name in names)):
+        if not name.isprintable():  # it would reach terminals; a lone surrogate cannot even be printed
+            raise FieldError(f"{what}: {name[:60]!r} is not printable text")
+    if len(set(names)) != len(names):
+        raise FieldError(f"layers: {next(n for n in names if names.count(n) > 1)!r} is listed twice")
+    if manifest.abo and set(manifest.abo) != set(names):
+        raise FieldError(f"abo should have the layers {', '.join(names)}, has {', '.join(manifest.abo)}"[:300])
+    for name, row in manifest.abo.items():
+        for key in ("abo", "instances", "masks_per_image", "coverage"):
+            if key not in row:
+                raise FieldError(f"abo.{name}.{key} is missing")
+    for key in ("inputs", "written", "failed", "skipped"):
+        if key not in manifest.counts:
+            raise FieldError(f"counts.{key} is missing")
+    counts = manifest.counts
+    if counts["inputs"] != counts["written"] + counts["failed"] + counts["skipped"]:
+        raise FieldError(f"inputs are not written + failed + skipped: {counts}"[:300])
+    if counts["written"] != manifest.num_records:
+        raise FieldError(f"{counts['written']} written, but the shards hold {manifest.num_records} records")
+    max_pixels = manifest.config.get("max_pixels", 1)
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
+        raise FieldError("config.max_pixels should be a whole number from 1 on")
 
 
 def load_manifest(folder: str) -> Manifest:
@@ -171,11 +259,15 @@ def load_manifest(folder: str) -> Manifest:
     """
     path = storage.join(folder, MANIFEST)
     try:
-        data = storage.read_bytes(path)
+        data = storage.read_whole(path, _MAX_BYTES)
     except FileNotFoundError:
         if storage.exists(storage.join(folder, WORK, "plan.json")):
             raise InputError(
                 f"{folder} has no {MANIFEST}: its build has not finished; the same build command resumes it"
             ) from None
         raise InputError(f"{folder} has no {MANIFEST}: not a maskmill data set") from None
+    except storage.NotAFile:
+        raise DamageError(f"{path} is not a regular file") from None
+    if len(data) > _MAX_BYTES:
+        raise DamageError(f"{path} is damaged: a manifest of more than {_MAX_BYTES >> 20} MB is none of ours")
     return parse_manifest(data, path)

@@ -29,6 +29,8 @@ def read_shard(folder: str, shard: Shard, num_layers: int) -> Iterator[ImageExam
                     raise DamageError(f"{shard.name}: record {count - 1}: {error}") from error
     except FileNotFoundError:
         raise DamageError(f"{shard.name} is missing from {folder}") from None
+    except storage.NotAFile:
+        raise DamageError(f"{shard.name} in {folder} is not a regular file") from None
     if count != shard.records:
         raise DamageError(f"{shard.name} holds {count} records, the manifest says {shard.records}")
 

@@ -15,6 +15,7 @@ import io
 import itertools
 import os
 import secrets
+import stat
 import tempfile
 import threading
 import time
@@ -190,6 +191,13 @@ def in_parallel(function: Callable[[_Item], _Result], items: Iterable[_Item], fo
                 future.cancel()
 
 
+def is_same(path: str, other: str) -> bool:
+    """Whether two names are of one file or folder."""
+    if is_remote(path) or is_remote(other):
+        return path.rstrip("/") == other.rstrip("/")
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
 def exists(path: str) -> bool:
     """Whether there is a file (or, locally, a folder) at `path`."""
     if is_remote(path):
@@ -244,6 +252,28 @@ def _download(bucket, name: str, buffer_type: Callable[[], io.BytesIO]) -> bytes
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
+class NotAFile(OSError):
+    """A folder, a pipe or a device where a file is needed."""
+
+
+def open_regular(path: str) -> BinaryIO:
+    """A local file for reading, where it is a regular one (or a link to one).
+
+    A pipe never answers and a device never ends; a folder that came from elsewhere may hold links to both.
+
+    Raises:
+        FileNotFoundError, PermissionError, OSError: as `open`. NotAFile: it is something else.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise NotAFile(errno.EINVAL, "not a regular file", path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
 def read_bytes(path: str, offset: int = 0, length: int | None = None) -> bytes:
     """A file's bytes, or `length` of them from `offset` on (fewer at the end of the file).
 
@@ -264,7 +294,7 @@ def read_bytes(path: str, offset: int = 0, length: int | None = None) -> bytes:
                 return bucket.blob(name).download_as_bytes(start=offset, end=end, **_patience(bucket))
             except RequestRangeNotSatisfiable:
                 return b""  # the object ends before `offset`
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file.seek(offset)
         return file.read() if length is None else file.read(length)
 
@@ -295,7 +325,7 @@ def open_read(path: str) -> Iterator[BinaryIO]:
             with blob.open("rb", chunk_size=_CHUNK, **_patience(bucket)) as stream:
                 yield stream
     else:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             yield stream
 
 

@@ -187,6 +187,18 @@ def choose(beam_args: tuple[str, ...]) -> Runner:
     return Runner(LOCAL if name in _LOCAL_NAMES else name, tuple(rest))
 
 
+def make_pipeline(options: PipelineOptions):
+    """An empty pipeline that leaves nothing in the folder for temporary files, however its run ends.
+
+    Beam makes a folder there for steps in other languages, of which we have none, and removes it after the run only.
+    """
+    from apache_beam import Pipeline
+
+    pipeline = Pipeline(options=options)
+    shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
+    return pipeline
+
+
 def _path(name: str) -> str:
     """A runner's name as Beam finds it."""
     return f"{_MODULES[name]}.{name}" if name in _MODULES else name

@@ -23,11 +23,12 @@ def run(args: argparse.Namespace) -> int:
     import logging
 
     from maskmill.pipelines.commands.summary import report_lines
+    from maskmill.pipelines.dataset.checksums import renew_checksums
     from maskmill.pipelines.driver.build import output_errors
     from maskmill.pipelines.report.remeasure import recorded_stats
-    from maskmill.pipelines.report.write import REPORT_HTML, own_truth, to_bytes, write_report
+    from maskmill.pipelines.report.write import own_truth, to_bytes, write_report
     from maskmill.schemas import storage
-    from maskmill.schemas.manifest import WORK
+    from maskmill.schemas.manifest import REPORT_HTML, REPORT_JSON, WORK
     from maskmill.schemas.reader import Dataset
 
     dataset = Dataset.open(args.folder)
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
 
             stats = measured_stats(args.folder, dataset.manifest, work, (), args.beam_args)
         document = write_report(args.folder, dataset.manifest, stats, truth=truth, audit=audit, out=out)
+        if not args.out or storage.is_same(args.folder, out):
+            renew_checksums(out, (REPORT_HTML, REPORT_JSON))
     if args.json:
         print(to_bytes(document).decode(), end="")
     else:

@@ -1,18 +1,19 @@
 """A finished data set in a few lines of text."""
 
-import json
 from collections import Counter
 
 from maskmill.pipelines.driver.progress import amount
+from maskmill.pipelines.report.ledger import read_ledger
 from maskmill.schemas import storage
 from maskmill.schemas.manifest import FAILURES, Manifest
 
 
 def failure_counts(folder: str) -> Counter:
-    """Reason -> number of lines of the ledger."""
-    return Counter(
-        json.loads(line)["reason"] for line in storage.read_bytes(storage.join(folder, FAILURES)).splitlines()
-    )
+    """Reason -> number of lines of the ledger. Raises DamageError where the ledger is not readable."""
+    counts: Counter = Counter()
+    for row in read_ledger(folder):
+        counts[row["reason"]] += row["count"]
+    return counts
 
 
 def summary_lines(manifest: Manifest, folder: str) -> list[str]:
@@ -27,7 +28,7 @@ def summary_lines(manifest: Manifest, folder: str) -> list[str]:
     width = max([len(layer.name) for layer in manifest.layers], default=5)
     lines.append(f"{'layer':<{width}}  {'ABO':>6}  {'masks/image':>11}  {'coverage':>8}")
     for layer in manifest.layers:
-        row = manifest.abo[layer.name]
+        row = manifest.abo.get(layer.name, {"abo": None, "masks_per_image": None, "coverage": None})
         abo = "none" if row["abo"] is None else f"{row['abo']:.4f}"
         masks = "none" if row["masks_per_image"] is None else f"{row['masks_per_image']:.1f}"
         coverage = "none" if row["coverage"] is None else f"{row['coverage']:.1%}"

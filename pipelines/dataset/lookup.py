@@ -2,15 +2,14 @@
 
 import difflib
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
+from maskmill.pipelines.dataset.images_table import ImagesTable
 from maskmill.pipelines.dataset.random_access import read_examples
-from maskmill.schemas import storage
-from maskmill.schemas.errors import DamageError, InputError
+from maskmill.schemas.errors import InputError
 from maskmill.schemas.example import ImageExample
 from maskmill.schemas.manifest import IMAGES
 from maskmill.schemas.reader import Dataset
+
+_NEAR = 100_000  # ids that are compared with one that is not there
 
 
 def find_record(dataset: Dataset, wanted: str) -> ImageExample:
@@ -20,24 +19,22 @@ def find_record(dataset: Dataset, wanted: str) -> ImageExample:
         InputError: no such record (near ids are named), or a file name that several ids share.
         DamageError: the shard does not hold what `images.parquet` says.
     """
-    try:
-        with storage.open_read(storage.join(dataset.folder, IMAGES)) as stream:
-            table = pq.read_table(stream, columns=["id", "source_id"])
-    except FileNotFoundError:
-        raise DamageError(f"{IMAGES} is missing from {dataset.folder}") from None
-    hits = table.filter(pc.field("id") == wanted)
-    if not len(hits):
-        # COCO people write 139 for 000000000139.jpg
-        hits = table.filter(pc.field("source_id") == (wanted.lstrip("0") or "0"))
-    if not len(hits):
-        hits = table.filter(pc.ends_with(pc.field("id"), pattern=f"/{wanted}"))
-    if not len(hits):
-        near = difflib.get_close_matches(wanted, table.column("id").to_pylist()[:100_000], n=3, cutoff=0.4)
+    kinds: list[list[str]] = [[], [], []]  # the ids found by id, by COCO image id, by file name
+    number = wanted.lstrip("0") or "0"  # COCO people write 139 for 000000000139.jpg
+    some: list[str] = []
+    for rows in ImagesTable(dataset.folder).batches(["id", "source_id"]):
+        for identity, source_id in zip(rows["id"], rows["source_id"], strict=True):
+            kind = (
+                0 if identity == wanted else 1 if source_id == number else 2 if identity.endswith(f"/{wanted}") else -1
+            )
+            if kind >= 0:
+                kinds[kind].append(identity)
+        some += rows["id"][: _NEAR - len(some)]
+    hits = next((ids for ids in kinds if ids), [])
+    if not hits:
+        near = difflib.get_close_matches(wanted, some, n=3, cutoff=0.4)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise InputError(f"{dataset.folder} has no record {wanted!r}{hint}. Its ids are in {IMAGES}")
     if len(hits) > 1:
-        raise InputError(
-            f"{wanted!r} is the name of {len(hits)} records: {', '.join(hits.column('id').to_pylist()[:5])}"
-        )
-    identity = hits.column("id")[0].as_py()
-    return read_examples(dataset.folder, dataset.manifest, [identity])[identity]
+        raise InputError(f"{wanted!r} is the name of {len(hits)} records: {', '.join(hits[:5])}")
+    return read_examples(dataset.folder, dataset.manifest, hits)[hits[0]]

@@ -5,9 +5,8 @@ A shard is a sequence of frames of known length, and `images.parquet` lists its 
 
 from collections.abc import Iterable
 
-import numpy as np
-import pyarrow.parquet as pq
-
+from maskmill.pipelines.dataset.images_table import ImagesTable
+from maskmill.pipelines.dataset.stored_picture import check_size
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError
 from maskmill.schemas.example import ImageExample, check_example, decode_example
@@ -22,22 +21,15 @@ def locate(folder: str, wanted: Iterable[str]) -> dict[str, tuple[int, int, int]
         DamageError: `images.parquet` is missing or unreadable.
     """
     wanted, found = set(wanted), {}
-    try:
-        with storage.open_read(storage.join(folder, IMAGES)) as stream:
-            shard, offset = -1, 0
-            for batch in pq.ParquetFile(stream).iter_batches(8192, columns=["id", "shard", "record_bytes"]):
-                shards = batch.column("shard").to_pylist()
-                sizes = np.asarray(batch.column("record_bytes")).tolist()
-                for identity, at, size in zip(batch.column("id").to_pylist(), shards, sizes, strict=True):
-                    if at != shard:
-                        shard, offset = at, 0
-                    if identity in wanted:
-                        found[identity] = (shard, offset, size + FRAME_BYTES)
-                    offset += size + FRAME_BYTES
-    except FileNotFoundError:
-        raise DamageError(f"{IMAGES} is missing from {folder}") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise DamageError(f"{IMAGES} in {folder} cannot be read: {error}") from error
+    shard, offset = -1, 0
+    for rows in ImagesTable(folder).batches(["id", "shard", "record_bytes"]):
+        shards, sizes = rows["shard"].tolist(), rows["record_bytes"].tolist()
+        for identity, at, size in zip(rows["id"], shards, sizes, strict=True):
+            if at != shard:
+                shard, offset = at, 0
+            if identity in wanted:
+                found[identity] = (shard, offset, size + FRAME_BYTES)
+            offset += size + FRAME_BYTES
     return found
 
 
@@ -52,10 +44,14 @@ def read_examples(folder: str, manifest: Manifest, wanted: Iterable[str]) -> dic
         if not 0 <= shard < len(manifest.shards):
             raise DamageError(f"{IMAGES} says that {identity!r} is in shard {shard} of {len(manifest.shards)}")
         name = manifest.shards[shard].name
+        if size < 0 or not 0 <= offset <= manifest.shards[shard].bytes - size:
+            raise DamageError(f"{IMAGES} says that {identity!r} is at byte {offset} of {name}, which ends before")
         try:
             data = storage.read_bytes(storage.join(folder, name), offset, size)
         except FileNotFoundError:
             raise DamageError(f"{name} is missing from {folder}") from None
+        except storage.NotAFile:
+            raise DamageError(f"{name} in {folder} is not a regular file") from None
         payloads = list(read_records(storage.as_file(data), f"{name} from byte {offset} on"))
         if len(payloads) != 1:
             raise DamageError(f"{name} has no record at byte {offset}, where {IMAGES} says that {identity!r} is")
@@ -63,6 +59,7 @@ def read_examples(folder: str, manifest: Manifest, wanted: Iterable[str]) -> dic
         example = decode_example(payload, len(manifest.layers))
         if example.filename != identity:
             raise DamageError(f"{name} holds {example.filename!r} at byte {offset}, {IMAGES} says {identity!r}")
+        check_size(example, manifest)
         check_example(example)
         examples[identity] = example
     return examples

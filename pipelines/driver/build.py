@@ -17,13 +17,26 @@ from maskmill.pipelines.parts.part import PARTS, load_sidecar
 from maskmill.pipelines.parts.plan import Plan, difference, load_plan, make_plan
 from maskmill.pipelines.parts.provenance import versions
 from maskmill.schemas import storage
-from maskmill.schemas.errors import InputError, MaskmillError, UsageError
-from maskmill.schemas.manifest import FAILURES, IMAGES, MANIFEST, WORK, Manifest, is_shard_name, load_manifest
+from maskmill.schemas.errors import DamageError, InputError, MaskmillError, UsageError
+from maskmill.schemas.manifest import (
+    CHECKSUMS,
+    FAILURES,
+    FEATURES_JSON,
+    IMAGES,
+    INFO_JSON,
+    MANIFEST,
+    REPORT_HTML,
+    REPORT_JSON,
+    WORK,
+    Manifest,
+    is_shard_name,
+    load_manifest,
+)
 
 _LOG = logging.getLogger("maskmill")
 _ATTEMPTS = 3  # runs of the graph in one command; a killed worker fails a local run, and the rest is built by the next
 _WORTH_TIMING = 2000  # images; below, a sample would take longer than it saves
-_OWN_FILES = {MANIFEST, FAILURES, IMAGES, "features.json", "dataset_info.json", "report.html", "report.json"}
+_OWN_FILES = {MANIFEST, FAILURES, IMAGES, CHECKSUMS, FEATURES_JSON, INFO_JSON, REPORT_HTML, REPORT_JSON}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +202,7 @@ def build(
 def _finished(folder: str, plan: Plan) -> Manifest | None:
     try:
         manifest = load_manifest(folder)
-    except InputError:
+    except (InputError, DamageError):  # a damaged one is written again: the parts know what it held
         return None
     if manifest.plan_digest != plan.digest:
         return None

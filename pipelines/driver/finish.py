@@ -3,16 +3,15 @@
 import dataclasses
 import json
 import logging
-import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from collections.abc import Iterator
 
 from maskmill.masks.registry import parse_specs
+from maskmill.pipelines.dataset.checksums import HashedStream, file_of, read_file, write_checksums
+from maskmill.pipelines.dataset.images_table import ImageRow, ImagesWriter
+from maskmill.pipelines.dataset.publish import publish_config, publish_layer, publish_message
 from maskmill.pipelines.driver import tfds_metadata
-from maskmill.pipelines.measuring.series import Series, series_of, widest
+from maskmill.pipelines.measuring.series import series_of, widest
 from maskmill.pipelines.measuring.statistics import ReportStats
 from maskmill.pipelines.parts.assemble import load_shards
 from maskmill.pipelines.parts.part import Sidecar, load_sidecar, sidecar_path
@@ -21,7 +20,18 @@ from maskmill.pipelines.reading.decode import DECODER
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError
 from maskmill.schemas.example import SCHEMA_VERSION
-from maskmill.schemas.manifest import FAILURES, IMAGES, MANIFEST, Manifest, digest
+from maskmill.schemas.manifest import (
+    FAILURES,
+    FEATURES_JSON,
+    IMAGES,
+    INFO_JSON,
+    MANIFEST,
+    REPORT_HTML,
+    REPORT_JSON,
+    File,
+    Manifest,
+    digest,
+)
 from maskmill.schemas.stats import LayerSums
 
 _LOG = logging.getLogger("maskmill")
@@ -48,47 +58,6 @@ def _checked_sidecar(folder: str, task: PartTask) -> Sidecar:
         lost, extra = list((planned - seen).elements())[:3], list((seen - planned).elements())[:3]
         raise DamageError(f"part {sidecar.name} does not account for its inputs: lost {lost}, unplanned {extra}")
     return sidecar
-
-
-def image_schema(series: Sequence[Series], stages: list[str]) -> pa.Schema:
-    """Columns of `images.parquet`: identity, size, then per layer masks, coverage and ABO sum, per union of layers the ABO
-    sum, then ms per stage."""
-    columns = [
-        ("id", pa.string()),
-        ("source_id", pa.string()),
-        ("label", pa.int64()),
-        ("synset", pa.string()),
-        ("shard", pa.int32()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("stored_bytes", pa.int64()),
-        ("record_bytes", pa.int64()),
-        ("reencoded", pa.string()),
-        ("instances", pa.int32()),
-        ("crowds", pa.int32()),
-        ("dropped_annotations", pa.int32()),
-    ]
-    for one in series:
-        if one.kind == "layer":
-            columns += [(f"{one.name}/masks", pa.int32()), (f"{one.name}/coverage", pa.float64())]
-        columns.append((f"{one.name}/iou_units", pa.int64()))
-    columns += [(f"ms/{stage}", pa.float64()) for stage in stages]
-    return pa.schema(columns)
-
-
-def image_row(row: dict, shard: int, series: Sequence[Series], stages: list[str]) -> dict:
-    """A sidecar's row as a row of `image_schema`."""
-    flat = {name: value for name, value in row.items() if name not in ("masks", "covered_px", "iou_units", "ms")}
-    flat["shard"] = shard
-    pixels = row["height"] * row["width"]
-    for i, one in enumerate(series):
-        if one.kind == "layer":
-            flat[f"{one.name}/masks"] = row["masks"][i]
-            flat[f"{one.name}/coverage"] = row["covered_px"][i] / pixels
-        flat[f"{one.name}/iou_units"] = row["iou_units"][i]
-    for stage in stages:
-        flat[f"ms/{stage}"] = row["ms"].get(stage, math.nan)
-    return flat
 
 
 @dataclasses.dataclass
@@ -139,27 +108,25 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
     series = series_of(layers)
     totals = Totals(sums=[LayerSums() for _ in layers])
     stats = ReportStats.zero(len(layers), len(series))
-    schema = image_schema(series, stages)
     with (
-        storage.create(storage.join(folder, FAILURES)) as ledger,
-        storage.create(storage.join(folder, IMAGES)) as table,
+        storage.create(storage.join(folder, FAILURES)) as ledger_file,
+        storage.create(storage.join(folder, IMAGES)) as table_file,
     ):
+        ledger, table = HashedStream(ledger_file), HashedStream(table_file)
         for refusal in read_refused(folder):
             totals.failed += refusal.outcome == "failed"
             totals.skipped += refusal.outcome == "skipped"
-            ledger.write(_ledger_line(dataclasses.asdict(refusal)))
-        with pq.ParquetWriter(table, schema, compression="zstd") as writer:
+            ledger.write(_ledger_line(dataclasses.asdict(refusal), plan))
+        with ImagesWriter(table, series, stages) as writer:
             for sidecar in read_sidecars(folder, plan):
                 for failure in sidecar.failures:
                     totals.failed += 1
-                    ledger.write(_ledger_line(failure))
+                    ledger.write(_ledger_line(failure, plan))
                 for row in sidecar.rows:
                     totals.add(row)
                 stats.add_rows(sidecar.rows, widest(layers))
                 stats.add_facts(sidecar.facts)
-                rows = [image_row(row, sidecar.shard, series, stages) for row in sidecar.rows]
-                if rows:
-                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                writer.write([ImageRow.of_built(row, sidecar.shard) for row in sidecar.rows])
     counts = {
         "inputs": plan.inputs + plan.refused,
         "written": totals.written,
@@ -169,12 +136,13 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
     }
     if counts["inputs"] != totals.written + totals.failed + totals.skipped:
         raise DamageError(f"inputs are not written + failed + skipped: {counts}")
+    published = publish_config(plan.config)
     manifest = Manifest(
         dataset=plan.config["name"],
         split=plan.config["split"],
-        config=plan.config,
-        config_digest=digest(plan.config),
-        layers=tuple(layers),
+        config=published,
+        config_digest=digest(published),
+        layers=tuple(publish_layer(layer) for layer in layers),
         shards=tuple(shards[index] for index in range(plan.num_shards)),
         counts=counts,
         decoder={"name": DECODER, "reencoded": dict(sorted(totals.reencoded.items()))},
@@ -193,28 +161,44 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         plan_digest=plan.digest,
         schema_version=SCHEMA_VERSION,
     )
-    storage.write_bytes(
-        storage.join(folder, "features.json"), tfds_metadata.features_json(masks_only=plan.config["masks_only"])
-    )
-    storage.write_bytes(storage.join(folder, "dataset_info.json"), tfds_metadata.dataset_info_json(manifest))
-    _report(folder, manifest, stats)
-    storage.write_bytes(storage.join(folder, MANIFEST), manifest.to_json())
+    described = {
+        FEATURES_JSON: tfds_metadata.features_json(masks_only=plan.config["masks_only"]),
+        INFO_JSON: tfds_metadata.dataset_info_json(manifest),
+    }
+    for name, data in described.items():
+        storage.write_bytes(storage.join(folder, name), data)
+    files = [ledger.file(FAILURES), *(file_of(name, data) for name, data in described.items())]
+    manifest = dataclasses.replace(manifest, files=tuple(files))
+    reports = _report(folder, manifest, stats)
+    content = manifest.to_json()
+    files += [table.file(IMAGES), *reports, file_of(MANIFEST, content)]
+    shard_digests = {shard.name: shard.sha256 for shard in manifest.shards}
+    write_checksums(folder, shard_digests | {file.name: file.sha256 for file in files})
+    storage.write_bytes(storage.join(folder, MANIFEST), content)
     return manifest
 
 
-def _report(folder: str, manifest: Manifest, stats: ReportStats) -> None:
-    """Writes the report. A page that cannot be made costs nobody a data set: it can be made again from the folder."""
+def _report(folder: str, manifest: Manifest, stats: ReportStats) -> list[File]:
+    """Writes the report and returns its files.
+
+    A page that cannot be made costs nobody a data set: it can be made again from the folder.
+    """
     from maskmill.pipelines.report.write import write_report
 
     try:
         write_report(folder, manifest, stats)
+        return [read_file(folder, name) for name in (REPORT_HTML, REPORT_JSON)]
     except OSError:
         raise  # the folder cannot be written, which the manifest would meet next
     except Exception as error:
         _LOG.exception(
             "the report could not be made (%s); the data set is whole. Try: maskmill report %s", error, folder
         )
+        for name in (REPORT_HTML, REPORT_JSON):  # of an earlier build, or half of this one's
+            storage.remove(storage.join(folder, name))
+        return []
 
 
-def _ledger_line(fields: dict) -> bytes:
-    return json.dumps(fields, sort_keys=True).encode() + b"\n"
+def _ledger_line(fields: dict, plan: Plan) -> bytes:
+    told = {**fields, "message": publish_message(fields["message"], plan.config)}
+    return json.dumps(told, sort_keys=True).encode() + b"\n"

@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from maskmill.pipelines.clusters.runners import job_url
+from maskmill.pipelines.clusters.runners import job_url, make_pipeline
 from maskmill.pipelines.parts.assemble import assemble_shard, load_shards
 from maskmill.pipelines.parts.isolation import ChildProcess, InProcess
 from maskmill.pipelines.parts.part import build_part, settings_of
@@ -138,7 +138,7 @@ def run(
     """
     options = PipelineOptions(flags)
     detached = bool(options.view_as(GoogleCloudOptions).template_location)
-    pipeline = beam.Pipeline(options=options)
+    pipeline = make_pipeline(options)
     shards = (
         pipeline
         | "Parts" >> beam.Create(tasks, reshuffle=False)

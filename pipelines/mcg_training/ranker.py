@@ -240,12 +240,14 @@ def run_stage(stage: str, items: list[Input], options: TrainOptions, work: str, 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from maskmill.pipelines.clusters.runners import make_pipeline
+
     lines = [item.to_json() for item in items]
     size = options.block
     blocks = [
         Block(stage, k, tuple(lines[k * size : (k + 1) * size]), options, work) for k in range(-(-len(lines) // size))
     ]
-    with beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
+    with make_pipeline(PipelineOptions(flags)) as pipeline:
         _ = pipeline | beam.Create(blocks) | beam.Reshuffle() | stage >> beam.Map(do_block)
     table = pa.concat_tables(pq.read_table(pa.BufferReader(storage.read_bytes(b.file))) for b in blocks)
     column = table["row"].combine_chunks()

@@ -151,7 +151,9 @@ def read_config_file(path: str, keys: dict[str, type]) -> dict:
         content = yaml.safe_load(storage.read_bytes(path))
     except FileNotFoundError:
         raise InputError(f"{path} not found; --config takes a YAML file of options") from None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise InputError(f"{path} cannot be read as YAML: it is nested too deep to be a file of options") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: a date, a number or bytes that cannot be
         raise InputError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} must hold options as 'name: value' lines")

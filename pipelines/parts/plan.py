@@ -237,7 +237,7 @@ def load_plan(folder: str) -> Plan | None:
         return Plan(**fields)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamageError(f"{path} cannot be read ({error}); build with --overwrite") from error
 
 

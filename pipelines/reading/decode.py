@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from maskmill.schemas.errors import ImageError
+from maskmill.schemas.manifest import MAX_PIXELS  # FH takes about 0.1 s per megapixel and 100 bytes per pixel
 
 DECODER = f"opencv {cv2.__version__} IMREAD_COLOR_RGB|IMREAD_IGNORE_ORIENTATION"
-MAX_PIXELS = 50_000_000  # default limit; FH takes about 0.1 s per megapixel and 100 bytes per pixel
 
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 _JPEG = b"\xff\xd8\xff"

@@ -12,15 +12,14 @@ import secrets
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-import pyarrow.parquet as pq
-
+from maskmill.pipelines.dataset.images_table import ImagesTable
 from maskmill.pipelines.reading.annotations import parse_annotations
 from maskmill.pipelines.reading.coco import KEPT, integer_id, load_instances
 from maskmill.schemas import storage
-from maskmill.schemas.errors import DamageError, InputError
+from maskmill.schemas.errors import InputError
 from maskmill.schemas.example import ImageExample
 from maskmill.schemas.image import Annotations
-from maskmill.schemas.manifest import IMAGES, Manifest
+from maskmill.schemas.manifest import Manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,9 +165,5 @@ def _sha256(path: str) -> str:
 
 def _rows(folder: str) -> Iterator[tuple[str, str, int]]:
     """(id, COCO image id or "", shard) of every record."""
-    try:
-        with storage.open_read(storage.join(folder, IMAGES)) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(8192, columns=["id", "source_id", "shard"]):
-                yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
-    except FileNotFoundError:
-        raise DamageError(f"{IMAGES} is missing from {folder}") from None
+    for rows in ImagesTable(folder).batches(["id", "source_id", "shard"]):
+        yield from zip(rows["id"], rows["source_id"], rows["shard"].tolist(), strict=True)

@@ -8,16 +8,14 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from maskmill.pipelines.dataset.images_table import ImagesTable, iou_units_column
 from maskmill.pipelines.measuring.bootstrap import REPLICATES, image_key, interval, weights
 from maskmill.pipelines.measuring.series import series_of, widest
 from maskmill.pipelines.parts.plan import difference
 from maskmill.pipelines.report.document import NO_INSTANCES, metric, metric_pair, ratio
-from maskmill.schemas import storage
-from maskmill.schemas.errors import DamageError, InputError, UsageError
-from maskmill.schemas.manifest import IMAGES, Manifest
+from maskmill.schemas.errors import InputError, UsageError
+from maskmill.schemas.manifest import Manifest
 from maskmill.schemas.reader import Dataset
 from maskmill.schemas.stats import IOU_UNIT
 
@@ -59,19 +57,9 @@ class _Table:
 
 
 def _read(dataset: Dataset, names: Sequence[str]) -> _Table:
-    wanted = ["id", "instances", *dict.fromkeys(f"{name}/iou_units" for name in names)]
-    try:
-        with storage.open_read(storage.join(dataset.folder, IMAGES)) as stream:
-            table = pq.read_table(stream, columns=wanted)
-    except FileNotFoundError:
-        raise DamageError(f"{IMAGES} is missing from {dataset.folder}") from None
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise DamageError(f"{IMAGES} in {dataset.folder} cannot be read: {error}") from error
-    missing = [name for name in wanted if name not in table.column_names]
-    if missing:
-        raise DamageError(f"{IMAGES} in {dataset.folder} has no column {missing[0]!r}; build the data set again")
-    columns = {name: table.column(name).to_numpy() for name in wanted[1:]}
-    return _Table({identity: i for i, identity in enumerate(table.column("id").to_pylist())}, columns)
+    wanted = ["id", "instances", *dict.fromkeys(iou_units_column(name) for name in names)]
+    columns = ImagesTable(dataset.folder).columns(wanted)
+    return _Table({identity: i for i, identity in enumerate(columns.pop("id"))}, columns)
 
 
 def compare(old: Dataset, new: Dataset, asked: Sequence[str] = ()) -> dict:
@@ -102,8 +90,8 @@ def compare(old: Dataset, new: Dataset, asked: Sequence[str] = ()) -> dict:
     names = [i for i, keep in zip(ids, kept.tolist(), strict=True) if keep]
     rows = []
     for a, b in pairs:
-        before = left.columns[f"{a}/iou_units"][at_left][kept].astype(np.int64)
-        after = right.columns[f"{b}/iou_units"][at_right][kept].astype(np.int64)
+        before = left.columns[iou_units_column(a)][at_left][kept].astype(np.int64)
+        after = right.columns[iou_units_column(b)][at_right][kept].astype(np.int64)
         rows.append({"old": a, "new": b, **difference_of(names, keys, instances[kept], before, after)})
     return {
         "images": {

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from maskmill.pipelines.reading.decode import decode_image
+from maskmill.pipelines.dataset.stored_picture import decode_picture
 from maskmill.schemas import rle
 from maskmill.schemas.errors import ImageError
 from maskmill.schemas.example import ImageExample
@@ -26,7 +26,7 @@ def picture_of(example: ImageExample) -> np.ndarray:
     """The record's picture, uint8[height, width, 3]; flat grey where the shard holds masks only."""
     if example.encoded is None:
         return np.full((example.height, example.width, 3), 128, np.uint8)
-    return decode_image(example.encoded, max_pixels=rle.MAX_PIXELS).image
+    return decode_picture(example)
 
 
 def overlay(image: np.ndarray, masks, *, opacity: float = 0.45) -> np.ndarray:

@@ -99,7 +99,7 @@ def measured_stats(
     options = PipelineOptions(runner.flags(tasks=len(shards)))
     LOCAL_ERRORS.clear()
     try:
-        with beam.Pipeline(options=options) as pipeline:
+        with runners.make_pipeline(options) as pipeline:
             _ = (
                 pipeline
                 | "Shards" >> beam.Create(list(shards), reshuffle=False)

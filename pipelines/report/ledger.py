@@ -35,7 +35,9 @@ def read_ledger(folder: str) -> list[dict]:
                     examples[kind] = heapq.nsmallest(EXAMPLES, named)
     except FileNotFoundError:
         raise DamageError(f"{FAILURES} is missing from {folder}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except storage.NotAFile:
+        raise DamageError(f"{FAILURES} in {folder} is not a regular file") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamageError(f"{FAILURES} in {folder} is damaged: {error}") from error
     rows = (_row(kind, count, examples[kind]) for kind, count in kinds.items())
     return _ordered(rows)

@@ -24,9 +24,13 @@ from maskmill.schemas.reader import read_shard
 def recorded_stats(folder: str, manifest: Manifest) -> ReportStats | None:
     """Statistics from a build's sidecars, or None where the folder holds none of this data set (it was copied without)."""
     try:
-        plan = load_plan(folder)
-    except DamageError:
-        return None
+        return _recorded_stats(folder, manifest)
+    except (DamageError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError):
+        return None  # what a folder of elsewhere holds as `_work` need not be ours
+
+
+def _recorded_stats(folder: str, manifest: Manifest) -> ReportStats | None:
+    plan = load_plan(folder)
     if plan is None or plan.digest != manifest.plan_digest:
         return None
     stats = ReportStats.zero(len(manifest.layers), len(series_of(manifest.layers)))

@@ -9,15 +9,12 @@ import math
 from collections import defaultdict
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from maskmill.schemas import storage
-from maskmill.schemas.errors import DamageError
-from maskmill.schemas.manifest import IMAGES
+from maskmill.pipelines.dataset.images_table import ImagesTable
 
 _PER_OCTAVE = 4  # histogram bins per doubling: a quantile read off them is within 9 % of the exact one
-_PREFIX = "ms/"
 SLOWEST = 10
+_LONGEST_MS = 1e9
 
 
 def read_throughput(folder: str) -> dict:
@@ -32,36 +29,20 @@ def read_throughput(folder: str) -> dict:
     """
     stages: dict[str, dict] = {}
     slowest: list[tuple[float, str]] = []
-    try:
-        with storage.open_read(storage.join(folder, IMAGES)) as stream:
-            table = pq.ParquetFile(stream)
-            names = [name for name in table.schema_arrow.names if name.startswith(_PREFIX)]
-            for name in names:
-                stages[name] = {
-                    "stage": name[len(_PREFIX) :],
-                    "images": 0,
-                    "total_us": 0,
-                    "max_us": 0,
-                    "hist": defaultdict(int),
-                }
-            for batch in table.iter_batches(batch_size=4096, columns=["id", *names]):
-                total = np.zeros(batch.num_rows)
-                for name in names:
-                    ms = batch.column(name).to_numpy(zero_copy_only=False)
-                    total += np.nan_to_num(ms)
-                    _count(stages[name], np.rint(ms[np.isfinite(ms)] * 1e3).astype(np.int64))
-                top = np.argsort(-total, kind="stable")[:SLOWEST]
-                ids = [batch.column("id")[i].as_py() for i in top.tolist()]
-                slowest = heapq.nsmallest(
-                    SLOWEST,
-                    slowest + [(-round(float(total[i]), 3), identity) for i, identity in zip(top, ids, strict=True)],
-                )
-    except FileNotFoundError:
-        raise DamageError(f"{IMAGES} is missing from {folder}") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise DamageError(f"{IMAGES} in {folder} cannot be read: {error}") from error
-    rows = [{**stage, "hist": {str(k): n for k, n in sorted(stage["hist"].items())}} for stage in stages.values()]
-    return with_quantiles({"stages": rows, "slowest": [{"id": identity, "ms": -ms} for ms, identity in slowest]})
+    table = ImagesTable(folder)
+    for name in table.stages:
+        stages[name] = {"stage": name, "images": 0, "total_us": 0, "max_us": 0, "hist": defaultdict(int)}
+    for rows in table.batches(["id", *(f"ms/{name}" for name in stages)]):
+        total = np.zeros(len(rows["id"]))
+        for name, stage in stages.items():
+            ms = np.clip(rows[f"ms/{name}"], 0, _LONGEST_MS)  # a foreign table may hold anything
+            total += np.nan_to_num(ms)
+            _count(stage, np.rint(ms[np.isfinite(ms)] * 1e3).astype(np.int64))
+        top = np.argsort(-total, kind="stable")[:SLOWEST].tolist()
+        seen = [(-round(float(total[i]), 3), rows["id"][i]) for i in top]
+        slowest = heapq.nsmallest(SLOWEST, slowest + seen)
+    listed = [{**stage, "hist": {str(k): n for k, n in sorted(stage["hist"].items())}} for stage in stages.values()]
+    return with_quantiles({"stages": listed, "slowest": [{"id": identity, "ms": -ms} for ms, identity in slowest]})
 
 
 def _count(stage: dict, us: np.ndarray) -> None:

@@ -5,8 +5,6 @@ import json
 from collections import Counter
 from collections.abc import Callable
 
-from PIL import Image
-
 from maskmill.pipelines.dataset.random_access import read_examples
 from maskmill.pipelines.measuring.series import series_of, widest
 from maskmill.pipelines.measuring.statistics import ReportStats
@@ -17,12 +15,11 @@ from maskmill.pipelines.report.page import MAX_BYTES, render_page
 from maskmill.pipelines.report.throughput import read_throughput
 from maskmill.pipelines.report.thumbnails import draw_match, draw_plain, encode_within
 from maskmill.schemas import storage
-from maskmill.schemas.errors import ImageError
+from maskmill.schemas.errors import DamageError, ImageError
 from maskmill.schemas.example import ImageExample
 from maskmill.schemas.image import Annotations
-from maskmill.schemas.manifest import Manifest
+from maskmill.schemas.manifest import REPORT_HTML, REPORT_JSON, Manifest
 
-REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 _SLACK = 20_000  # bytes of a page that thumbnails leave to what refers to them
 
 Truth = Callable[[ImageExample], Annotations]
@@ -59,9 +56,10 @@ def _draw(example: ImageExample, annotations: Annotations, members: tuple[int, .
         if (~annotations.is_crowd).any():
             return draw_match(example, annotations, masks, longer_px)
         return draw_plain(example, masks[0], longer_px)
-    except ImageError:  # stored bytes that no longer decode are for `validate` to report
-        blank = Image.new("RGB", (longer_px, longer_px * 3 // 4), (128, 128, 128))
-        return blank, blank
+    except ImageError as error:
+        raise DamageError(
+            f"{example.filename!r}: {error}; `maskmill validate --deep` finds all such pictures"
+        ) from error
 
 
 def write_report(

@@ -131,7 +131,7 @@ def test_an_empty_folder_is_an_input_error(tmp_path, capsys):
 
 
 def test_a_mistake_of_ours_is_exit_1_without_traceback(monkeypatch, capsys, dataset):
-    monkeypatch.setattr("maskmill.pipelines.dataset.validate.find_damage", lambda dataset: 1 / 0)
+    monkeypatch.setattr("maskmill.pipelines.dataset.validate.find_damage", lambda dataset, deep: 1 / 0)
     assert main(["validate", dataset]) == 1
     assert "internal error: ZeroDivisionError: division by zero\nRun with --debug" in said(capsys)
     with pytest.raises(ZeroDivisionError):
