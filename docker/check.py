@@ -4,11 +4,12 @@
 
 Every COPY from the repository and every RUN is carried out literally, under a folder that stands for the image's root:
 /opt/maskmill becomes FOLDER/opt/maskmill. So the environment is a fresh one, made by the Dockerfile's own commands from what
-.dockerignore lets through, and the kernels are compiled by its own command. Left out, and said: what comes from other images
-(Beam's launcher), system packages, users. The Python is the one that runs this script; it should be the image's.
+.dockerignore lets through, and the kernels are compiled by its own command. Beam's launcher, which comes from another image, is
+compiled from Beam's Go module of the same version (a minute or two; Go is needed). Left out, and said: other images' files,
+system packages, users. The Python is the one that runs this script; it should be the image's.
 
-Tried afterwards: the entry command or what Beam's launcher would start, imports, consistency of the installed packages, and
-that another process finds the compiled kernels instead of compiling again.
+Tried afterwards: the entry command, imports, consistency of the installed packages, that another process finds the compiled
+kernels instead of compiling again, and, of the worker, a build whose workers Beam's launcher starts (docker/boot.py).
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ("worker", "trainer")
 _LEFT_OUT = ("useradd", "apt-get")
+_LAUNCHER = "github.com/apache/beam/sdks/v2/python/container@v{beam}"
 _ABSOLUTE = re.compile(r"(?<![\w./:-])/(opt|src|home|tmp)\b")
 # In an image made for these, a worker must be able to do this, from any folder.
 _TRIALS = {
@@ -62,11 +64,13 @@ class Image:
         root: the folder that stands for `/`.
         environment: of its commands.
         entry: the entry point, once it is known.
+        user: whom it runs as.
     """
 
     def __init__(self, root: Path, arguments: dict[str, str], say=print):
         self.root, self.say = root, say
         self.entry: list[str] = []
+        self.user = "root"
         self.environment = {"HOME": str(root / "home"), "LANG": "C.UTF-8"}
         for name in ("TMPDIR", "LD_LIBRARY_PATH", *(n for n in os.environ if n.startswith("PIP_"))):
             if name in os.environ:
@@ -86,6 +90,7 @@ class Image:
                 link.symlink_to(getattr(sys, "_base_executable", sys.executable))
         self.environment["PATH"] = os.pathsep.join([str(python), "/usr/bin", "/bin"])
         self._stages.add(name)
+        self.user = "root"
 
     def inside(self, text: str) -> str:
         """A text with the image's absolute paths, and arguments, as they are here."""
@@ -133,6 +138,8 @@ class Image:
                     # Owners are users of the image; here everything is ours.
                     self.say(f"  {command.strip()}")
                     self.run(self.inside(re.sub(r"(install -d) -o \w+", r"\1", command.strip())))
+        elif word == "USER":
+            self.user = rest
         elif word == "ENTRYPOINT":
             self.entry = [self.inside(part) for part in re.findall(r'"([^"]+)"', rest)]
 
@@ -142,9 +149,28 @@ class Image:
             made = Path(self.inside(parts[1]))
             if stage in self._stages and made.exists():
                 return  # all stages share one root here
+            if parts[1] == "/opt/apache/beam":
+                self._compile_launcher(made)
+                return
             self.say(f"  left out: COPY {' '.join(parts)}")
             made.mkdir(parents=True, exist_ok=True)
             return
+        self._copy_from_repository(parts)
+
+    def _compile_launcher(self, place: Path) -> None:
+        module = _LAUNCHER.format(beam=self._arguments["BEAM"])
+        self.say(f"  go install {module}")
+        if shutil.which("go") is None:
+            raise CheckError("Beam's launcher is compiled with Go, which is not on this machine")
+        place.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            ["go", "install", module], env={**os.environ, "GOBIN": str(place)}, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise CheckError(f"Beam's launcher cannot be compiled: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+        (place / "container").rename(place / "boot")
+
+    def _copy_from_repository(self, parts: list[str]) -> None:
         *sources, target = parts
         let_through = (ROOT / ".dockerignore").read_text().splitlines()
         for source in sources:
@@ -168,9 +194,12 @@ def check(name: str, text: str, root: Path, arguments: dict[str, str], say=print
         image.step(word, rest)
     if not image.entry:
         raise CheckError("there is no ENTRYPOINT")
-    if image.entry[0].startswith(str(root / "opt" / "apache")):
-        say("  left out: the entry command, which is Beam's; what it would start is tried instead")
-    elif shutil.which(image.entry[0], path=image.environment["PATH"]) is None:
+    launcher = image.entry[0] == str(root / "opt/apache/beam/boot")
+    if launcher and image.user != "root":
+        raise CheckError(
+            f"USER {image.user}: Beam's launcher needs root, since the folder that Dataflow mounts for staged files is root's"
+        )
+    if shutil.which(image.entry[0], path=image.environment["PATH"]) is None:
         raise CheckError(f"the entry command {image.entry[0]} is not in the image's PATH")
     for command in _TRIALS.get(name, ()):
         say(f"  trying: {command}")
@@ -183,6 +212,9 @@ def check(name: str, text: str, root: Path, arguments: dict[str, str], say=print
         if compiled(Path(kernels)) != before:
             raise CheckError("another process compiled the kernels again instead of using those of the image")
         say(f"  {len(before)} compiled kernels are found again")
+    if launcher:
+        said = image.run(f"PYTHONPATH={ROOT}/tests/support python {ROOT}/docker/boot.py {image.entry[0]}")
+        say(f"  {said.strip()}")
     return image
 
 

@@ -31,9 +31,9 @@ ENV PATH=/opt/maskmill/bin:$PATH \
 ENV NUMBA_CPU_NAME=x86-64-v3 \
     NUMBA_CPU_FEATURES="" \
     NUMBA_CACHE_DIR=/opt/kernels
-RUN useradd --create-home --uid 1000 miller \
- && install -d -o miller /opt/kernels
-USER miller
-RUN maskmill warmup
+# No USER: Beam's launcher writes what was staged with a job into a folder that Dataflow mounts, and root owns. Where an engine
+# starts workers as somebody else (docker run --user, Kubernetes), kernels that only root may write to would not be used.
+RUN maskmill warmup \
+ && chmod -R a+rwX /opt/kernels
 WORKDIR /tmp
 ENTRYPOINT ["/opt/apache/beam/boot"]

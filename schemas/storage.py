@@ -5,9 +5,11 @@ STORAGE_EMULATOR_HOST and retries 429 and 503 by itself. Everything else in the 
 comes here to reach them. A long file for that reason: it is the one place that knows both kinds of path.
 """
 
+import base64
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import errno
 import functools
 import http.client
@@ -207,16 +209,41 @@ def exists(path: str) -> bool:
     return os.path.exists(path)
 
 
-def size(path: str) -> int:
-    """Bytes of a file. Raises FileNotFoundError."""
+@dataclasses.dataclass(frozen=True)
+class Stamp:
+    """What is known of a file without reading it.
+
+    Attributes:
+        bytes: its size.
+        crc32c: of its bytes, in hex, where the place keeps it (gs://); else "".
+        changed_ns: when it was last changed, on the clock of its file system; 0 on gs://.
+    """
+
+    bytes: int
+    crc32c: str = ""
+    changed_ns: int = 0
+
+
+def _stamp_of_blob(blob) -> Stamp:
+    return Stamp(int(blob.size or 0), base64.b64decode(blob.crc32c or "").hex())
+
+
+def stamp(path: str) -> Stamp:
+    """What is known of a file. Raises FileNotFoundError."""
     if is_remote(path):
         bucket, name = _bucket_and_name(path)
         with _remote_errors(path):
             blob = bucket.get_blob(name, **_patience(bucket))
         if blob is None:
             raise FileNotFoundError(errno.ENOENT, "not found", path)
-        return int(blob.size)
-    return os.path.getsize(path)
+        return _stamp_of_blob(blob)
+    status = os.stat(path)
+    return Stamp(status.st_size, changed_ns=status.st_mtime_ns)
+
+
+def size(path: str) -> int:
+    """Bytes of a file. Raises FileNotFoundError."""
+    return stamp(path).bytes
 
 
 class _Limited(io.BytesIO):
@@ -420,8 +447,8 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
                     yield name, 0  # a dangling link is an input that cannot be read, not one that is not there
 
 
-def sizes(folder: str) -> dict[str, int]:
-    """Name -> bytes of the files directly in a folder; empty where there is no such folder.
+def stamps(folder: str) -> dict[str, Stamp]:
+    """Name -> what is known of each file directly in a folder; empty where there is no such folder.
 
     One listing, not one call a file.
 
@@ -430,22 +457,24 @@ def sizes(folder: str) -> dict[str, int]:
     """
     if is_remote(folder):
         bucket, prefix = _bucket_and_name(folder.rstrip("/") + "/")
+        fields = "items(name,size,crc32c),nextPageToken"
         with _remote_errors(folder):
-            return {
-                blob.name[len(prefix) :]: int(blob.size or 0)
-                for blob in bucket.list_blobs(
-                    prefix=prefix, delimiter="/", fields="items(name,size),nextPageToken", **_patience(bucket)
-                )
-            }
+            listed = bucket.list_blobs(prefix=prefix, delimiter="/", fields=fields, **_patience(bucket))
+            return {blob.name[len(prefix) :]: _stamp_of_blob(blob) for blob in listed}
     found = {}
     try:
         for entry in os.scandir(folder):
             with contextlib.suppress(FileNotFoundError):  # renamed or removed since it was listed
                 if entry.is_file():
-                    found[entry.name] = entry.stat().st_size
+                    found[entry.name] = Stamp(entry.stat().st_size, changed_ns=entry.stat().st_mtime_ns)
     except (FileNotFoundError, NotADirectoryError):
         pass
     return found
+
+
+def sizes(folder: str) -> dict[str, int]:
+    """Name -> bytes of the files directly in a folder; see `stamps`."""
+    return {name: stamp.bytes for name, stamp in stamps(folder).items()}
 
 
 def names(folder: str) -> set[str]:

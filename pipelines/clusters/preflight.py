@@ -47,19 +47,31 @@ def check_flink(address: str, wanted: str, published: list[str]) -> None:
         raise InputError(f"the Flink cluster at {address} has no task slots; start a TaskManager")
 
 
-def check_job_service(address: str) -> None:
+def check_job_service(address: str) -> bool:
     """Waits until a job service is ready. Beam itself would wait for a minute, and then say nothing but its type of error.
+
+    Returns:
+        Whether it stands before a Flink or Spark cluster, which may be anywhere.
 
     Raises:
         InputError: something else answers there.
     """
     import grpc
+    from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
     with grpc.insecure_channel(address) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=REACH_S)
         except grpc.FutureTimeoutError:
             raise InputError(f"what answers at --job_endpoint={address} is not a Beam job service") from None
+        service = beam_job_api_pb2_grpc.JobServiceStub(channel)
+        try:
+            said = service.DescribePipelineOptions(
+                beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=2 * REACH_S
+            )
+        except grpc.RpcError:
+            return False  # it is ready, and does not say
+        return not {"flink_master", "spark_master_url"}.isdisjoint(option.name for option in said.options)
 
 
 def check_dask(address: str) -> None:

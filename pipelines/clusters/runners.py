@@ -8,6 +8,8 @@ import argparse
 import dataclasses
 import difflib
 import json
+import logging
+import math
 import os
 import re
 import shutil
@@ -20,10 +22,15 @@ from maskmill.pipelines.clusters.preflight import REACH_S, check_dask, check_fli
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, MaskmillError, UsageError
 
+_LOG = logging.getLogger("maskmill")
 LOCAL = "FnApiRunner"  # by name: plain DirectRunner may try to fetch another runner from the network
 _LOCAL_NAMES = ("DirectRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner", LOCAL)
 _MODULES = {"DaskRunner": "apache_beam.runners.dask.dask_runner"}  # runners that Beam does not know by their name alone
 _MACHINE, _RAM = "n2-standard-4", "16GB"  # 4 GB a core; a child that makes masks of 50 megapixels needs more than 1
+_MACHINE_MINUTES = (
+    20  # of work for each machine that a job starts with; fewer would pay for starting rather than for working
+)
+_MACHINES = 100  # a job starts with at most, where the user sets no limit
 _EMBEDDED = ("", "embed", "[local]", "[auto]", "[collection]")
 
 
@@ -59,13 +66,14 @@ class Runner:
         given = {flag.partition("=")[0] for flag in self.given}
         return any(f"--{name}" in given for name in names)
 
-    def flags(self, job: str = "", workers: int = 1, tasks: int = 0) -> list[str]:
+    def flags(self, job: str = "", workers: int = 1, tasks: int = 0, seconds: float = 0) -> list[str]:
         """All flags for Beam: the user's, and ours where the user has none.
 
         Args:
             job: name of a build's job (see `job_name`); empty for others.
             workers: threads of a local run, each driving one child process.
             tasks: parts to be built.
+            seconds: of work in them, on one core; 0 where that is unknown.
         """
         own = [f"--runner={_path(self.name)}"]
         if not self.has("save_main_session", "no_save_main_session"):
@@ -76,12 +84,38 @@ class Runner:
             own.append(f"--dask_npartitions={tasks}")  # else 128 parts would be one piece of work
         if self.name == "DataflowRunner":
             own += [f"--{name}={value}" for name, value in _dataflow_defaults(job).items() if not self.has(name)]
+            if seconds and not self.has("num_workers"):
+                own.append(f"--num_workers={self._machines(seconds)}")
             if not self.has("machine_type", "resource_hints", "resource_hint"):
                 # For the whole job: a hint of one step alone would be a second environment, with processes of its own.
                 own.append(f"--resource_hints=min_ram={_RAM}")
             if self.has("sdk_container_image") and not self.has("sdk_location"):
                 own.append("--sdk_location=container")  # the image has Beam; staging it again costs minutes
         return own + list(self.given)
+
+    def _machines(self, seconds: float) -> int:
+        """How many machines a job starts with. Dataflow starts with one, and adds others by the bytes that wait: ours are few."""
+        machine_type = self.option("machine_type") or _MACHINE
+        cores = int(match[1]) if (match := re.search(r"-(\d+)$", machine_type)) else 1
+        limit = self.option("max_num_workers")
+        most = int(limit) if limit.isdecimal() else _MACHINES
+        return max(1, min(most, math.ceil(seconds / (cores * 60 * _MACHINE_MINUTES))))
+
+    def check_detached(self) -> None:
+        """Refuses to leave a job alone that would end with this process.
+
+        Raises:
+            UsageError: there is nothing that goes on without it.
+        """
+        if self.name == "DataflowRunner" or (
+            self.has("job_endpoint") and self.option("environment_type") != "LOOPBACK"
+        ):
+            return
+        what = "the build runs in this process" if self.is_local else f"{self.name} is served by this process"
+        raise UsageError(
+            f"--detach leaves a job to its cluster, but {what}; use --runner=DataflowRunner, or --job_endpoint=HOST:PORT of a "
+            "job server that runs elsewhere, after --"
+        )
 
     def check(self, **paths: str) -> None:
         """Refuses what cannot work.
@@ -113,15 +147,19 @@ class Runner:
         clusters = ("job_endpoint", "flink_master", "spark_master_url", "dask_client_address")
         for option in clusters:
             _reach(option, self.option(option))
+        masters = [address for option in ("flink_master", "spark_master_url") if _parse(address := self.option(option))]
+        here, sure = any(_is_here(address) for address in masters), True
         if _parse(address := self.option("job_endpoint")):
-            check_job_service(address)
+            of_a_cluster = check_job_service(address)
+            if not masters:
+                # A job server in front of a cluster says nothing of where that is; any other one runs its workers beside it.
+                here, sure = _is_here(address), not of_a_cluster
         if self.name == "DaskRunner" and self.has("dask_client_address"):
             check_dask(self.option("dask_client_address"))
         if self.name in ("FlinkRunner", "SparkRunner") and not self.has("job_endpoint"):
             self._check_job_server()
-        addresses = [address for option in clusters if _parse(address := self.option(option))]
-        if addresses and self.name in ("PortableRunner", "FlinkRunner", "SparkRunner"):
-            self._check_workers(here=any(_is_here(address) for address in addresses))
+        if (masters or _parse(address)) and self.name in ("PortableRunner", "FlinkRunner", "SparkRunner"):
+            self._check_workers(here, sure)
 
     def _check_job_server(self) -> None:
         """These runners start a Java program of Beam's here, which talks to the cluster."""
@@ -138,8 +176,13 @@ class Runner:
             published = FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
             check_flink(master, "" if jar else self.option("flink_version") or published[-1], published)
 
-    def _check_workers(self, here: bool) -> None:
-        """Workers that cannot start make a job wait for ever, or fail it late. `here`: the cluster is on this machine."""
+    def _check_workers(self, here: bool, sure: bool) -> None:
+        """Workers that cannot start make a job wait for ever, or fail it late.
+
+        Args:
+            here: the cluster seems to be on this machine.
+            sure: it is.
+        """
         kind, where = self.option("environment_type").upper(), self.option("environment_config")
         if not kind and not where and not self.has("sdk_container_image"):
             raise UsageError(
@@ -148,8 +191,15 @@ class Runner:
                 "--environment_type=DOCKER --environment_config=IMAGE after --"
             )
         if kind == "EXTERNAL" and here:  # else the address is one of the workers' machines, not to be seen from here
-            _reach("environment_config", where)
-            check_pool(where)
+            try:
+                _reach("environment_config", where)
+                check_pool(where)
+            except InputError as error:
+                if sure:
+                    raise
+                _LOG.warning(
+                    "%s (on this machine; as it should be where the pools run on others, else the job waits)", error
+                )
 
     def _check_dataflow(self) -> None:
         _refuse_unknown(self.given)

@@ -13,6 +13,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FOLDER", help="where the dataset goes; local or gs://")
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier build in --out first")
     add_run_options(parser)
+    parser.add_argument(
+        "--detach",
+        action="store_true",
+        default=None,
+        help="end once the job runs on its cluster, which finishes the build",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.usage = "maskmill build --dataset KIND --images PATH --masks SPEC --out FOLDER [options] [-- BEAM OPTIONS]"
 
@@ -33,7 +39,10 @@ def run(args: argparse.Namespace) -> int:
     outcome = build(config, out, options, overwrite=args.overwrite, quiet=args.json)
     manifest = outcome.manifest
     if manifest is None:
-        print(f"the job is written down, not started; whoever starts it builds and finishes {out}")
+        if options.detach:
+            print(f"the job runs by itself, and finishes {out}; see how far: maskmill status {shlex.quote(out)}")
+        else:
+            print(f"the job is written down, not started; whoever starts it builds and finishes {out}")
         return DONE
     if args.json:
         print_json({"out": out, "counts": manifest.counts, "abo": manifest.abo, "digest": manifest.digest})

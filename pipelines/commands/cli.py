@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"maskmill: arguments after -- are for Beam; {args.command} runs no Beam job of yours", file=sys.stderr)
         return 2
     args.beam_args = beam_args
-    _set_up_logging()
+    _set_up_logging(args.debug)
     command = _module(args.command)
     try:
         return command.run(args)
@@ -124,11 +124,20 @@ def main(argv: list[str] | None = None) -> int:
         return INTERNAL
 
 
-def _set_up_logging() -> None:
-    """Log lines look like our messages; Beam's remark on a BigQuery client that nobody here uses is left out."""
+def _set_up_logging(debug: bool) -> None:
+    """Log lines look like our messages.
+
+    Two things that Beam says are left out: its remark on a BigQuery client that nobody here uses, and what job servers in
+    Java tell of a failed job, a page of their stack. The cause is in the exception that follows, and in our sentence.
+    """
     logging.basicConfig(level=logging.WARNING, format="maskmill: %(message)s")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        of_a_job_server = record.name == "root" and record.module == "portable_runner"
+        return "apitools not found" not in record.getMessage() and (debug or not of_a_job_server)
+
     for handler in logging.getLogger().handlers:
-        handler.addFilter(lambda record: "apitools not found" not in record.getMessage())
+        handler.addFilter(wanted)
 
 
 def on_interrupt(how_to_resume: str) -> None:

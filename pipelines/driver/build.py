@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from maskmill.pipelines.driver.finish import finish_build
+from maskmill.pipelines.driver.finish import finish_build, finished, too_many_failures
 from maskmill.pipelines.driver.progress import Tally, show_progress
 from maskmill.pipelines.parts.assemble import SHARDS, load_shards, split_shard
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
@@ -17,7 +17,7 @@ from maskmill.pipelines.parts.part import PARTS, load_sidecar
 from maskmill.pipelines.parts.plan import Plan, difference, load_plan, make_plan
 from maskmill.pipelines.parts.provenance import versions
 from maskmill.schemas import storage
-from maskmill.schemas.errors import DamageError, InputError, MaskmillError, UsageError
+from maskmill.schemas.errors import InputError, MaskmillError, UsageError
 from maskmill.schemas.manifest import (
     CHECKSUMS,
     FAILURES,
@@ -30,7 +30,6 @@ from maskmill.schemas.manifest import (
     WORK,
     Manifest,
     is_shard_name,
-    load_manifest,
 )
 
 _LOG = logging.getLogger("maskmill")
@@ -44,7 +43,7 @@ class Outcome:
     """How a build ended.
 
     Attributes:
-        manifest: of the finished data set; None when the job was not run but written down as a template.
+        manifest: of the finished data set; None when the job was left to itself, or written down as a template.
         built: whether anything was built; False when the folder was complete already.
         too_many_failures: whether the failure rate is above the limit.
     """
@@ -176,17 +175,19 @@ def build(
         InputError, UsageError, DamageError: see their texts; the folder can be resumed after each of them.
     """
     timed = False
-    if run.beam_args:
+    if run.beam_args or run.detach:
         from maskmill.pipelines.clusters.runners import choose  # Beam takes a second to import
 
         runner = choose(run.beam_args)
+        if run.detach:
+            runner.check_detached()
         runner.check(images=config.images, out=folder)  # before inputs are listed, which can take long
         timed = not runner.is_local
     with output_errors(folder), _lock(folder):
         if overwrite:
             _clear(folder)
         plan = plan_or_resume(config, folder, run.part_size, timed=timed)
-        manifest = _finished(folder, plan)
+        manifest = finished(folder, plan)
         if manifest is None:
             if not _run_until_whole(folder, plan, run, quiet):
                 return Outcome(None, False, False)
@@ -194,23 +195,11 @@ def build(
             built = True
         else:
             built = False
-    considered = manifest.counts["written"] + manifest.counts["failed"]
-    too_many = manifest.counts["failed"] > run.max_failure_rate * considered
-    return Outcome(manifest, built, too_many)
-
-
-def _finished(folder: str, plan: Plan) -> Manifest | None:
-    try:
-        manifest = load_manifest(folder)
-    except (InputError, DamageError):  # a damaged one is written again: the parts know what it held
-        return None
-    if manifest.plan_digest != plan.digest:
-        return None
-    return manifest if len(load_shards(folder, plan)) == plan.num_shards else None
+    return Outcome(manifest, built, too_many_failures(manifest, run.max_failure_rate))
 
 
 def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> bool:
-    """Builds what is missing; False when the job was written down instead of run."""
+    """Builds what is missing; False when the job was left to itself, or written down instead of run."""
     from maskmill.pipelines.clusters import runners  # Beam takes a second to import
     from maskmill.pipelines.driver import graph  # Beam takes a second to import
 
@@ -235,11 +224,10 @@ def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> b
             wanted = usable_cores() if run.workers is None else run.workers
             workers = max(1, min(wanted, missing))
             job = runners.job_name(plan.config["name"], plan.config["split"], plan.digest)
-            flags = runner.flags(job, workers, len(tasks))
+            flags = runner.flags(job, workers, len(tasks), plan.seconds_of(len(tasks)))
             graph.LOCAL_ERRORS.clear()
             try:
-                isolate = run.workers != 0
-                if not graph.run(tasks, folder, plan.digest, run.image_timeout, isolate, flags, _announce):
+                if not graph.run(tasks, folder, plan.digest, run, flags, _announce):
                     return False
             except Exception as error:  # the runner's own; the cause, where it was in this process, is in LOCAL_ERRORS
                 last_error = next(iter(graph.LOCAL_ERRORS), error)

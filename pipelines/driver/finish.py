@@ -18,7 +18,7 @@ from maskmill.pipelines.parts.part import Sidecar, load_sidecar, sidecar_path
 from maskmill.pipelines.parts.plan import PartTask, Plan, read_part, read_refused
 from maskmill.pipelines.reading.decode import DECODER
 from maskmill.schemas import storage
-from maskmill.schemas.errors import DamageError
+from maskmill.schemas.errors import DamageError, InputError
 from maskmill.schemas.example import SCHEMA_VERSION
 from maskmill.schemas.manifest import (
     FAILURES,
@@ -31,6 +31,7 @@ from maskmill.schemas.manifest import (
     File,
     Manifest,
     digest,
+    load_manifest,
 )
 from maskmill.schemas.stats import LayerSums
 
@@ -82,6 +83,23 @@ class Totals:
             self.sums[i] += LayerSums(
                 1, row["masks"][i], row["instances"], row["iou_units"][i], row["covered_px"][i], pixels
             )
+
+
+def finished(folder: str, plan: Plan) -> Manifest | None:
+    """The manifest of a build of this plan that was finished, its shards still there; else None."""
+    try:
+        manifest = load_manifest(folder)
+    except (InputError, DamageError):  # a damaged one is written again: the parts know what it held
+        return None
+    if manifest.plan_digest != plan.digest:
+        return None
+    return manifest if len(load_shards(folder, plan)) == plan.num_shards else None
+
+
+def too_many_failures(manifest: Manifest, max_failure_rate: float) -> bool:
+    """Whether a larger share of the images failed than may; those skipped are not counted."""
+    counts = manifest.counts
+    return counts["failed"] > max_failure_rate * (counts["written"] + counts["failed"])
 
 
 def finish_build(folder: str, plan: Plan) -> Manifest:

@@ -12,8 +12,9 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from maskmill.pipelines.clusters.runners import job_url, make_pipeline
-from maskmill.pipelines.parts.assemble import assemble_shard, load_shards
+from maskmill.pipelines.clusters.runners import JobError, job_url, make_pipeline
+from maskmill.pipelines.parts.assemble import assemble_shard
+from maskmill.pipelines.parts.config import RunOptions
 from maskmill.pipelines.parts.isolation import ChildProcess, InProcess
 from maskmill.pipelines.parts.part import build_part, settings_of
 from maskmill.pipelines.parts.plan import PartTask, Plan, difference, load_plan
@@ -58,7 +59,7 @@ class BuildPart(beam.DoFn):
             raise RuntimeError(f"this worker's software is not the one the plan was made with: {lines}")
         settings = settings_of(plan)
         self.builder = ChildProcess(settings, self.image_timeout) if self.isolate else InProcess(settings)
-        self.read_ahead = 8 if storage.is_remote(self.folder) else 2
+        self.read_ahead = 8 if storage.is_remote(plan.config["images"]) else 2
 
     def process(self, task: PartTask):
         try:
@@ -104,59 +105,72 @@ class BuildShards(beam.PTransform):
         )
 
 
-def finish(shards: int, folder: str, plan_digest: str) -> bool:
-    """Finishes the build once every shard is whole; see `pipelines.driver.finish.finish_build`."""
-    from maskmill.pipelines.driver.finish import finish_build  # tables and the report: nothing that other steps need
+def finish(shards: int, folder: str, plan_digest: str, max_failure_rate: float) -> None:
+    """Finishes the build as the job's last step; see `pipelines.driver.finish.finish_build`.
+
+    What a driver would say by its exit code, a job without one can say only by failing.
+
+    Raises:
+        DamageError: a shard is not whole.
+        JobError: more images failed than may; the data set is there, with everything good.
+    """
+    from maskmill.pipelines.driver.finish import (
+        finish_build,
+        finished,
+        too_many_failures,
+    )  # tables and the report: only this step's need
 
     plan = _plan(folder, plan_digest)
-    whole = len(load_shards(folder, plan)) == plan.num_shards
-    if whole:
-        finish_build(folder, plan)
-    return whole
+    manifest = finished(folder, plan) or finish_build(folder, plan)
+    if too_many_failures(manifest, max_failure_rate):
+        raise JobError(
+            f"{manifest.counts['failed']:,} images failed, a share above --max-failure-rate {max_failure_rate:.2%}; everything "
+            f"good is in {folder}, and its failures.jsonl says what failed and why"
+        )
 
 
 def run(
     tasks: list[PartTask],
     folder: str,
     plan_digest: str,
-    image_timeout: float,
-    isolate: bool,
+    options: RunOptions,
     flags: list[str],
     announce: Callable[[str], None] = lambda url: None,
 ) -> bool:
-    """Runs the graph over some parts and waits for it; raises what the runner raises.
+    """Runs the graph over some parts, and waits for it unless it is to run alone; raises what the runner raises.
 
     Args:
         tasks: the parts.
         folder, plan_digest: the build.
-        image_timeout, isolate: see `BuildPart`.
+        options: how it runs.
         flags: Beam's, complete.
         announce: called with the address where the job can be watched, where there is one.
 
     Returns:
-        Whether the job ran; False when it was only written down as a template.
+        Whether the job ran; False when it was only started, or written down as a template: then it finishes the build itself.
     """
-    options = PipelineOptions(flags)
-    detached = bool(options.view_as(GoogleCloudOptions).template_location)
-    pipeline = make_pipeline(options)
+    beam_options = PipelineOptions(flags)
+    alone = options.detach or bool(beam_options.view_as(GoogleCloudOptions).template_location)
+    pipeline = make_pipeline(beam_options)
     shards = (
         pipeline
         | "Parts" >> beam.Create(tasks, reshuffle=False)
-        | "BuildShards" >> BuildShards(folder, plan_digest, image_timeout, isolate)
+        | "BuildShards" >> BuildShards(folder, plan_digest, options.image_timeout, isolate=options.workers != 0)
     )
-    if detached:  # no driver will be there to do it
+    if alone:  # no driver will be there to do it
         _ = (
             shards
             | "AllShards" >> beam.combiners.Count.Globally()
-            | "Finish" >> beam.Map(finish, folder=folder, plan_digest=plan_digest)
+            | "Finish"
+            >> beam.Map(finish, folder=folder, plan_digest=plan_digest, max_failure_rate=options.max_failure_rate)
         )
     result = pipeline.run()
-    if url := job_url(result, options):
+    if url := job_url(result, beam_options):
         announce(url)
     try:
-        if not detached:
+        if not alone:
             result.wait_until_finish()
     finally:
         if (client := getattr(result, "client", None)) is not None:
             client.close()  # Dask's; left open, it complains when the cluster goes
-    return not detached
+    return not alone

@@ -6,8 +6,8 @@ import json
 
 import google_crc32c
 
-from maskmill.pipelines.parts.part import PARTS, Sidecar, load_sidecar, part_path, sidecar_path
-from maskmill.pipelines.parts.plan import Plan
+from maskmill.pipelines.parts.part import Sidecar, load_sidecar, part_path, sidecar_path
+from maskmill.pipelines.parts.plan import DIGEST_DIGITS, Plan
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError
 from maskmill.schemas.manifest import WORK, Shard, shard_name
@@ -16,27 +16,53 @@ SHARDS = "shards"
 _CHUNK = 4 << 20
 
 
-def shard_sidecar_path(folder: str, index: int) -> str:
+def shard_sidecar_path(folder: str, plan: Plan, index: int) -> str:
     """The sidecar that says a shard is whole."""
-    return storage.join(folder, WORK, SHARDS, f"{index:05d}.json")
+    return storage.join(folder, WORK, SHARDS, _sidecar_name(plan, index))
+
+
+def _sidecar_name(plan: Plan, index: int) -> str:
+    return f"{index:05d}-{plan.digest[:DIGEST_DIGITS]}.json"
 
 
 def _read_shard_sidecar(folder: str, plan: Plan, index: int) -> Shard | None:
     try:
-        fields = json.loads(storage.read_bytes(shard_sidecar_path(folder, index)))
+        fields = json.loads(storage.read_bytes(shard_sidecar_path(folder, plan, index)))
         return Shard(**fields) if fields.pop("plan_digest") == plan.digest else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
+def _is_whole(folder: str, shard: Shard | None, file: storage.Stamp | None, sidecar: storage.Stamp) -> bool:
+    """Whether a shard's file is still the one that was committed.
+
+    A job of another plan that nobody stopped would write under the same name. gs:// keeps every object's checksum. Elsewhere
+    a file's bytes are read only where the file is younger than its sidecar, which is written after it.
+    """
+    if shard is None or file is None or file.bytes != shard.bytes:
+        return False
+    if not file.crc32c and file.changed_ns <= sidecar.changed_ns:
+        return True
+    return (file.crc32c or _crc32c(storage.join(folder, shard.name))) == shard.crc32c
+
+
+def _crc32c(path: str) -> str:
+    crc = google_crc32c.Checksum()
+    with storage.open_read(path) as source:
+        while chunk := source.read(_CHUNK):
+            crc.update(chunk)
+    return crc.hexdigest().decode()
+
+
 def load_shard(folder: str, plan: Plan, index: int) -> Shard | None:
-    """The shard as committed under this plan, its file still there at its size; else None."""
-    shard = _read_shard_sidecar(folder, plan, index)
+    """The shard as committed under this plan, its file still there and the same; else None."""
     try:
-        whole = shard is not None and storage.size(storage.join(folder, shard.name)) == shard.bytes
+        sidecar = storage.stamp(shard_sidecar_path(folder, plan, index))
+        shard = _read_shard_sidecar(folder, plan, index)
+        file = None if shard is None else storage.stamp(storage.join(folder, shard.name))
     except FileNotFoundError:
         return None
-    return shard if whole else None
+    return shard if _is_whole(folder, shard, file, sidecar) else None
 
 
 def load_shards(folder: str, plan: Plan) -> dict[int, Shard]:
@@ -44,21 +70,24 @@ def load_shards(folder: str, plan: Plan) -> dict[int, Shard]:
 
     On gs:// a call takes tens of milliseconds, and there are thousands of shards.
     """
-    there = storage.names(storage.join(folder, WORK, SHARDS))
-    indices = [i for i in range(plan.num_shards) if f"{i:05d}.json" in there]
+    sidecars = storage.stamps(storage.join(folder, WORK, SHARDS))
+    indices = [i for i in range(plan.num_shards) if _sidecar_name(plan, i) in sidecars]
     if not indices:
         return {}
-    sizes = storage.sizes(folder)
+    files = storage.stamps(folder)
     read = storage.in_parallel(lambda index: _read_shard_sidecar(folder, plan, index), indices, folder)
     return {
         index: shard
         for index, shard in zip(indices, read, strict=True)
-        if shard is not None and sizes.get(shard.name) == shard.bytes
+        if shard is not None and _is_whole(folder, shard, files.get(shard.name), sidecars[_sidecar_name(plan, index)])
     }
 
 
 def assemble_shard(folder: str, plan: Plan, index: int) -> Shard | None:
     """Joins the parts of a shard, commits it and removes them.
+
+    Engines make two attempts at one shard: a retry of a worker thought dead, a backup of a slow one. The one that comes late
+    finds the parts gone, before or while it reads them. That is damage only where the shard is not whole either.
 
     Returns:
         The shard, or None while a part is missing.
@@ -76,9 +105,15 @@ def assemble_shard(folder: str, plan: Plan, index: int) -> Shard | None:
         return None
     name = shard_name(plan.config["name"], plan.config["split"], index, plan.num_shards)
     sha, crc = hashlib.sha256(), google_crc32c.Checksum()
-    with storage.create(storage.join(folder, name)) as target:
-        for part in parts:
-            _append(folder, part, target, (sha, crc))
+    try:
+        with storage.create(storage.join(folder, name)) as target:
+            for part in parts:
+                _append(folder, part, target, (sha, crc))
+    except _BrokenPart as broken:
+        if (done := load_shard(folder, plan, index)) is not None:
+            return done  # another attempt was quicker
+        storage.remove(sidecar_path(folder, str(broken)))
+        raise DamageError(f"part {broken} is not what was written; the same build command builds it again") from None
     shard = Shard(
         name,
         sum(part.records for part in parts),
@@ -87,7 +122,7 @@ def assemble_shard(folder: str, plan: Plan, index: int) -> Shard | None:
         crc.hexdigest().decode(),
     )
     fields = {**dataclasses.asdict(shard), "plan_digest": plan.digest}
-    storage.write_bytes(shard_sidecar_path(folder, index), json.dumps(fields).encode() + b"\n")
+    storage.write_bytes(shard_sidecar_path(folder, plan, index), json.dumps(fields).encode() + b"\n")
     for part in parts:
         storage.remove(part_path(folder, part))
     return shard
@@ -111,10 +146,14 @@ def split_shard(folder: str, plan: Plan, index: int, keep: set[str]) -> None:
             with storage.create(part_path(folder, sidecar)) as target:
                 target.write(storage.read_bytes(storage.join(folder, shard.name), offset, sidecar.bytes))
         offset += sidecar.bytes
-    storage.remove(shard_sidecar_path(folder, index))
+    storage.remove(shard_sidecar_path(folder, plan, index))
     for task in plan.parts[index]:
         if task.name not in keep:
             storage.remove(sidecar_path(folder, task.name))
+
+
+class _BrokenPart(Exception):
+    """The records of the part of this name are not there, or not those that its sidecar promises."""
 
 
 def _append(folder: str, part: Sidecar, target, sums) -> None:
@@ -127,7 +166,6 @@ def _append(folder: str, part: Sidecar, target, sums) -> None:
                     total.update(chunk)
                 target.write(chunk)
     except FileNotFoundError:
-        pass  # reported just below as any other difference
+        raise _BrokenPart(part.name) from None
     if own.hexdigest() != part.sha256:
-        storage.remove(storage.join(folder, WORK, PARTS, f"{part.name}.json"))
-        raise DamageError(f"part {part.name} is not what was written; the same build command builds it again")
+        raise _BrokenPart(part.name)

@@ -117,6 +117,7 @@ class RunOptions:
         part_size: images per work item; 0 means chosen from the plan.
         image_timeout: seconds after which a picture is given up.
         max_failure_rate: share of inputs that may fail before the build ends with exit code 3.
+        detach: leave a job on a cluster to itself as soon as it runs there.
         beam_args: everything after `--`, for Beam.
     """
 
@@ -124,6 +125,7 @@ class RunOptions:
     part_size: int = 0
     image_timeout: float = 300.0
     max_failure_rate: float = 0.01
+    detach: bool = False
     beam_args: tuple[str, ...] = ()
 
     def __post_init__(self):

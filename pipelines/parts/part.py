@@ -16,7 +16,7 @@ import google_crc32c
 
 from maskmill.pipelines.measuring.statistics import FactsFolder
 from maskmill.pipelines.parts.image_builder import Built, Settings
-from maskmill.pipelines.parts.plan import PartTask, Plan, read_part
+from maskmill.pipelines.parts.plan import DIGEST_DIGITS, PartTask, Plan, read_part
 from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.schemas import storage
 from maskmill.schemas.errors import MESSAGE_LIMIT, ImageError
@@ -64,7 +64,8 @@ class Sidecar:
 
     @property
     def name(self) -> str:
-        return f"{self.shard:05d}-{self.part:05d}"
+        """As `PartTask.name`."""
+        return f"{self.shard:05d}-{self.part:05d}-{self.plan_digest[:DIGEST_DIGITS]}"
 
 
 def part_path(folder: str, task: PartTask | Sidecar) -> str:

@@ -30,6 +30,7 @@ IMAGES_PER_SHARD = 1000
 MIN_SHARD_IMAGES = 16  # small data sets get up to 16 shards of this many, so that readers have something to shuffle
 IMAGES_PER_PART = 128
 PART_SECONDS = 90.0
+DIGEST_DIGITS = 8  # of the plan's digest, in names
 _KEY_BYTES = 16
 
 
@@ -53,7 +54,8 @@ class PartTask:
 
     @property
     def name(self) -> str:
-        return f"{self.shard:05d}-{self.part:05d}"
+        """Of its files. With the plan's digest: a job of another plan that nobody stopped writes beside them, not over them."""
+        return f"{self.shard:05d}-{self.part:05d}-{self.plan_digest[:DIGEST_DIGITS]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Plan:
         versions: of the software that makes the bytes; a worker with others refuses to work.
         parts: per shard, the parts.
         digest: identity: same inputs, same configuration, same versions, same order.
+        seconds_per_image: as timed while planning, on one core of the machine that planned; 0 where it was not.
     """
 
     requested: dict
@@ -81,6 +84,7 @@ class Plan:
     versions: dict[str, str]
     parts: tuple[tuple[PartTask, ...], ...]
     digest: str
+    seconds_per_image: float = 0.0
 
     @property
     def num_shards(self) -> int:
@@ -89,6 +93,10 @@ class Plan:
     @property
     def tasks(self) -> list[PartTask]:
         return [task for parts in self.parts for task in parts]
+
+    def seconds_of(self, tasks: int) -> float:
+        """Work in so many of the parts, on one core; 0 where that was not timed."""
+        return self.seconds_per_image * self.inputs * tasks / max(1, len(self.tasks))
 
     @property
     def build_config(self) -> BuildConfig:
@@ -173,7 +181,8 @@ def make_plan(
     shards = config.num_shards or default_num_shards(len(lines))
     if lines and shards > len(lines):
         raise UsageError(f"--num-shards {shards} is more than the {len(lines)} images there are")
-    part_size = part_size or images_per_part(pace(config, lines))
+    seconds = pace(config, lines)
+    part_size = part_size or images_per_part(seconds)
     resolved = {**config.to_dict(), "num_shards": shards}
     identity = hashlib.sha256(digest([resolved, versions()]).encode())
     for line in lines:
@@ -209,6 +218,7 @@ def make_plan(
         versions=versions(),
         parts=tuple(parts),
         digest=plan_digest,
+        seconds_per_image=round(seconds or 0.0, 4),
     )
     fields = {**dataclasses.asdict(plan), "format": FORMAT}
     fields["parts"] = [[[t.offset, t.size, t.images] for t in tasks] for tasks in parts]

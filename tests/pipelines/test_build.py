@@ -134,8 +134,8 @@ def test_whatever_is_lost_is_built_again(lost, coco, reference, tmp_path):
         (tmp_path / "manifest.json").unlink()
         next((tmp_path / "_work" / "parts").glob("*.json")).unlink()
     elif lost == "torn sidecar":
-        (tmp_path / "_work" / "parts" / "00000-00000.json").write_text('{"shard": 0, ')
-        (tmp_path / "_work" / "shards" / "00000.json").unlink()
+        next((tmp_path / "_work" / "parts").glob("00000-00000-*.json")).write_text('{"shard": 0, ')
+        next((tmp_path / "_work" / "shards").glob("00000-*.json")).unlink()
     else:
         next((tmp_path / "_work" / ("parts" if "part" in lost else "shards")).glob("*.json")).unlink()
         if "part" in lost:

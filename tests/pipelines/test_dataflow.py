@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from maskmill.pipelines.clusters.runners import JobError, choose
 from maskmill.pipelines.commands.cli import main
 from maskmill.pipelines.driver.build import build
+from maskmill.pipelines.driver.graph import finish
 from maskmill.pipelines.parts.config import RunOptions
-from maskmill.pipelines.parts.plan import load_plan
+from maskmill.pipelines.parts.plan import load_plan, make_plan
 from maskmill.schemas import storage
+from maskmill.schemas.errors import DamageError
 from maskmill.schemas.manifest import load_manifest
 
 pytest.importorskip("apitools", reason="apache-beam[gcp] is not installed: nothing can be submitted to Dataflow")
@@ -114,6 +117,7 @@ def test_the_job_that_is_posted(dataflow, pictures, gcs, capsys):
     assert pool["machineType"] == "n2-standard-4"
     assert pool["diskSizeGb"] == 50
     assert pool["autoscalingSettings"]["maxNumWorkers"] == 100
+    assert pool["numWorkers"] == 1  # 40 pictures are not worth timing
     assert pool["numThreadsPerWorker"] == 1
     images = {image["containerImage"] for image in pool["sdkHarnessContainerImages"]}
     assert images == {IMAGE}
@@ -152,6 +156,37 @@ def test_what_the_user_says_wins(dataflow, pictures, gcs):
     assert job["environment"]["workerPools"][0]["numThreadsPerWorker"] == 2
 
 
+@pytest.mark.parametrize(
+    ("flags", "machines"),
+    [
+        ((), 5),  # 40 pictures of 600 s on machines of 4 cores, 20 minutes each
+        (("--max_num_workers=3",), 3),
+        (("--machine_type=c3-standard-8",), 3),
+        (("--num_workers=7",), 7),
+    ],
+)
+def test_a_job_starts_with_as_many_machines_as_its_work_is_worth(flags, machines, coco, tmp_path):
+    plan = make_plan(coco, str(tmp_path), 4, lambda config, lines: 600.0)
+    assert load_plan(str(tmp_path)) == plan
+    asked = choose(("--runner=DataflowRunner", *flags)).flags("mine", 1, 10, plan.seconds_of(len(plan.tasks)))
+    assert [flag for flag in asked if flag.startswith("--num_workers")] == [f"--num_workers={machines}"]
+    resumed = choose(("--runner=DataflowRunner",)).flags("mine", 1, 2, plan.seconds_of(2))
+    assert "--num_workers=1" in resumed
+
+
+def test_a_job_that_is_left_to_itself(dataflow, pictures, gcs, capsys):
+    flags = [f"--sdk_container_image={IMAGE}"]
+    args = command(pictures, dataflow, *flags)
+    assert main([*args[: args.index("--")], "--detach", *args[args.index("--") :]]) == 0
+    said = capsys.readouterr()
+    assert "https://console.cloud.google.com/dataflow/jobs/europe-west4/2026-01-01_job" in said.err
+    assert f"the job runs by itself, and finishes {OUT}; see how far: maskmill status {OUT}" in said.out
+    assert len(dataflow.jobs) == 1
+    assert not storage.exists(f"{OUT}/manifest.json")
+    assert main(["status", OUT]) == 0
+    assert "unfinished: 0 of 40 images" in capsys.readouterr().out
+
+
 def test_a_template_is_written_and_finishes_itself(dataflow, pictures, gcs, capsys):
     flags = [f"--sdk_container_image={IMAGE}", "--template_location=gs://mill/template"]
     assert main(command(pictures, dataflow, *flags)) == 0
@@ -160,14 +195,32 @@ def test_a_template_is_written_and_finishes_itself(dataflow, pictures, gcs, caps
     assert storage.exists("gs://mill/template")
     assert not storage.exists(f"{OUT}/manifest.json")
 
-    from maskmill.pipelines.driver.graph import finish
-
     plan = load_plan(OUT)
-    assert not finish(0, OUT, plan.digest)
+    with pytest.raises(DamageError, match="shard 0 is not complete"):
+        finish(0, OUT, plan.digest, 0.01)
     work(pictures)
     storage.remove(f"{OUT}/manifest.json")
-    assert finish(plan.num_shards, OUT, plan.digest)
+    finish(plan.num_shards, OUT, plan.digest, 0.01)
     assert load_manifest(OUT).num_records == 40
+
+
+def test_a_job_without_a_driver_fails_where_a_driver_would(pictures, gcs):
+    """One of 40 pictures cannot be read: the data set is finished all the same, once, and the job fails at 2 %."""
+    storage.write_bytes(f"{pictures}/{sorted(storage.names(pictures))[7]}", b"")
+    work(pictures)
+    storage.remove(f"{OUT}/manifest.json")
+    digest = load_plan(OUT).digest
+    message = r"1 images failed, a share above --max-failure-rate 2\.00%; everything good is in gs://mill/out"
+    with pytest.raises(JobError, match=message):
+        finish(1, OUT, digest, 0.02)
+    assert load_manifest(OUT).counts["written"] == 39
+    before = len([1 for method, _ in gcs.requests if method != "GET"])
+    with pytest.raises(JobError, match=message):
+        finish(1, OUT, digest, 0.02)
+    assert (
+        len([1 for method, _ in gcs.requests if method != "GET"]) == before
+    )  # Dataflow tries a failing step four times
+    finish(1, OUT, digest, 0.03)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from apache_beam.portability.api import beam_job_api_pb2
+from apache_beam.runners.portability.local_job_service import LocalJobServicer
 from clusters import free_port, job_service, pool_flags, worker_pool
 from drawn import content
 
@@ -20,6 +22,7 @@ from maskmill.pipelines.commands.cli import main
 from maskmill.pipelines.driver import graph
 from maskmill.pipelines.driver.build import build
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
+from maskmill.schemas.errors import InputError
 
 FLINK = {"flink-version": "1.20.5", "slots-total": 2, "taskmanagers": 1}
 
@@ -199,6 +202,37 @@ def test_pools_that_are_none_or_start_no_workers(jobs, coco, tmp_path, capsys, m
     with worker_pool(tmp_path, pool, PATH=str(python.parent)):
         said = refused(coco, tmp_path, [*jobs, *pool_flags(pool)], 4, capsys)
     assert "answers, but its workers do not start within 1 s; it runs `python` by that name" in said
+
+
+class _BeforeFlink(LocalJobServicer):
+    """A job service that, as Flink's job server, has options for where its cluster is."""
+
+    def DescribePipelineOptions(self, request, context=None, timeout=None):
+        options = [beam_job_api_pb2.PipelineOptionDescriptor(name="flink_master")]
+        return beam_job_api_pb2.DescribePipelineOptionsResponse(options=options)
+
+
+@pytest.mark.parametrize("service", [LocalJobServicer, _BeforeFlink])
+def test_a_job_server_here_for_a_cluster_elsewhere(service, coco, tmp_path, caplog):
+    """Its pools are on the cluster's machines. That none is here is wrong only where the workers are to be here."""
+    servicer = service(str(tmp_path))
+    address = f"localhost:{servicer.start_grpc_server()}"
+    flags = (f"--job_endpoint={address}", *pool_flags(free_port()))
+    try:
+        runner = runners.Runner("PortableRunner", flags)
+        if service is LocalJobServicer:
+            with pytest.raises(InputError, match=r"^nobody answers at --environment_config=localhost:"):
+                runner.check(images=coco.images, out=str(tmp_path))
+            return
+        runner.check(images=coco.images, out=str(tmp_path))
+        assert "nobody answers at --environment_config=localhost:" in caplog.text
+        assert "(on this machine; as it should be where the pools run on others, else the job waits)" in caplog.text
+        with rest(json.dumps(FLINK).encode()) as master:
+            known = runners.Runner("PortableRunner", (*flags, f"--flink_master={master}"))
+            with pytest.raises(InputError, match=r"^nobody answers at --environment_config=localhost:"):
+                known.check(images=coco.images, out=str(tmp_path))
+    finally:
+        servicer.stop(timeout=1)
 
 
 _WITHOUT = """

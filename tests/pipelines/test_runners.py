@@ -1,16 +1,23 @@
 """The same bytes on other runners, and clear words within seconds where there is none."""
 
+import io
+import logging
 import time
+from pathlib import Path
 
 import pytest
+from apache_beam.runners.portability import portable_runner
 from clusters import free_port, job_service, pool_flags, portable_cluster
 from drawn import content, write_coco
 from drill import Drill, DrillError, break_and_resume, check_same
 
 from maskmill.pipelines.clusters import runners
+from maskmill.pipelines.commands import cli
 from maskmill.pipelines.commands.cli import main
+from maskmill.pipelines.driver import graph
 from maskmill.pipelines.driver.build import build
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
+from maskmill.pipelines.parts.plan import make_plan
 from maskmill.schemas.errors import InputError, UsageError
 
 
@@ -38,9 +45,45 @@ def test_a_portable_cluster_gives_the_same_bytes_and_resumes(portable, coco, ref
     assert main(command(coco, tmp_path, *portable, workers=1)) == 0, capsys.readouterr().err
     assert content(tmp_path) == reference
     next(tmp_path.glob("*tfrecord*")).unlink()
-    (tmp_path / "_work" / "parts" / "00000-00000.json").unlink()
+    next((tmp_path / "_work" / "parts").glob("00000-00000-*.json")).unlink()
     assert main(command(coco, tmp_path, *portable)) == 0, capsys.readouterr().err
     assert content(tmp_path) == reference
+
+
+def test_a_job_that_is_left_to_itself_finishes_the_build(portable, coco, reference, tmp_path, capsys):
+    own, beam = command(coco, tmp_path)[:-1], ["--", *portable]
+    assert main([*own, "--detach", *beam]) == 0, capsys.readouterr().err
+    assert f"the job runs by itself, and finishes {tmp_path}; see how far: maskmill status" in capsys.readouterr().out
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "manifest.json").exists():
+        assert main(["status", str(tmp_path)]) == 0
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    capsys.readouterr()
+    assert main(["status", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("finished\ninputs 40 = written 40")
+    assert content(tmp_path) == reference
+    assert main(["report", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        ([], "but the build runs in this process"),
+        (["--runner=FlinkRunner", "--flink_master=localhost:8081"], "but FlinkRunner is served by this process"),
+        (["--runner=DaskRunner"], "but DaskRunner is served by this process"),
+        (
+            ["--runner=PortableRunner", "--job_endpoint=localhost:1", "--environment_type=LOOPBACK"],
+            "but PortableRunner is",
+        ),
+    ],
+)
+def test_what_would_end_with_this_process_cannot_be_left(flags, why, coco, tmp_path, capsys):
+    own = command(coco, tmp_path / "out")[:-1]
+    assert main([*own, "--detach", "--", *flags]) == 2
+    said = capsys.readouterr().err
+    assert why in said
+    assert len(said.strip().splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -148,3 +191,30 @@ def test_a_failed_job_is_one_sentence():
     text += "OSError: [Errno 5] disk gone [while running 'BuildPart-ptransform-3']\n"
     said = str(runners.explain(RuntimeError(text), runners.Runner("FlinkRunner")))
     assert said.startswith("the job on FlinkRunner failed (OSError: [Errno 5] disk gone); its workers' logs say more")
+
+
+@pytest.mark.parametrize(
+    ("debug", "said"), [(False, "maskmill: our own\n"), (True, "maskmill: java.lang.Stack\nmaskmill: our own\n")]
+)
+def test_what_job_servers_in_java_tell_at_length_is_left_out(debug, said, monkeypatch):
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("maskmill: %(message)s"))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    cli._set_up_logging(debug)
+    beam = compile(
+        "import logging\nlogging.log(logging.ERROR, '%s', 'java.lang.Stack')", portable_runner.__file__, "exec"
+    )
+    exec(beam, {})
+    logging.getLogger("maskmill").warning("our own")
+    assert stream.getvalue() == said
+
+
+def test_reading_ahead_follows_the_place_of_the_pictures(gcs, coco, tmp_path):
+    """Not that of the output: it is the pictures that are waited for."""
+    gcs.upload(Path(coco.images), "mill", "images")
+    for images, out, ahead in (("gs://mill/images", str(tmp_path), 8), (coco.images, "gs://mill/out", 2)):
+        plan = make_plan(BuildConfig("folder", images, ("grid(n=2)",)), out)
+        part = graph.BuildPart(out, plan.digest, 60.0, False)
+        part.setup()
+        assert part.read_ahead == ahead

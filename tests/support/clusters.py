@@ -61,11 +61,12 @@ def service(command: list[str], *, port: int, log: Path, **environment: str) -> 
 
 
 @contextlib.contextmanager
-def worker_pool(folder: Path, port: int, **environment: str) -> Iterator[subprocess.Popen]:
-    """A pool of workers, as it would run on every machine of a cluster."""
+def worker_pool(folder: Path, port: int, launcher: str = "", **environment: str) -> Iterator[subprocess.Popen]:
+    """A pool of workers, as it would run on every machine of a cluster. `launcher` starts each worker instead of Python."""
     # The pool starts a bare `python`, which must be this one.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     command = [sys.executable, "-m", POOL, f"--service_port={port}"]
+    command += [f"--container_executable={launcher}"] if launcher else []
     with service(command, port=port, log=folder / "pool.log", **{"PATH": path, **environment}) as process:
         yield process
 
