@@ -15,6 +15,7 @@ import io
 import itertools
 import os
 import secrets
+import stat
 import tempfile
 import threading
 import time
@@ -269,13 +270,30 @@ def read_bytes(path: str, offset: int = 0, length: int | None = None) -> bytes:
         return file.read() if length is None else file.read(length)
 
 
+def _open_regular(path: str) -> BinaryIO:
+    """A local file for reading, refused at once where opening or reading it would wait for somebody: a FIFO, a device.
+
+    Raises:
+        OSError: it is no regular file, or cannot be opened.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # which regular files ignore
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return os.fdopen(number, "rb")
+    except BaseException:
+        os.close(number)
+        raise
+
+
 def read_whole(path: str, limit: int) -> bytes:
     """A file's bytes, or its first `limit` + 1 where it is longer, so that an absurd file fills no memory.
 
     One request, and, unlike a range, checked against the checksum that gs:// keeps.
     """
     if not is_remote(path):
-        return read_bytes(path, 0, limit + 1)
+        with _open_regular(path) as file:
+            return file.read(limit + 1)
     bucket, name = _bucket_and_name(path)
     with _remote_errors(path):
         return _download(bucket, name, lambda: _Limited(limit))[: limit + 1]
@@ -295,7 +313,7 @@ def open_read(path: str) -> Iterator[BinaryIO]:
             with blob.open("rb", chunk_size=_CHUNK, **_patience(bucket)) as stream:
                 yield stream
     else:
-        with open(path, "rb") as stream:
+        with _open_regular(path) as stream:
             yield stream
 
 
@@ -356,7 +374,7 @@ def remove_all(paths: Iterable[str]) -> None:
 def walk(folder: str) -> Iterator[tuple[str, int]]:
     """Every file below a folder as (path relative to it with forward slashes, bytes), in no fixed order.
 
-    Hidden files and folders (a leading dot) are left out. Links to folders are not followed, so a loop cannot trap us.
+    Hidden ones as well. Links to folders are not followed, so a loop cannot trap us, and files behind them are not ours.
 
     Raises:
         FileNotFoundError: there is no such folder (gs://: the bucket does not exist).
@@ -369,7 +387,7 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
             for blob in bucket.list_blobs(prefix=prefix, fields="items(name,size),nextPageToken", **_patience(bucket)):
                 listed = True
                 name = blob.name[len(prefix) :]
-                if name and not name.endswith("/") and not any(part.startswith(".") for part in name.split("/")):
+                if name and not name.endswith("/"):
                     yield name, int(blob.size or 0)
         if not listed:
             raise FileNotFoundError(errno.ENOENT, "no object has a name that begins so", folder)
@@ -379,8 +397,6 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
         relative = pending.pop()
         with os.scandir(os.path.join(folder, relative)) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
-                    continue
                 name = f"{relative}/{entry.name}" if relative else entry.name
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(name)
@@ -441,7 +457,7 @@ def read_range(path: str, offset: int, length: int) -> bytes:
         if last is None or last[0] != identity:
             if last is not None:
                 last[1].close()
-            last = (identity, open(path, "rb"))  # noqa: SIM115  (kept open on purpose)
+            last = (identity, _open_regular(path))  # kept open on purpose
             _OPEN_ARCHIVES.last = last
         last[1].seek(offset)
         data = last[1].read(length)

@@ -19,7 +19,7 @@ from maskmill.pipelines.parts.plan import (
     split_evenly,
 )
 from maskmill.pipelines.reading.inputs import Input, Refusal
-from maskmill.pipelines.reading.tree import Location
+from maskmill.pipelines.reading.location import Location
 from maskmill.schemas.errors import DamageError, InputError, UsageError
 
 CONFIG = BuildConfig("folder", "pictures", ("grid(n=5)",))
