@@ -1,6 +1,7 @@
 """Archives and folders of strangers: every picture is a record or a line of the ledger, or the archive is refused."""
 
 import collections
+import io
 import json
 import random
 import struct
@@ -323,6 +324,17 @@ TARS = {
     "pax": tar_bytes({f"{'d' * 90}/{'é' * 20}{name}": data for name, data in SMALL.items()}, format=tarfile.PAX_FORMAT),
     "gnu": tar_bytes({f"{'d' * 120}/{name}": data for name, data in SMALL.items()}, format=tarfile.GNU_FORMAT),
 }
+
+
+def test_control_tarfile_alone_loses_pictures_without_a_word():
+    silent = 0
+    for bit in range(8 * 1024, 8 * 1536, 16):  # the second header
+        try:
+            with tarfile.open(fileobj=io.BytesIO(flip(TARS["ustar"], bit))) as archive:
+                silent += len(archive.getnames()) < len(SMALL)
+        except tarfile.TarError:
+            pass
+    assert silent > 100
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
