@@ -16,7 +16,7 @@ from unittest import mock
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.parts.plan import load_plan, make_plan, read_part
 from maskmill.pipelines.reading import folder, imagenet
-from maskmill.pipelines.reading.tree import Location
+from maskmill.pipelines.reading.location import Location
 
 ROOT = "gs://bucket/ILSVRC2012/train"
 

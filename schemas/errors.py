@@ -26,6 +26,7 @@ REASONS = (
     "encode_error",
     "write_error",
     "duplicate_id",
+    "not_taken",
 )
 
 MESSAGE_LIMIT = 300  # characters of a ledger message; a path or a library's text can be arbitrarily long

@@ -332,7 +332,8 @@ def read_whole(path: str, limit: int) -> bytes:
     One request, and, unlike a range, checked against the checksum that gs:// keeps.
     """
     if not is_remote(path):
-        return read_bytes(path, 0, limit + 1)
+        with open_regular(path) as file:
+            return file.read(limit + 1)
     bucket, name = _bucket_and_name(path)
     with _remote_errors(path):
         return _download(bucket, name, lambda: _Limited(limit))[: limit + 1]
@@ -413,7 +414,7 @@ def remove_all(paths: Iterable[str]) -> None:
 def walk(folder: str) -> Iterator[tuple[str, int]]:
     """Every file below a folder as (path relative to it with forward slashes, bytes), in no fixed order.
 
-    Hidden files and folders (a leading dot) are left out. Links to folders are not followed, so a loop cannot trap us.
+    Hidden ones as well. Links to folders are not followed, so a loop cannot trap us, and files behind them are not ours.
 
     Raises:
         FileNotFoundError: there is no such folder (gs://: the bucket does not exist).
@@ -426,7 +427,7 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
             for blob in bucket.list_blobs(prefix=prefix, fields="items(name,size),nextPageToken", **_patience(bucket)):
                 listed = True
                 name = blob.name[len(prefix) :]
-                if name and not name.endswith("/") and not any(part.startswith(".") for part in name.split("/")):
+                if name and not name.endswith("/"):
                     yield name, int(blob.size or 0)
         if not listed:
             raise FileNotFoundError(errno.ENOENT, "no object has a name that begins so", folder)
@@ -436,8 +437,6 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
         relative = pending.pop()
         with os.scandir(os.path.join(folder, relative)) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
-                    continue
                 name = f"{relative}/{entry.name}" if relative else entry.name
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(name)
@@ -500,7 +499,7 @@ def read_range(path: str, offset: int, length: int) -> bytes:
         if last is None or last[0] != identity:
             if last is not None:
                 last[1].close()
-            last = (identity, open(path, "rb"))  # noqa: SIM115  (kept open on purpose)
+            last = (identity, open_regular(path))  # kept open on purpose
             _OPEN_ARCHIVES.last = last
         last[1].seek(offset)
         data = last[1].read(length)

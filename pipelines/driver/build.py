@@ -14,7 +14,7 @@ from maskmill.pipelines.driver.progress import Tally, show_progress
 from maskmill.pipelines.parts.assemble import SHARDS, load_shards, split_shard
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.part import PARTS, load_sidecar
-from maskmill.pipelines.parts.plan import Plan, difference, load_plan, make_plan
+from maskmill.pipelines.parts.plan import Plan, check_files, difference, load_plan, make_plan
 from maskmill.pipelines.parts.provenance import versions
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, MaskmillError, UsageError
@@ -189,6 +189,7 @@ def build(
         plan = plan_or_resume(config, folder, run.part_size, timed=timed)
         manifest = finished(folder, plan)
         if manifest is None:
+            check_files(folder, plan)
             if not _run_until_whole(folder, plan, run, quiet):
                 return Outcome(None, False, False)
             manifest = finish_build(folder, plan)
@@ -265,6 +266,7 @@ def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, i
         raise InputError(f"{folder} holds no build: it has no {WORK}/plan.json")
     again = 0
     with output_errors(folder), _lock(folder):
+        check_files(folder, plan)
         sidecars = storage.in_parallel(lambda task: load_sidecar(folder, task), plan.tasks, folder)
         for index, tasks in enumerate(plan.parts):
             keep: set[str] = set()

@@ -63,7 +63,7 @@ class BuildPart(beam.DoFn):
 
     def process(self, task: PartTask):
         try:
-            sidecar = build_part(task, self.folder, self.builder, self.read_ahead)
+            sidecar = build_part(task, self.folder, self.builder, self.read_ahead, self.image_timeout)
         except BaseException as error:
             LOCAL_ERRORS.append(error)
             raise

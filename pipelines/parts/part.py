@@ -4,8 +4,7 @@ A part is committed by its sidecar, written last: until `_work/parts/NAME.json` 
 it writes depends on the plan and the configuration only, so two attempts at one part, even at once, do no harm.
 """
 
-import collections
-import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,12 +17,14 @@ from maskmill.pipelines.measuring.statistics import FactsFolder
 from maskmill.pipelines.parts.image_builder import Built, Settings
 from maskmill.pipelines.parts.plan import DIGEST_DIGITS, PartTask, Plan, read_part
 from maskmill.pipelines.reading.inputs import Input, Refusal
+from maskmill.pipelines.reading.read_ahead import read_ahead
 from maskmill.schemas import storage
-from maskmill.schemas.errors import MESSAGE_LIMIT, ImageError
+from maskmill.schemas.errors import MESSAGE_LIMIT
 from maskmill.schemas.manifest import WORK
 from maskmill.schemas.tfrecord import frame
 
 PARTS = "parts"
+READ_TIMEOUT_S = 300.0
 
 
 class Builder(Protocol):
@@ -101,20 +102,25 @@ def has_records(folder: str, sidecar: Sidecar) -> bool:
         return False
 
 
-def build_part(task: PartTask, folder: str, builder: Builder, read_ahead: int = 2) -> Sidecar:
+def build_part(
+    task: PartTask, folder: str, builder: Builder, threads: int = 2, read_timeout: float = READ_TIMEOUT_S
+) -> Sidecar:
     """Builds and commits one part; a committed part is left as it is.
 
     Args:
         task: which part.
         folder: the build's folder, local or gs://.
         builder: makes records of images.
-        read_ahead: files read ahead by threads while the builder computes.
+        threads: files read ahead by as many threads while the builder computes.
+        read_timeout: seconds after which reading a picture is given up.
 
     Returns:
         The part's sidecar.
 
     Raises:
         OSError: the output cannot be written; nothing is left behind.
+        DamageError: the plan's lines are damaged.
+        InputError: the storage of the pictures does not answer any more, see `pipelines.reading.read_ahead`.
     """
     if (done := load_sidecar(folder, task)) is not None and has_records(folder, done):
         return done
@@ -126,14 +132,9 @@ def build_part(task: PartTask, folder: str, builder: Builder, read_ahead: int = 
     facts = FactsFolder()
     with (
         storage.create(part_path(folder, task)) as file,
-        concurrent.futures.ThreadPoolExecutor(read_ahead) as readers,
+        contextlib.closing(read_ahead(items, threads, read_timeout)) as reads,
     ):
-        pending: collections.deque = collections.deque()
-        waiting = iter(items)
-        for item in items:
-            while len(pending) <= read_ahead and (following := next(waiting, None)) is not None:
-                pending.append(readers.submit(_read, following))
-            data = pending.popleft().result()
+        for item, data in reads:
             built = Built(b"", data, {}) if isinstance(data, Refusal) else builder.build(item, data)
             if built.refusal is not None:
                 failures.append(built.refusal)
@@ -161,10 +162,3 @@ def build_part(task: PartTask, folder: str, builder: Builder, read_ahead: int = 
     )
     storage.write_bytes(sidecar_path(folder, task.name), json.dumps(vars(sidecar)).encode() + b"\n")
     return sidecar
-
-
-def _read(item: Input) -> bytes | Refusal:
-    try:
-        return item.location.read()
-    except ImageError as error:
-        return Refusal(item.id, error.stage, error.reason, str(error))

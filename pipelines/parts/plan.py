@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 from maskmill.pipelines.parts.config import BuildConfig
@@ -73,6 +74,7 @@ class Plan:
         parts: per shard, the parts.
         digest: identity: same inputs, same configuration, same versions, same order.
         seconds_per_image: as timed while planning, on one core of the machine that planned; 0 where it was not.
+        files: sha256, in hex, of the files beside `plan.json` that belong to it, by name; {} in plans of older versions.
     """
 
     requested: dict
@@ -85,6 +87,7 @@ class Plan:
     parts: tuple[tuple[PartTask, ...], ...]
     digest: str
     seconds_per_image: float = 0.0
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def num_shards(self) -> int:
@@ -191,10 +194,9 @@ def make_plan(
         identity.update(json.dumps(dataclasses.astuple(refusal)).encode() + b"\n")
     plan_digest = identity.hexdigest()
 
-    storage.write_bytes(
-        storage.join(folder, WORK, REFUSED),
-        b"".join(json.dumps(dataclasses.asdict(r)).encode() + b"\n" for r in refused),
-    )
+    ledger = b"".join(json.dumps(dataclasses.asdict(r)).encode() + b"\n" for r in refused)
+    storage.write_bytes(storage.join(folder, WORK, REFUSED), ledger)
+    lines_sha = hashlib.sha256()
     parts: list[tuple[PartTask, ...]] = []
     offset = 0
     with storage.create(storage.join(folder, WORK, LINES)) as file:
@@ -205,6 +207,7 @@ def make_plan(
                 block = b"".join(lines[images.start + i] + b"\n" for i in piece)
                 member = gzip.compress(block, compresslevel=6, mtime=0)
                 file.write(member)
+                lines_sha.update(member)
                 tasks.append(PartTask(shard, part, offset, len(member), len(piece), plan_digest))
                 offset += len(member)
             parts.append(tuple(tasks))
@@ -219,9 +222,11 @@ def make_plan(
         parts=tuple(parts),
         digest=plan_digest,
         seconds_per_image=round(seconds or 0.0, 4),
+        files={LINES: lines_sha.hexdigest(), REFUSED: hashlib.sha256(ledger).hexdigest()},
     )
     fields = {**dataclasses.asdict(plan), "format": FORMAT}
     fields["parts"] = [[[t.offset, t.size, t.images] for t in tasks] for tasks in parts]
+    fields["self"] = digest(fields)
     storage.write_bytes(storage.join(folder, WORK, PLAN), json.dumps(fields, sort_keys=True).encode() + b"\n")
     return plan
 
@@ -235,6 +240,9 @@ def load_plan(folder: str) -> Plan | None:
     path = storage.join(folder, WORK, PLAN)
     try:
         fields = json.loads(storage.read_bytes(path))
+        stated = fields.pop("self", None)  # older versions state none
+        if stated is not None and stated != digest(fields):
+            raise ValueError("it does not match its own digest")
         if fields.pop("format") != FORMAT:
             raise DamageError(f"{path} was written by another version of maskmill; build with --overwrite")
         fields["parts"] = tuple(
@@ -248,19 +256,62 @@ def load_plan(folder: str) -> Plan | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamageError(f"{path} cannot be read ({error}); build with --overwrite") from error
+        raise _damaged(path, error) from error
+
+
+def check_files(folder: str, plan: Plan) -> None:
+    """Makes sure that the files beside `plan.json` are those it was written with, before anything rests on them.
+
+    Raises:
+        DamageError: one is missing or has other bytes.
+    """
+    for name, sha256 in sorted(plan.files.items()):
+        path = storage.join(folder, WORK, name)
+        try:
+            if hashlib.sha256(storage.read_bytes(path)).hexdigest() != sha256:
+                raise _damaged(path, f"its bytes are not those that {PLAN} states")
+        except FileNotFoundError as error:
+            raise _damaged(path, "it is missing") from error
+
+
+def _damaged(path: str, why) -> DamageError:
+    return DamageError(f"{path} cannot be read ({why}); build with --overwrite, which plans and builds anew")
 
 
 def read_part(folder: str, task: PartTask) -> list[Input]:
-    """The inputs of one part, in the order of their records."""
-    member = storage.read_bytes(storage.join(folder, WORK, LINES), task.offset, task.size)
-    return [Input.from_json(line) for line in gzip.decompress(member).splitlines()]
+    """The inputs of one part, in the order of their records.
+
+    Raises:
+        DamageError: the lines are missing or damaged.
+    """
+    path = storage.join(folder, WORK, LINES)
+    try:
+        member = storage.read_bytes(path, task.offset, task.size)
+    except FileNotFoundError as error:
+        raise _damaged(path, "it is missing") from error
+    try:
+        items = [Input.from_json(line) for line in gzip.decompress(member).splitlines()]
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:  # the first are gzip's own
+        raise _damaged(path, error) from error
+    if len(items) != task.images:
+        raise _damaged(path, f"part {task.name} has {len(items)} inputs, not {task.images}")
+    return items
 
 
 def read_refused(folder: str) -> Iterator[Refusal]:
-    """Inputs refused while listing."""
-    for line in storage.read_bytes(storage.join(folder, WORK, REFUSED)).splitlines():
-        yield Refusal(**json.loads(line))
+    """Inputs refused while listing.
+
+    Raises:
+        DamageError: the lines are missing or damaged.
+    """
+    path = storage.join(folder, WORK, REFUSED)
+    try:
+        for line in storage.read_bytes(path).splitlines():
+            yield Refusal(**json.loads(line))
+    except FileNotFoundError as error:
+        raise _damaged(path, "it is missing") from error
+    except (ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
 
 
 def difference(old: dict, new: dict) -> Iterable[str]:

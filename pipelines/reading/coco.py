@@ -9,8 +9,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 
-from maskmill.pipelines.reading.inputs import Input, Refusal
-from maskmill.pipelines.reading.tree import Location, is_archive, list_tree
+from maskmill.pipelines.reading.inputs import Input, Refusal, lost
+from maskmill.pipelines.reading.location import Location
+from maskmill.pipelines.reading.names import escape_surrogates, member_path, spelled
+from maskmill.pipelines.reading.tree import is_archive, list_tree
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError
 
@@ -68,7 +70,7 @@ class Coco:
             number = integer_id(category.get("id")) if isinstance(category, dict) else None
             if number is None:
                 raise InputError(f"{self.annotations}: a category has no integer id: {str(category)[:100]}")
-            self.categories[number] = str(category.get("name", category["id"]))
+            self.categories[number] = escape_surrogates(str(category.get("name", category["id"])))
         by_image: dict[int, list[dict]] = defaultdict(list)
         strays: dict[str, int] = defaultdict(int)
         for annotation in content["annotations"]:
@@ -80,7 +82,7 @@ class Coco:
             else:
                 by_image[image_id].append({name: annotation[name] for name in KEPT if name in annotation})
         content["annotations"] = []  # half of the memory; the pieces live on in by_image
-        files = dict(list_tree(self.images))
+        files = self._members()
         prefix = _common_folder(files) if self.images.endswith(".zip") else ""
         seen: set[int] = set()
         for image in content["images"]:
@@ -89,37 +91,54 @@ class Coco:
         for image_id in sorted(set(by_image) - seen):
             strays[f"image_id={image_id}"] += len(by_image[image_id])
         for name, count in sorted(strays.items()):
-            yield Refusal(
-                name, "list", "dangling_image_id", f"{count} annotations name an image that the file does not list"
-            )
+            text = f"{count} annotations name an image that the file does not list"
+            yield Refusal(spelled(name), "list", "dangling_image_id", text)
 
-    def _entry(self, image, files: dict[str, Location], prefix: str, by_image, seen: set[int]) -> Input | Refusal:
+    def _members(self) -> dict[str, Location | Refusal]:
+        """What an archive holds, by name. Of a folder nothing: its pictures are found where the json says that they are."""
+        listed = list_tree(self.images)
+        if not is_archive(self.images):
+            next(listed, None)  # that there is such a folder is known before a plan is made of it
+            return {}
+        files: dict[str, Location | Refusal] = {}
+        for name, found in listed:
+            if isinstance(found, Location) or name not in files:
+                files[name] = found
+        return files
+
+    def _entry(
+        self, image, files: dict[str, Location | Refusal], prefix: str, by_image, seen: set[int]
+    ) -> Input | Refusal:
         name = image.get("file_name") if isinstance(image, dict) else None
         image_id = integer_id(image.get("id")) if isinstance(image, dict) else None
         if image_id is None or not isinstance(name, str):
-            return Refusal(
-                f"image {str(image)[:80]}", "list", "bad_annotation", "an image needs an integer id and a file_name"
-            )
+            text = "an image needs an integer id and a file_name"
+            return Refusal(spelled(f"image {str(image)[:80]}"), "list", "bad_annotation", text)
+        identity = spelled(name)
         if image_id in seen:
-            return Refusal(
-                f"{name} (image id {image_id})", "list", "duplicate_id", f"image id {image_id} is listed twice"
-            )
+            text = f"image id {image_id} is listed twice"
+            return Refusal(f"{identity} (image id {image_id})", "list", "duplicate_id", text)
         seen.add(image_id)
         try:
-            storage.check_relative(name)
+            member = spelled(member_path(name))
         except ValueError as error:
-            return Refusal(name, "list", "unreadable", str(error))
-        location = files.get(name) or files.get(prefix + name)
-        if location is None and is_archive(self.images):
-            return Refusal(name, "list", "not_found", f"the json lists {name}, but {self.images} has no such file")
-        if location is None:  # fails when it is read, so that `retry` finds it once it is there
-            location = Location(storage.join(self.images, *name.split("/")))
+            return lost(identity, str(error))
+        if is_archive(self.images):
+            found = files.get(member) or files.get(prefix + member)
+            if found is None:
+                text = f"the json lists {name}, but {self.images} has no such file"
+                return Refusal(identity, "list", "not_found", text)
+        else:  # a missing one fails when it is read, so that `retry` finds it once it is there
+            found = Location(storage.join(self.images, *name.split("/")))
+        if isinstance(found, Refusal):
+            return dataclasses.replace(found, id=identity, attempts=1, outcome="failed")
         height, width = integer_id(image.get("height")), integer_id(image.get("width"))
         size = (height, width) if height is not None and width is not None else None
-        return Input(name, location, str(image_id), size=size, annotations=tuple(by_image.get(image_id, ())))
+        return Input(identity, found, str(image_id), size=size, annotations=tuple(by_image.get(image_id, ())))
 
 
-def _common_folder(files) -> str:
+def _common_folder(files: dict[str, Location | Refusal]) -> str:
     """`train2017/` when every file of a zip lies in that one folder, else ""."""
-    tops = {name.partition("/")[0] for name in files}
-    return f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in files) else ""
+    names = [name for name, found in files.items() if isinstance(found, Location)]
+    tops = {name.partition("/")[0] for name in names}
+    return f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in names) else ""

@@ -34,5 +34,5 @@ class Folder:
     labels: str = "none"
 
     def list_inputs(self) -> Iterator[Input | Refusal]:
-        for name, location in list_tree(self.images):
-            yield skip_other_files(name) or Input(name, location)
+        for name, found in list_tree(self.images):
+            yield found if isinstance(found, Refusal) else skip_other_files(name) or Input(name, found)

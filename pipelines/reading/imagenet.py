@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from maskmill.pipelines.reading.folder import skip_other_files
 from maskmill.pipelines.reading.inputs import Input, Refusal
-from maskmill.pipelines.reading.tree import Location, is_archive, list_tree
+from maskmill.pipelines.reading.location import Location
+from maskmill.pipelines.reading.tree import is_archive, list_tree
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError
 
@@ -124,17 +125,23 @@ class ImageNet:
     def list_inputs(self) -> Iterator[Input | Refusal]:
         order, names = self._known_synsets()
         files: list[tuple[str, Location]] = []
-        for name, location in list_tree(self.images):
-            skipped = skip_other_files(name)
-            if skipped:
+        lost: set[str] = set()
+        for name, found in list_tree(self.images):
+            if isinstance(found, Refusal):
+                if (
+                    found.outcome == "failed"
+                ):  # a class whose tar is damaged keeps its label, and those behind it theirs
+                    lost.add(_synset_of(name.removesuffix(".tar") + "/"))
+                yield found
+            elif skipped := skip_other_files(name):
                 yield skipped
             else:
-                files.append((name, location))
+                files.append((name, found))
         if self.ground_truth:
             by_file = self._match_ground_truth(files, read_ground_truth(self.ground_truth, order))
             present = set(by_file.values())
         else:
-            present = {_synset_of(name) for name, _ in files} - {""}
+            present = ({_synset_of(name) for name, _ in files} | lost) - {""}
             if files and not present:
                 raise InputError(
                     f"{self.images} has no synset folders (n01440764/...); for the flat validation set give "

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from typing import Protocol
 
-from maskmill.pipelines.reading.tree import Location
+from maskmill.pipelines.reading.location import Location
+from maskmill.pipelines.reading.names import escape_surrogates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +15,7 @@ class Input:
     """One image to be built, by reference.
 
     Attributes:
-        id: unique within the data set: the path relative to the dataset root.
+        id: unique within the data set: the path relative to the dataset root, as `pipelines.reading.names.spelled` spells it.
         location: where the bytes are.
         source_id: COCO image id as text, else "".
         label, synset, text: class, or -1, "", "".
@@ -34,7 +36,14 @@ class Input:
         """One line of the plan, without the line end. Defaults are left out: there can be millions of lines."""
         at = self.location
         fields = {name: getattr(self, name) for name in _FIELDS}
-        fields["location"] = [at.path, at.offset, at.size, at.deflated, at.plain]
+        fields["location"] = [
+            at.path,
+            at.offset,
+            at.size,
+            at.deflated,
+            at.plain,
+            *((at.crc, at.lead) if at.lead else ()),
+        ]
         line = {k: v for k, v in fields.items() if v not in ("", -1, None, ())}
         return json.dumps(line, separators=(",", ":"), sort_keys=True).encode("ascii")
 
@@ -50,6 +59,8 @@ class Input:
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Input))
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of objects that libraries name in their messages
+HIDDEN = "hidden: its name, or that of its folder, begins with a dot"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Refusal:
         id: the input's id.
         stage: list, read, decode, annotate, a generator's name, encode or write.
         reason: one of `schemas.errors.REASONS`.
-        message: what happened, in words.
+        message: what happened, in words; the same words in every run, and Unicode that UTF-8 can write.
         attempts: how often it was tried.
         outcome: "failed", or "skipped" for files that are plainly not pictures.
     """
@@ -71,6 +82,19 @@ class Refusal:
     message: str
     attempts: int = 1
     outcome: str = "failed"
+
+    def __post_init__(self):
+        object.__setattr__(self, "message", escape_surrogates(_ADDRESS.sub("", self.message)))
+
+
+def lost(name: str, message: str) -> Refusal:
+    """A file that the listing has found but no worker could read."""
+    return Refusal(name, "list", "unreadable", message)
+
+
+def left_out(name: str, message: str) -> Refusal:
+    """A file or link that is plainly not meant as a picture: counted and named, but no failure."""
+    return Refusal(name, "list", "not_taken", message, 0, "skipped")
 
 
 class Source(Protocol):

@@ -11,7 +11,7 @@ from maskmill.pipelines.driver.graph import BuildPart
 from maskmill.pipelines.parts.image_builder import ImageBuilder, Settings
 from maskmill.pipelines.parts.plan import load_plan
 from maskmill.pipelines.reading.inputs import Input
-from maskmill.pipelines.reading.tree import Location
+from maskmill.pipelines.reading.location import Location
 from maskmill.schemas.example import decode_example
 from maskmill.schemas.stats import IOU_UNIT
 

@@ -15,7 +15,7 @@ from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.image_builder import ImageBuilder, Settings
 from maskmill.pipelines.parts.isolation import ChildProcess, InProcess
 from maskmill.pipelines.reading.inputs import Input
-from maskmill.pipelines.reading.tree import Location
+from maskmill.pipelines.reading.location import Location
 
 SETTINGS = Settings(("trouble()",), 1000, False, False)
 

@@ -19,7 +19,7 @@ from maskmill.pipelines.parts.plan import (
     split_evenly,
 )
 from maskmill.pipelines.reading.inputs import Input, Refusal
-from maskmill.pipelines.reading.tree import Location
+from maskmill.pipelines.reading.location import Location
 from maskmill.schemas.errors import DamageError, InputError, UsageError
 
 CONFIG = BuildConfig("folder", "pictures", ("grid(n=5)",))
@@ -189,3 +189,37 @@ def test_the_pace_is_measured_only_where_asked_and_changes_no_identity(coco, tmp
     assert timed.digest == fixed.digest == slow.digest
     assert [len(parts) for parts in timed.parts] == [1, 1]
     assert [len(parts) for parts in slow.parts] == [2, 2]
+
+
+def test_lines_that_are_damaged_under_a_running_build_are_said(tmp_path, monkeypatch):
+    plan = planned(tmp_path, part_size=50, monkeypatch=monkeypatch)
+    task = plan.parts[0][0]
+    path = tmp_path / "_work" / "plan.jsonl.gz"
+    whole = path.read_bytes()
+    said = r"plan\.jsonl\.gz cannot be read \(.*\); build with --overwrite"
+    for at in range(task.offset + 10, task.offset + task.size, 7):  # behind gzip's own header, which holds no data
+        flipped = bytearray(whole)
+        flipped[at] ^= 4
+        path.write_bytes(flipped)
+        with pytest.raises(DamageError, match=said):
+            read_part(str(tmp_path), task)
+    path.write_bytes(whole[: task.offset + 20])
+    with pytest.raises(DamageError, match=said):
+        read_part(str(tmp_path), task)
+    path.unlink()
+    with pytest.raises(DamageError, match="it is missing"):
+        read_part(str(tmp_path), task)
+
+
+def test_every_flipped_bit_of_the_index_is_found(tmp_path, monkeypatch):
+    plan = planned(tmp_path, count=3, monkeypatch=monkeypatch)
+    path = tmp_path / "_work" / "plan.json"
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole) - 8, 13):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(DamageError):
+            load_plan(str(tmp_path))
+    path.write_bytes(whole)
+    assert load_plan(str(tmp_path)) == plan

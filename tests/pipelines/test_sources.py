@@ -1,5 +1,6 @@
 """Data sets as published: folders, zips, tars in tars, COCO's and ImageNet's own quirks."""
 
+import dataclasses
 import io
 import json
 import os
@@ -14,7 +15,8 @@ from maskmill.pipelines.reading.coco import Coco
 from maskmill.pipelines.reading.folder import Folder
 from maskmill.pipelines.reading.imagenet import ImageNet
 from maskmill.pipelines.reading.inputs import Input, Refusal
-from maskmill.pipelines.reading.tree import Location, list_tree
+from maskmill.pipelines.reading.location import Location
+from maskmill.pipelines.reading.tree import list_tree
 from maskmill.schemas.errors import ImageError, InputError
 
 FILES = {"n02/b.JPEG": b"bb", "n01/a.JPEG": b"a" * 3000, "n01/.hidden": b"x", "top.png": b"tt"}
@@ -54,15 +56,11 @@ def make(kind: str, root) -> str:
 @pytest.mark.parametrize("kind", ["folder", "zip", "zip-deflated", "tar", "tar-in-tar"])
 def test_every_container_lists_and_reads_the_same(kind, tmp_path):
     found = dict(list_tree(make(kind, tmp_path)))
+    hidden = found.pop("n01/.hidden")
+    assert (hidden.reason, hidden.outcome) == ("not_taken", "skipped")
     assert {name: location.read() for name, location in found.items()} == {
         name: data for name, data in FILES.items() if ".hidden" not in name
     }
-
-
-def test_names_that_climb_out_of_an_archive_are_refused(tmp_path):
-    (tmp_path / "x.tar").write_bytes(tar_bytes({"../evil.jpg": b"x"}))
-    with pytest.raises(InputError, match="unsafe path"):
-        list(list_tree(str(tmp_path / "x.tar")))
 
 
 @pytest.mark.parametrize("ending", ["zip", "tar"])
@@ -105,7 +103,7 @@ def test_unreadable_files_have_a_reason(location, reason):
 
 def test_a_file_too_large_to_be_a_picture_is_not_kept_in_memory(tmp_path, monkeypatch):
     (tmp_path / "large.jpg").write_bytes(b"x" * 101)
-    monkeypatch.setattr("maskmill.pipelines.reading.tree.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("maskmill.pipelines.reading.location.MAX_FILE_BYTES", 100)
     with pytest.raises(ImageError, match="more than 100 bytes") as caught:
         Location(str(tmp_path / "large.jpg")).read()
     assert caught.value.reason == "too_large"
@@ -114,7 +112,7 @@ def test_a_file_too_large_to_be_a_picture_is_not_kept_in_memory(tmp_path, monkey
 def test_a_zip_that_lies_about_sizes_is_found(tmp_path):
     path = make("zip-deflated", tmp_path)
     location = dict(list_tree(path))["n01/a.JPEG"]
-    lying = Location(location.path, location.offset, location.size, True, location.plain - 1)
+    lying = dataclasses.replace(location, plain=location.plain - 1)
     with pytest.raises(ImageError, match="inflates to other than"):
         lying.read()
 
@@ -124,6 +122,8 @@ def test_inputs_round_trip_through_plan_lines():
     assert Input.from_json(item.to_json()) == item
     bare = Input("b.jpg", Location("b.jpg"))
     assert Input.from_json(bare.to_json()) == bare
+    zipped = Input("c.jpg", Location("x.zip", 512, 7, True, 9, 0xFFFFFFFF, 99))
+    assert Input.from_json(zipped.to_json()) == zipped
     strange = Input("bad\udcff.jpg", Location("bad\udcff.jpg"))  # a file name that is not UTF-8
     assert Input.from_json(strange.to_json()) == strange
 

@@ -31,12 +31,18 @@ def test_reading_ranges(tmp_path):
         storage.read_range(path, 95, 10)
 
 
-def test_walk_leaves_hidden_files_out_and_follows_no_folder_links(tmp_path):
+def test_walk_follows_no_folder_links(tmp_path):
     for name in ("a.jpg", "b/c.jpg", "b/.hidden", ".git/x"):
         storage.write_bytes(str(tmp_path / name), b"12")
     os.symlink(tmp_path, tmp_path / "b" / "loop")
     os.symlink(tmp_path / "gone", tmp_path / "dangling.jpg")
-    assert sorted(storage.walk(str(tmp_path))) == [("a.jpg", 2), ("b/c.jpg", 2), ("dangling.jpg", 0)]
+    assert sorted(storage.walk(str(tmp_path))) == [
+        (".git/x", 2),
+        ("a.jpg", 2),
+        ("b/.hidden", 2),
+        ("b/c.jpg", 2),
+        ("dangling.jpg", 0),
+    ]
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a\\b", "C:/x", "", "a\0b"])

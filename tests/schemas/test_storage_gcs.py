@@ -25,7 +25,7 @@ def test_files_come_and_go(gcs):
     assert storage.exists(f"{BUCKET}/a/one")
     assert not storage.exists(f"{BUCKET}/a")
     assert storage.size(f"{BUCKET}/a/b/two") == 2
-    assert sorted(storage.walk(f"{BUCKET}/a")) == [("b/two", 2), ("one", 1)]
+    assert sorted(storage.walk(f"{BUCKET}/a")) == [(".hidden", 3), ("b/two", 2), ("one", 1)]
     assert storage.sizes(f"{BUCKET}/a") == {"one": 1, ".hidden": 3}
     assert storage.names(f"{BUCKET}/a/b") == {"two"}
     assert storage.names(f"{BUCKET}/nothing") == set()

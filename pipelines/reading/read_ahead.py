@@ -1,0 +1,131 @@
+"""Files read ahead by threads, each with a deadline, so that a mount that never answers costs its pictures and no more.
+
+A thread that waits for a dead file server cannot be ended, by anyone. It is left behind, as a daemon that holds up nothing
+when the process ends, and another takes its place; how many a process leaves behind has a limit.
+"""
+
+import collections
+import math
+import queue
+import threading
+import time
+from collections.abc import Generator, Iterable
+
+from maskmill.pipelines.reading.inputs import Input, Refusal
+from maskmill.schemas import storage
+from maskmill.schemas.errors import ImageError, InputError
+
+MAX_UNANSWERED = 16  # reads of one process; so many mean that the storage is gone, not that a few files are
+_TICK_S = 0.2  # between looks at the clock, while a file is waited for
+
+
+class _Read:
+    """One file being read by a thread, or waiting for one."""
+
+    def __init__(self, item: Input):
+        self.item = item
+        self.begun: float | None = None
+        self.result: bytes | Refusal | None = None
+        self.error: BaseException | None = None
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        self.begun = time.monotonic()
+        try:
+            self.result = self.item.location.read()
+        except ImageError as error:
+            self.result = Refusal(self.item.id, error.stage, error.reason, str(error))
+        except BaseException as error:  # for the thread that waits
+            self.error = error
+
+
+_UNANSWERED: list[_Read] = []  # of this process; those that end after all leave it
+_LOCK = threading.Lock()  # a read is either done or given up
+
+
+class _Readers:
+    """Daemon threads that take reads from a queue until they are told to stop."""
+
+    def __init__(self, count: int):
+        self._waiting: queue.SimpleQueue[_Read | None] = queue.SimpleQueue()
+        self._count = count
+        for _ in range(count):
+            self._start()
+
+    def _start(self) -> None:
+        threading.Thread(target=self._serve, name="maskmill-read", daemon=True).start()
+
+    def _serve(self) -> None:
+        while (read := self._waiting.get()) is not None:
+            read.run()
+            with _LOCK:
+                read.done.set()
+                if read in _UNANSWERED:  # answered after all; another thread has our place
+                    _UNANSWERED.remove(read)
+                    return
+
+    def submit(self, item: Input) -> _Read:
+        read = _Read(item)
+        self._waiting.put(read)
+        return read
+
+    def answer(self, read: _Read, seconds: float) -> bytes | Refusal:
+        """What became of a read: at most `seconds` after a thread began with it, a refusal `timeout`."""
+        # The client of gs:// has deadlines of its own, and waits out a bucket that is busy.
+        deadline = math.inf if storage.is_remote(read.item.location.path) else seconds
+        while not read.done.wait(_TICK_S):
+            if read.begun is not None and time.monotonic() > read.begun + deadline and self._give_up(read, seconds):
+                return Refusal(read.item.id, "read", "timeout", f"reading took longer than {seconds:g} s")
+        if read.error is not None:
+            raise read.error
+        assert read.result is not None
+        return read.result
+
+    def _give_up(self, read: _Read, seconds: float) -> bool:
+        """Leaves a read behind, unless it has ended just now."""
+        with _LOCK:
+            if read.done.is_set():
+                return False
+            _UNANSWERED.append(read)
+            unanswered = len(_UNANSWERED)
+        if unanswered >= MAX_UNANSWERED:
+            raise InputError(
+                f"{unanswered} reads of pictures have had no answer for {seconds:g} s, the last one of "
+                f"{read.item.location.path}: its storage seems to be gone; what is finished is kept, and the same "
+                "command goes on once the storage answers"
+            )
+        self._start()
+        return True
+
+    def close(self) -> None:
+        """Lets the threads end once they have nothing to read."""
+        for _ in range(self._count):
+            self._waiting.put(None)
+
+
+def read_ahead(
+    items: Iterable[Input], count: int, seconds: float
+) -> Generator[tuple[Input, bytes | Refusal], None, None]:
+    """Every item, in order, with its file's bytes or why there are none.
+
+    Args:
+        items: what to read.
+        count: threads, and files that are read before they are asked for.
+        seconds: until a read is given up; gs:// has its own deadlines.
+
+    Raises:
+        InputError: `MAX_UNANSWERED` reads of this process were given up and still have no answer.
+    """
+    readers = _Readers(count)
+    pending: collections.deque[_Read] = collections.deque()
+    try:
+        for item in items:
+            pending.append(readers.submit(item))
+            if len(pending) > count:
+                read = pending.popleft()
+                yield read.item, readers.answer(read, seconds)
+        while pending:
+            read = pending.popleft()
+            yield read.item, readers.answer(read, seconds)
+    finally:
+        readers.close()
