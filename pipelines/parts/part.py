@@ -120,7 +120,6 @@ def build_part(
     Raises:
         OSError: the output cannot be written; nothing is left behind.
         DamageError: the plan's lines are damaged.
-        InputError: the storage of the pictures does not answer any more, see `pipelines.reading.read_ahead`.
     """
     if (done := load_sidecar(folder, task)) is not None and has_records(folder, done):
         return done

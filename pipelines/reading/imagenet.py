@@ -128,9 +128,7 @@ class ImageNet:
         lost: set[str] = set()
         for name, found in list_tree(self.images):
             if isinstance(found, Refusal):
-                if (
-                    found.outcome == "failed"
-                ):  # a class whose tar is damaged keeps its label, and those behind it theirs
+                if found.outcome == "failed":  # its class keeps its label, even where the tar of a class is lost
                     lost.add(_synset_of(name.removesuffix(".tar") + "/"))
                 yield found
             elif skipped := skip_other_files(name):

@@ -1,7 +1,9 @@
 """Files read ahead by threads, each with a deadline, so that a mount that never answers costs its pictures and no more.
 
 A thread that waits for a dead file server cannot be ended, by anyone. It is left behind, as a daemon that holds up nothing
-when the process ends, and another takes its place; how many a process leaves behind has a limit.
+when the process ends, and another takes its place; how many a process leaves behind has a limit. Beyond it nothing is read
+until one of them has its answer: pictures go to the ledger at once, and `maskmill retry` builds them when the storage is
+back.
 """
 
 import collections
@@ -13,9 +15,9 @@ from collections.abc import Generator, Iterable
 
 from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.schemas import storage
-from maskmill.schemas.errors import ImageError, InputError
+from maskmill.schemas.errors import ImageError
 
-MAX_UNANSWERED = 16  # reads of one process; so many mean that the storage is gone, not that a few files are
+MAX_UNANSWERED = 8  # reads of one process; so many mean that the storage is gone, not that a few files are
 _TICK_S = 0.2  # between looks at the clock, while a file is waited for
 
 
@@ -48,12 +50,14 @@ class _Readers:
 
     def __init__(self, count: int):
         self._waiting: queue.SimpleQueue[_Read | None] = queue.SimpleQueue()
-        self._count = count
+        self._alive = 0  # threads that have not been left behind
         for _ in range(count):
             self._start()
 
     def _start(self) -> None:
-        threading.Thread(target=self._serve, name="maskmill-read", daemon=True).start()
+        if len(_UNANSWERED) < MAX_UNANSWERED:
+            self._alive += 1
+            threading.Thread(target=self._serve, name="maskmill-read", daemon=True).start()
 
     def _serve(self) -> None:
         while (read := self._waiting.get()) is not None:
@@ -73,33 +77,31 @@ class _Readers:
         """What became of a read: at most `seconds` after a thread began with it, a refusal `timeout`."""
         # The client of gs:// has deadlines of its own, and waits out a bucket that is busy.
         deadline = math.inf if storage.is_remote(read.item.location.path) else seconds
-        while not read.done.wait(_TICK_S):
-            if read.begun is not None and time.monotonic() > read.begun + deadline and self._give_up(read, seconds):
+        while not read.done.is_set():
+            if not self._alive and read.begun is None:
+                text = "not tried: too many earlier reads still have no answer; is the storage gone?"
+                return Refusal(read.item.id, "read", "timeout", text)
+            if read.begun is not None and time.monotonic() > read.begun + deadline and self._give_up(read):
                 return Refusal(read.item.id, "read", "timeout", f"reading took longer than {seconds:g} s")
+            read.done.wait(_TICK_S)
         if read.error is not None:
             raise read.error
         assert read.result is not None
         return read.result
 
-    def _give_up(self, read: _Read, seconds: float) -> bool:
-        """Leaves a read behind, unless it has ended just now."""
+    def _give_up(self, read: _Read) -> bool:
+        """Leaves a read and its thread behind, unless it has ended just now."""
         with _LOCK:
             if read.done.is_set():
                 return False
             _UNANSWERED.append(read)
-            unanswered = len(_UNANSWERED)
-        if unanswered >= MAX_UNANSWERED:
-            raise InputError(
-                f"{unanswered} reads of pictures have had no answer for {seconds:g} s, the last one of "
-                f"{read.item.location.path}: its storage seems to be gone; what is finished is kept, and the same "
-                "command goes on once the storage answers"
-            )
+        self._alive -= 1
         self._start()
         return True
 
     def close(self) -> None:
         """Lets the threads end once they have nothing to read."""
-        for _ in range(self._count):
+        for _ in range(self._alive):
             self._waiting.put(None)
 
 
@@ -112,9 +114,6 @@ def read_ahead(
         items: what to read.
         count: threads, and files that are read before they are asked for.
         seconds: until a read is given up; gs:// has its own deadlines.
-
-    Raises:
-        InputError: `MAX_UNANSWERED` reads of this process were given up and still have no answer.
     """
     readers = _Readers(count)
     pending: collections.deque[_Read] = collections.deque()

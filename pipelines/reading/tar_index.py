@@ -55,7 +55,7 @@ def list_tar(
         path: of the archive.
         stream: of its bytes.
         start, size: the tar's range within the stream.
-        prefix: folder of its members' names; "" for the outer tar.
+        prefix: folder of its members' names, spelled as ids are; "" for the outer tar.
 
     Raises:
         DamagedArchive: it does not end as a tar must, or a header is broken. What came before is whole.
@@ -118,9 +118,9 @@ def _list_members(
 def _settle(path: str, info: tarfile.TarInfo, start: int, prefix: str) -> tuple[str, Location | Refusal | str]:
     byte = start + info.offset
     try:
-        name = spelled(prefix + member_path(info.name))
+        name = prefix + spelled(member_path(info.name))
     except ValueError as error:
-        name = spelled(prefix + info.name) or f"the member at byte {byte}"
+        name = prefix + spelled(info.name) or f"the member at byte {byte}"
         return name, lost(name, f"{error}, at byte {byte} of the archive")
     if is_hidden(name):
         return name, left_out(name, HIDDEN)
@@ -128,7 +128,7 @@ def _settle(path: str, info: tarfile.TarInfo, start: int, prefix: str) -> tuple[
         # A hard link names its target from the archive's root, a symbolic one from its own folder.
         target = info.linkname if info.islnk() else posixpath.join(posixpath.dirname(info.name), info.linkname)
         try:
-            return name, spelled(prefix + member_path(posixpath.normpath(target)))
+            return name, prefix + spelled(member_path(posixpath.normpath(target)))
         except ValueError:
             return name, left_out(name, f"a link out of the archive, to {info.linkname!r}")
     if info.issparse():

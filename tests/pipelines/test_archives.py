@@ -153,6 +153,12 @@ def test_a_damaged_tar_inside_a_tar_costs_what_lies_behind_the_damage(tmp_path):
     assert entries["n00000003/n00000003_0.png"].label == 3
 
 
+def test_names_of_a_tar_inside_a_tar_are_spelled_once(tmp_path):
+    inner = tar_bytes({"b\udcfe.png": b"x"})
+    (tmp_path / "x.tar").write_bytes(tar_bytes({"a\udcff.tar": inner}))
+    assert [name for name, _ in list_tree(str(tmp_path / "x.tar"))] == [r"a\xff/b\xfe.png"]
+
+
 # --- zips
 
 
