@@ -89,6 +89,8 @@ class _Table:
         Raises:
             DamageError: the table cannot be read on.
         """
+        while self._next is not None and self._next[0] < index:
+            self._next = next(self._shards, None)  # of a shard that is missing
         if self._next is None or self._next[0] != index:
             return []
         rows = [(note, shared) for _, note, shared in self._next[1]]

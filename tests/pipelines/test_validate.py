@@ -216,6 +216,11 @@ def test_a_file_that_is_gone_or_too_many_is_named(folder):
     assert line.startswith("coco-train.tfrecord-00002-of-00003: not in the manifest")
 
 
+def test_a_missing_shard_is_all_that_is_said(folder):
+    shard(folder, 0).unlink()
+    assert damage(folder) == ["coco-train.tfrecord-00000-of-00002: missing, or not a regular file"]
+
+
 def test_what_the_manifest_says_of_all_records_is_counted_again(folder):
     manifest = parse_manifest((folder / "manifest.json").read_bytes(), "")
     abo = {name: {**row, "abo": row["abo"] / 2, "masks_per_image": 5.0} for name, row in manifest.abo.items()}
