@@ -16,6 +16,7 @@ BASE = [
     "google-crc32c>=1.5",
     # No wheel for Linux on ARM; there everything but mcg works.
     'higra>=0.6.12; platform_system != "Linux" or platform_machine == "x86_64"',
+    "ijson>=3.3",
     "jinja2>=3.1",
     "numba>=0.61",
     "numpy>=2.0",

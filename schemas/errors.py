@@ -20,6 +20,7 @@ REASONS = (
     "bad_rle",
     "dangling_image_id",
     "no_masks",
+    "unmatched",
     "generator_error",
     "timeout",
     "worker_crash",

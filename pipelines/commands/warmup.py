@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
 
     import numba
 
-    from maskmill.masks.registry import GENERATORS
+    from maskmill.pipelines.parts.generators import GENERATORS
     from maskmill.pipelines.parts.image_builder import ImageBuilder, Settings
 
     start = time.perf_counter()

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import functools
 import logging
 import os
 import sys
@@ -15,7 +16,8 @@ from maskmill.pipelines.parts.assemble import SHARDS, load_shards, split_shard
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.part import PARTS, load_sidecar
 from maskmill.pipelines.parts.plan import Plan, check_files, difference, load_plan, make_plan
-from maskmill.pipelines.parts.provenance import versions
+from maskmill.pipelines.parts.preparing import paths_of_masks, prepared_folder, verify_prepared
+from maskmill.pipelines.parts.provenance import mask_packages, versions
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, MaskmillError, UsageError
 from maskmill.schemas.manifest import (
@@ -120,18 +122,21 @@ def _clear(folder: str) -> None:
         storage.remove_all([storage.join(work, name) for name, _ in storage.walk(work) if name != "lock"])
 
 
-def _pace(config: BuildConfig, lines: list[bytes]) -> float | None:
+def _pace(folder: str, config: BuildConfig, lines: list[bytes]) -> float | None:
     """How fast images are built, where it is worth knowing: for a cluster, and for more than a few parts."""
     from maskmill.pipelines.driver.estimate import seconds_per_image
 
-    return seconds_per_image(config, lines) if len(lines) >= _WORTH_TIMING else None
+    return seconds_per_image(config, lines, prepared_folder(folder)) if len(lines) >= _WORTH_TIMING else None
 
 
-def plan_or_resume(config: BuildConfig, folder: str, part_size: int = 0, *, timed: bool = False) -> Plan:
+def plan_or_resume(
+    config: BuildConfig, folder: str, part_size: int = 0, *, timed: bool = False, quiet: bool = True
+) -> Plan:
     """The plan of the folder when it is one of this configuration, or a new one.
 
     Raises:
         UsageError: the folder holds a build of another configuration or of other software versions.
+        InputError: masks that it imports are no longer what they were.
     """
     plan = load_plan(folder)
     if plan is None:
@@ -139,18 +144,23 @@ def plan_or_resume(config: BuildConfig, folder: str, part_size: int = 0, *, time
             raise UsageError(
                 f"{folder} holds a finished data set without its {WORK} folder; choose another --out or --overwrite"
             )
-        return make_plan(config, folder, part_size, _pace) if timed else make_plan(config, folder, part_size)
+        say = (lambda line: None) if quiet else _say
+        if timed:
+            return make_plan(config, folder, part_size, functools.partial(_pace, folder), say=say)
+        return make_plan(config, folder, part_size, say=say)
     if plan.requested != config.to_dict():
         lines = "\n".join(difference(plan.requested, config.to_dict()))
         raise UsageError(
             f"{folder} holds a build of another configuration:\n{lines}\nChoose another --out, or --overwrite to start anew"
         )
-    if plan.versions != versions():
-        lines = "\n".join(difference(plan.versions, versions()))
+    now = {**versions(), **mask_packages(plan.config["masks"])}
+    if plan.versions != now:
+        lines = "\n".join(difference(plan.versions, now))
         raise UsageError(
             f"{folder} was begun with other software, which could mix bytes:\n{lines}\n"
             "Install those versions, choose another --out, or --overwrite to start anew"
         )
+    verify_prepared(plan.config["masks"], folder)
     return plan
 
 
@@ -181,12 +191,13 @@ def build(
         runner = choose(run.beam_args)
         if run.detach:
             runner.check_detached()
-        runner.check(images=config.images, out=folder)  # before inputs are listed, which can take long
+        paths = {"images": config.images, "out": folder, **paths_of_masks(config.masks)}
+        runner.check(**paths)  # before inputs are listed, which can take long
         timed = not runner.is_local
     with output_errors(folder), _lock(folder):
         if overwrite:
             _clear(folder)
-        plan = plan_or_resume(config, folder, run.part_size, timed=timed)
+        plan = plan_or_resume(config, folder, run.part_size, timed=timed, quiet=quiet)
         manifest = finished(folder, plan)
         if manifest is None:
             check_files(folder, plan)
@@ -248,7 +259,11 @@ def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> b
 
 
 def _announce(url: str) -> None:
-    print(f"maskmill: the job runs at {url}", file=sys.stderr, flush=True)
+    _say(f"the job runs at {url}")
+
+
+def _say(line: str) -> None:
+    print(f"maskmill: {line}", file=sys.stderr, flush=True)
 
 
 def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, int]:

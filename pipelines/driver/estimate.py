@@ -4,12 +4,14 @@ import collections
 import dataclasses
 import os
 import shutil
+import tempfile
 import time
 
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.parts.image_builder import ImageBuilder, Settings
 from maskmill.pipelines.parts.isolation import ChildProcess
 from maskmill.pipelines.parts.plan import IMAGES_PER_PART, default_num_shards, list_inputs
+from maskmill.pipelines.parts.preparing import prepare, prepared_folder
 from maskmill.pipelines.reading.inputs import Input
 from maskmill.schemas import storage
 from maskmill.schemas.errors import ImageError
@@ -68,12 +70,13 @@ def free_space(folder: str) -> int | None:
     return shutil.disk_usage(place).free
 
 
-def seconds_per_image(config: BuildConfig, lines: list[bytes]) -> float | None:
+def seconds_per_image(config: BuildConfig, lines: list[bytes], prepared: str = "") -> float | None:
     """Seconds that an image takes here, reading included, from a small sample of a plan's lines; None when none was built.
 
     The sample is built in a child process: what crashes or hangs on one picture must not take the driver with it.
     """
-    settings = Settings(config.masks, config.max_pixels, config.masks_only, config.bad_annotations == "drop")
+    drop = config.bad_annotations == "drop"
+    settings = Settings(config.masks, config.max_pixels, config.masks_only, drop, prepared)
     child = ChildProcess(settings, SAMPLE_SECONDS)
     seconds: list[float] = []
     begin = time.perf_counter()
@@ -104,9 +107,15 @@ def estimate(config: BuildConfig, out: str, cores: int, part_size: int = 0) -> E
         cores: for the hours.
         part_size: images per part; 0 means the default.
     """
+    with tempfile.TemporaryDirectory(prefix="maskmill-plan-") as scratch:
+        return _estimate(config, out, cores, part_size, scratch)
+
+
+def _estimate(config: BuildConfig, out: str, cores: int, part_size: int, scratch: str) -> Estimate:
     source = config.source()
-    lines, refused = list_inputs(config, source)
-    settings = Settings(config.masks, config.max_pixels, config.masks_only, config.bad_annotations == "drop")
+    config, lines, refused = prepare(config, *list_inputs(config, source, beyond_limit=True), scratch)
+    drop = config.bad_annotations == "drop"
+    settings = Settings(config.masks, config.max_pixels, config.masks_only, drop, prepared_folder(scratch))
     builder = ImageBuilder(settings)
     builder.warm_up()  # compiling the kernels would otherwise use up the time for the sample
     seconds: list[float] = []

@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 
-from maskmill.masks.registry import parse_specs
 from maskmill.pipelines.dataset.checksums import HashedStream, file_of, read_file, write_checksums
 from maskmill.pipelines.dataset.images_table import ImageRow, ImagesWriter
 from maskmill.pipelines.dataset.publish import publish_config, publish_layer, publish_message
@@ -14,6 +13,7 @@ from maskmill.pipelines.driver import tfds_metadata
 from maskmill.pipelines.measuring.series import series_of, widest
 from maskmill.pipelines.measuring.statistics import ReportStats
 from maskmill.pipelines.parts.assemble import load_shards
+from maskmill.pipelines.parts.generators import Prepared, parse_specs
 from maskmill.pipelines.parts.part import Sidecar, load_sidecar, sidecar_path
 from maskmill.pipelines.parts.plan import PartTask, Plan, read_part, read_refused
 from maskmill.pipelines.reading.decode import DECODER
@@ -68,6 +68,7 @@ class Totals:
     written: int = 0
     failed: int = 0
     skipped: int = 0
+    unmatched: int = 0
     sums: list[LayerSums] = dataclasses.field(default_factory=list)
     reencoded: Counter = dataclasses.field(default_factory=Counter)
     dropped_annotations: int = 0
@@ -134,6 +135,7 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         for refusal in read_refused(folder):
             totals.failed += refusal.outcome == "failed"
             totals.skipped += refusal.outcome == "skipped"
+            totals.unmatched += refusal.reason == "unmatched"
             ledger.write(_ledger_line(dataclasses.asdict(refusal), plan))
         with ImagesWriter(table, series, stages) as writer:
             for sidecar in read_sidecars(folder, plan):
@@ -152,6 +154,8 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         "skipped": totals.skipped,
         "dropped_annotations": totals.dropped_annotations,
     }
+    if any(isinstance(generator, Prepared) for generator in generators):
+        counts |= {"matched": plan.inputs, "unmatched": totals.unmatched}
     if counts["inputs"] != totals.written + totals.failed + totals.skipped:
         raise DamageError(f"inputs are not written + failed + skipped: {counts}")
     published = publish_config(plan.config)

@@ -18,7 +18,7 @@ from maskmill.pipelines.parts.config import RunOptions
 from maskmill.pipelines.parts.isolation import ChildProcess, InProcess
 from maskmill.pipelines.parts.part import build_part, settings_of
 from maskmill.pipelines.parts.plan import PartTask, Plan, difference, load_plan
-from maskmill.pipelines.parts.provenance import versions
+from maskmill.pipelines.parts.provenance import mask_packages, versions
 from maskmill.schemas import storage
 
 # Exceptions of parts built in this process, for the driver: Beam passes only their text on. Remote workers' are in its logs.
@@ -53,11 +53,12 @@ class BuildPart(beam.DoFn):
 
     def setup(self):
         plan = _plan(self.folder, self.plan_digest)
-        ours, theirs = {**versions(), "apache-beam": beam.__version__}, {**plan.versions, "apache-beam": self.beam}
+        ours = {**versions(), **mask_packages(plan.config["masks"]), "apache-beam": beam.__version__}
+        theirs = {**plan.versions, "apache-beam": self.beam}
         if theirs != ours:
             lines = "; ".join(difference(theirs, ours))
             raise RuntimeError(f"this worker's software is not the one the plan was made with: {lines}")
-        settings = settings_of(plan)
+        settings = settings_of(plan, self.folder)
         self.builder = ChildProcess(settings, self.image_timeout) if self.isolate else InProcess(settings)
         self.read_ahead = 8 if storage.is_remote(plan.config["images"]) else 2
 

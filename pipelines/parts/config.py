@@ -7,7 +7,7 @@ import typing
 
 import yaml
 
-from maskmill.masks.registry import canonical_spec, parse_specs
+from maskmill.pipelines.parts.generators import canonical_spec, parse_specs
 from maskmill.pipelines.reading.decode import MAX_PIXELS
 from maskmill.pipelines.reading.inputs import Source
 from maskmill.schemas import storage

@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from maskmill.masks.registry import parse_specs
 from maskmill.pipelines.measuring.facts import measure
 from maskmill.pipelines.measuring.series import series_of
+from maskmill.pipelines.parts.generators import Prepared, parse_specs
 from maskmill.pipelines.reading.annotations import parse_annotations
 from maskmill.pipelines.reading.decode import decode_image
 from maskmill.pipelines.reading.inputs import Input, Refusal
@@ -22,12 +22,16 @@ from maskmill.schemas.mask import MaskSet
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides an image's record besides the image; the part of `BuildConfig` that workers need. JSON-able."""
+    """What decides an image's record besides the image; the part of `BuildConfig` that workers need. JSON-able.
+
+    `prepared` is the folder in which generators find what they prepared when the build was planned, if one did.
+    """
 
     masks: tuple[str, ...]
     max_pixels: int
     masks_only: bool
     drop_bad_annotations: bool
+    prepared: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +71,10 @@ class ImageBuilder:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.generators = parse_specs(list(settings.masks))
+        self.generators = tuple(
+            generator.opened(settings.prepared) if isinstance(generator, Prepared) else generator
+            for generator in parse_specs(list(settings.masks))
+        )
         self.layers = tuple(layer for generator in self.generators for layer in generator.layers)
         self.series = series_of(self.layers)
 

@@ -16,7 +16,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 from maskmill.pipelines.parts.config import BuildConfig
-from maskmill.pipelines.parts.provenance import versions
+from maskmill.pipelines.parts.preparing import prepare
+from maskmill.pipelines.parts.provenance import mask_packages, versions
 from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError, UsageError
@@ -111,10 +112,11 @@ def order_key(seed: int, identity: str) -> bytes:
     return hashlib.sha256(f"{seed}\0{identity}".encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
 
 
-def list_inputs(config: BuildConfig, source) -> tuple[list[bytes], list[Refusal]]:
+def list_inputs(config: BuildConfig, source, *, beyond_limit: bool = False) -> tuple[list[bytes], list[Refusal]]:
     """All inputs of a source as plan lines in the order of their records, and those refused.
 
-    Duplicated ids are refused here: of several inputs with one id the first in the order of their lines is kept.
+    `config.limit` cuts the lines, unless those beyond it are asked for as well. Duplicated ids are refused here: of several
+    inputs with one id the first in the order of their lines is kept.
     """
     entries: list[bytes] = []  # key and line in one object: there can be millions
     refused: list[Refusal] = []
@@ -135,7 +137,7 @@ def list_inputs(config: BuildConfig, source) -> tuple[list[bytes], list[Refusal]
             entries[kept] = line  # in place, behind the one being looked at
             kept += 1
         last = key
-    del entries[min(kept, config.limit or kept) :]
+    del entries[kept if beyond_limit else min(kept, config.limit or kept) :]
     refused.sort(key=lambda r: (r.id, r.reason, r.message))
     return entries, refused
 
@@ -164,6 +166,7 @@ def make_plan(
     folder: str,
     part_size: int = 0,
     pace: Callable[[BuildConfig, list[bytes]], float | None] = lambda config, lines: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Lists the inputs and writes the plan below `folder`.
 
@@ -172,13 +175,15 @@ def make_plan(
         folder: the build's folder.
         part_size: images per part; 0 means what `images_per_part` says of `pace`. It changes no byte of the shards.
         pace: seconds per image, measured on some of the lines, or None; see `pipelines.driver.estimate.seconds_per_image`.
+        say: told what was found out, a line at a time.
 
     Raises:
-        InputError: the data set cannot be read, or has no inputs at all.
+        InputError: the data set cannot be read, or has no inputs at all, or masks to be imported are not its own.
         UsageError: more shards than images.
     """
     source = config.source()
-    lines, refused = list_inputs(config, source)
+    requested = config
+    config, lines, refused = prepare(config, *list_inputs(config, source, beyond_limit=True), folder, say)
     if not lines and not refused:
         raise InputError(f"{config.images} holds no pictures")
     shards = config.num_shards or default_num_shards(len(lines))
@@ -187,7 +192,8 @@ def make_plan(
     seconds = pace(config, lines)
     part_size = part_size or images_per_part(seconds)
     resolved = {**config.to_dict(), "num_shards": shards}
-    identity = hashlib.sha256(digest([resolved, versions()]).encode())
+    software = {**versions(), **mask_packages(config.masks)}
+    identity = hashlib.sha256(digest([resolved, software]).encode())
     for line in lines:
         identity.update(line + b"\n")
     for refusal in refused:
@@ -212,13 +218,13 @@ def make_plan(
                 offset += len(member)
             parts.append(tuple(tasks))
     plan = Plan(
-        requested=config.to_dict(),
+        requested=requested.to_dict(),
         config=resolved,
         categories={str(k): v for k, v in sorted(source.categories.items())},
         labels=source.labels,
         inputs=len(lines),
         refused=len(refused),
-        versions=versions(),
+        versions=software,
         parts=tuple(parts),
         digest=plan_digest,
         seconds_per_image=round(seconds or 0.0, 4),

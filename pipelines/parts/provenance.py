@@ -2,6 +2,9 @@
 
 import functools
 import importlib.metadata
+from collections.abc import Sequence
+
+from maskmill.pipelines.parts.generators import packages_of, parse_specs
 
 # This package, and the libraries whose version can change a byte of a record.
 VERSIONED = ("maskmill", "higra", "numba", "numpy", "opencv-python-headless", "pycocotools", "scikit-image", "scipy")
@@ -17,3 +20,8 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "none"
     return found
+
+
+def mask_packages(masks: Sequence[str]) -> dict[str, str]:
+    """Name -> version of the packages, other than this one, from which some of these generators come."""
+    return packages_of(parse_specs(list(masks)))

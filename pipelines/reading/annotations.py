@@ -68,6 +68,19 @@ def _run_lengths(segmentation: dict, height: int, width: int) -> bytes:
     raise AnnotationError("bad_rle", f"RLE counts must be text or a list, got {type(counts).__name__}")
 
 
+def segmentation_counts(segmentation, height: int, width: int) -> bytes:
+    """A COCO segmentation (polygons, run lengths or compressed counts) to compressed counts; checked, may be empty.
+
+    Raises:
+        AnnotationError: it is none of the three, or not one of a picture of this size.
+    """
+    if isinstance(segmentation, list):
+        return _polygons(segmentation, height, width)
+    if isinstance(segmentation, dict):
+        return _run_lengths(segmentation, height, width)
+    raise AnnotationError("bad_annotation", "it has no segmentation")
+
+
 def parse_annotation(annotation: dict, height: int, width: int) -> tuple[bytes, int, int, int, bool]:
     """One raw annotation to (counts, area in pixels, category id, annotation id, is crowd).
 
@@ -80,13 +93,7 @@ def parse_annotation(annotation: dict, height: int, width: int) -> tuple[bytes, 
         if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
             raise AnnotationError("bad_annotation", f"its {name} is {str(value)[:40]!r}, not an integer of 64 bits")
         numbers.append(value)
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, list):
-        counts = _polygons(segmentation, height, width)
-    elif isinstance(segmentation, dict):
-        counts = _run_lengths(segmentation, height, width)
-    else:
-        raise AnnotationError("bad_annotation", "it has no segmentation")
+    counts = segmentation_counts(annotation.get("segmentation"), height, width)
     area = rle.area_of_runs(rle.decode_counts(counts, height, width))
     if area == 0:
         raise AnnotationError("bad_annotation", "its mask has no pixel")

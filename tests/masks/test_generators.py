@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
+from maskmill.masks import registry
 from maskmill.masks.grid import grid_label_map
 from maskmill.masks.ground_truth import first_pixel
 from maskmill.masks.registry import GENERATORS, canonical_spec, parse_spec, parse_specs
@@ -153,3 +154,13 @@ def test_layer_names_and_parameters():
     assert [layer.name for layer in fh.layers] == ["fh-500", "fh-1000.5"]
     assert fh.layers[1].params == {"scale": 1000.5, "min_size": 20, "sigma": 0.8}
     assert [layer.params["min_size"] for layer in parse_spec("fh").layers] == [500, 1000, 1500]
+
+
+def test_a_room_above_adds_its_generators_and_cannot_replace_one(monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    registry.register("mine", "maskmill.masks.grid:Grid")
+    registry.register("mine", "maskmill.masks.grid:Grid")  # a module may be imported twice
+    assert registry.generator_class("mine") is registry.generator_class("grid")
+    for name in ("mine", "fh"):
+        with pytest.raises(ValueError, match=f"a mask generator '{name}' is there already"):
+            registry.register(name, "elsewhere:Other")
