@@ -22,10 +22,10 @@ _LOOP = """
 import sys
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.parts.isolation import ChildProcess
-from maskmill.pipelines.parts.part import build_part, settings_of
+from maskmill.pipelines.parts.part import build_part
 from maskmill.pipelines.parts.plan import make_plan
 plan = make_plan(BuildConfig("folder", sys.argv[1], ("grid(n=5)",)), sys.argv[2])
-child = ChildProcess(settings_of(plan), 60.0)
+child = ChildProcess(plan.config.settings(), 60.0)
 for task in plan.tasks:
     build_part(task, sys.argv[2], child)
 child.close()

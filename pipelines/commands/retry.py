@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     plan, again = forget_failures(args.folder, tuple(args.reason or ()))
     given = {name: getattr(args, name) for name in ("workers", "image_timeout", "max_failure_rate")}
     options = RunOptions(**{name: value for name, value in given.items() if value is not None})
-    outcome = build(plan.build_config, args.folder, options, quiet=args.json)
+    outcome = build(plan.requested, args.folder, options, quiet=args.json)
     manifest = outcome.manifest
     assert manifest is not None, "a local run ends with a manifest"
     if args.json:

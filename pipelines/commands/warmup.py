@@ -16,8 +16,9 @@ def run(args: argparse.Namespace) -> int:
 
     import numba
 
+    from maskmill.pipelines.parts.config import Settings
     from maskmill.pipelines.parts.generators import GENERATORS
-    from maskmill.pipelines.parts.image_builder import ImageBuilder, Settings
+    from maskmill.pipelines.parts.image_builder import ImageBuilder
 
     start = time.perf_counter()
     specs = tuple(args.masks or sorted(GENERATORS))

@@ -148,19 +148,19 @@ def plan_or_resume(
         if timed:
             return make_plan(config, folder, part_size, functools.partial(_pace, folder), say=say)
         return make_plan(config, folder, part_size, say=say)
-    if plan.requested != config.to_dict():
-        lines = "\n".join(difference(plan.requested, config.to_dict()))
+    if plan.requested != config:
+        lines = "\n".join(difference(plan.requested.to_dict(), config.to_dict()))
         raise UsageError(
             f"{folder} holds a build of another configuration:\n{lines}\nChoose another --out, or --overwrite to start anew"
         )
-    now = {**versions(), **mask_packages(plan.config["masks"])}
+    now = {**versions(), **mask_packages(plan.config.masks)}
     if plan.versions != now:
         lines = "\n".join(difference(plan.versions, now))
         raise UsageError(
             f"{folder} was begun with other software, which could mix bytes:\n{lines}\n"
             "Install those versions, choose another --out, or --overwrite to start anew"
         )
-    verify_prepared(plan.config["masks"], folder)
+    verify_prepared(plan.config.masks, folder)
     return plan
 
 
@@ -235,7 +235,7 @@ def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> b
             missing = sum(task.name in lost for task in tasks)
             wanted = usable_cores() if run.workers is None else run.workers
             workers = max(1, min(wanted, missing))
-            job = runners.job_name(plan.config["name"], plan.config["split"], plan.digest)
+            job = runners.job_name(plan.config.name, plan.config.split, plan.digest)
             flags = runner.flags(job, workers, len(tasks), plan.seconds_of(len(tasks)))
             graph.LOCAL_ERRORS.clear()
             try:

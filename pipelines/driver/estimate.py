@@ -8,7 +8,7 @@ import tempfile
 import time
 
 from maskmill.pipelines.parts.config import BuildConfig
-from maskmill.pipelines.parts.image_builder import ImageBuilder, Settings
+from maskmill.pipelines.parts.image_builder import ImageBuilder
 from maskmill.pipelines.parts.isolation import ChildProcess
 from maskmill.pipelines.parts.plan import IMAGES_PER_PART, default_num_shards, list_inputs
 from maskmill.pipelines.parts.preparing import prepare, prepared_folder
@@ -75,9 +75,7 @@ def seconds_per_image(config: BuildConfig, lines: list[bytes], prepared: str = "
 
     The sample is built in a child process: what crashes or hangs on one picture must not take the driver with it.
     """
-    drop = config.bad_annotations == "drop"
-    settings = Settings(config.masks, config.max_pixels, config.masks_only, drop, prepared)
-    child = ChildProcess(settings, SAMPLE_SECONDS)
+    child = ChildProcess(config.settings(prepared), SAMPLE_SECONDS)
     seconds: list[float] = []
     begin = time.perf_counter()
     try:
@@ -114,9 +112,7 @@ def estimate(config: BuildConfig, out: str, cores: int, part_size: int = 0) -> E
 def _estimate(config: BuildConfig, out: str, cores: int, part_size: int, scratch: str) -> Estimate:
     source = config.source()
     config, lines, refused = prepare(config, *list_inputs(config, source, beyond_limit=True), scratch)
-    drop = config.bad_annotations == "drop"
-    settings = Settings(config.masks, config.max_pixels, config.masks_only, drop, prepared_folder(scratch))
-    builder = ImageBuilder(settings)
+    builder = ImageBuilder(config.settings(prepared_folder(scratch)))
     builder.warm_up()  # compiling the kernels would otherwise use up the time for the sample
     seconds: list[float] = []
     sizes: list[int] = []

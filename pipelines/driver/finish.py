@@ -120,7 +120,7 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
     for index in range(plan.num_shards):
         if index not in shards:
             raise DamageError(f"shard {index} is not complete; the same build command completes it")
-    generators = parse_specs(plan.config["masks"])
+    generators = parse_specs(list(plan.config.masks))
     layers = [layer for generator in generators for layer in generator.layers]
     names = [layer.name for layer in layers]
     stages = [*_STAGES, *dict.fromkeys(layer.generator for layer in layers)]
@@ -158,10 +158,10 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         counts |= {"matched": plan.inputs, "unmatched": totals.unmatched}
     if counts["inputs"] != totals.written + totals.failed + totals.skipped:
         raise DamageError(f"inputs are not written + failed + skipped: {counts}")
-    published = publish_config(plan.config)
+    published = publish_config(plan.config.to_dict())
     manifest = Manifest(
-        dataset=plan.config["name"],
-        split=plan.config["split"],
+        dataset=plan.config.name,
+        split=plan.config.split,
         config=published,
         config_digest=digest(published),
         layers=tuple(publish_layer(layer) for layer in layers),
@@ -184,7 +184,7 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         schema_version=SCHEMA_VERSION,
     )
     described = {
-        FEATURES_JSON: tfds_metadata.features_json(masks_only=plan.config["masks_only"]),
+        FEATURES_JSON: tfds_metadata.features_json(masks_only=plan.config.masks_only),
         INFO_JSON: tfds_metadata.dataset_info_json(manifest),
     }
     for name, data in described.items():
@@ -222,5 +222,5 @@ def _report(folder: str, manifest: Manifest, stats: ReportStats) -> list[File]:
 
 
 def _ledger_line(fields: dict, plan: Plan) -> bytes:
-    told = {**fields, "message": publish_message(fields["message"], plan.config)}
+    told = {**fields, "message": publish_message(fields["message"], plan.config.to_dict())}
     return json.dumps(told, sort_keys=True).encode() + b"\n"

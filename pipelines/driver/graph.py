@@ -16,8 +16,9 @@ from maskmill.pipelines.clusters.runners import JobError, job_url, make_pipeline
 from maskmill.pipelines.parts.assemble import assemble_shard
 from maskmill.pipelines.parts.config import RunOptions
 from maskmill.pipelines.parts.isolation import ChildProcess, InProcess
-from maskmill.pipelines.parts.part import build_part, settings_of
+from maskmill.pipelines.parts.part import build_part
 from maskmill.pipelines.parts.plan import PartTask, Plan, difference, load_plan
+from maskmill.pipelines.parts.preparing import prepared_folder
 from maskmill.pipelines.parts.provenance import mask_packages, versions
 from maskmill.schemas import storage
 
@@ -53,14 +54,14 @@ class BuildPart(beam.DoFn):
 
     def setup(self):
         plan = _plan(self.folder, self.plan_digest)
-        ours = {**versions(), **mask_packages(plan.config["masks"]), "apache-beam": beam.__version__}
+        ours = {**versions(), **mask_packages(plan.config.masks), "apache-beam": beam.__version__}
         theirs = {**plan.versions, "apache-beam": self.beam}
         if theirs != ours:
             lines = "; ".join(difference(theirs, ours))
             raise RuntimeError(f"this worker's software is not the one the plan was made with: {lines}")
-        settings = settings_of(plan, self.folder)
+        settings = plan.config.settings(prepared_folder(self.folder))
         self.builder = ChildProcess(settings, self.image_timeout) if self.isolate else InProcess(settings)
-        self.read_ahead = 8 if storage.is_remote(plan.config["images"]) else 2
+        self.read_ahead = 8 if storage.is_remote(plan.config.images) else 2
 
     def process(self, task: PartTask):
         try:

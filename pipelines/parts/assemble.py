@@ -103,7 +103,7 @@ def assemble_shard(folder: str, plan: Plan, index: int) -> Shard | None:
     parts = [sidecar for sidecar in sidecars if sidecar is not None]
     if len(parts) < len(sidecars):
         return None
-    name = shard_name(plan.config["name"], plan.config["split"], index, plan.num_shards)
+    name = shard_name(plan.config.name, plan.config.split, index, plan.num_shards)
     sha, crc = hashlib.sha256(), google_crc32c.Checksum()
     try:
         with storage.create(storage.join(folder, name)) as target:

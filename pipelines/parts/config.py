@@ -18,6 +18,20 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.]{0,63}$")
 
 
 @dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides an image's record besides the image; the part of `BuildConfig` that workers need. JSON-able.
+
+    `prepared` is the folder in which generators find what they prepared when the build was planned, if one did.
+    """
+
+    masks: tuple[str, ...]
+    max_pixels: int
+    masks_only: bool
+    drop_bad_annotations: bool
+    prepared: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class BuildConfig:
     """Every option that can change a byte of the records. Two builds with equal configs and inputs are equal.
 
@@ -96,6 +110,11 @@ class BuildConfig:
         from maskmill.pipelines.reading.folder import Folder
 
         return Folder(self.images)
+
+    def settings(self, prepared: str = "") -> Settings:
+        """What workers need to know; `prepared` is where generators find what they left when the build was planned."""
+        drop = self.bad_annotations == "drop"
+        return Settings(self.masks, self.max_pixels, self.masks_only, drop, prepared)
 
     def to_dict(self) -> dict:
         """JSON-able, complete."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from maskmill.pipelines.measuring.facts import measure
 from maskmill.pipelines.measuring.series import series_of
+from maskmill.pipelines.parts.config import Settings
 from maskmill.pipelines.parts.generators import Prepared, parse_specs
 from maskmill.pipelines.reading.annotations import parse_annotations
 from maskmill.pipelines.reading.decode import decode_image
@@ -18,20 +19,6 @@ from maskmill.schemas.errors import ImageError
 from maskmill.schemas.example import ImageExample, encode_example
 from maskmill.schemas.image import ImageRecord
 from maskmill.schemas.mask import MaskSet
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What decides an image's record besides the image; the part of `BuildConfig` that workers need. JSON-able.
-
-    `prepared` is the folder in which generators find what they prepared when the build was planned, if one did.
-    """
-
-    masks: tuple[str, ...]
-    max_pixels: int
-    masks_only: bool
-    drop_bad_annotations: bool
-    prepared: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,8 @@ import sys
 import tempfile
 from typing import IO
 
-from maskmill.pipelines.parts.image_builder import Built, ImageBuilder, Settings
+from maskmill.pipelines.parts.config import Settings
+from maskmill.pipelines.parts.image_builder import Built, ImageBuilder
 from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.schemas.errors import MESSAGE_LIMIT
 

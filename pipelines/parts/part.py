@@ -14,9 +14,8 @@ from typing import Protocol
 import google_crc32c
 
 from maskmill.pipelines.measuring.statistics import FactsFolder
-from maskmill.pipelines.parts.image_builder import Built, Settings
-from maskmill.pipelines.parts.plan import DIGEST_DIGITS, PartTask, Plan, read_part
-from maskmill.pipelines.parts.preparing import prepared_folder
+from maskmill.pipelines.parts.image_builder import Built
+from maskmill.pipelines.parts.plan import DIGEST_DIGITS, PartTask, read_part
 from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.pipelines.reading.read_ahead import read_ahead
 from maskmill.schemas import storage
@@ -78,13 +77,6 @@ def part_path(folder: str, task: PartTask | Sidecar) -> str:
 def sidecar_path(folder: str, name: str) -> str:
     """The part's sidecar."""
     return storage.join(folder, WORK, PARTS, f"{name}.json")
-
-
-def settings_of(plan: Plan, folder: str = "") -> Settings:
-    """What workers need to know of a plan, and of the build's folder where generators left something there."""
-    config = plan.build_config
-    drop = config.bad_annotations == "drop"
-    return Settings(tuple(plan.config["masks"]), config.max_pixels, config.masks_only, drop, prepared_folder(folder))
 
 
 def load_sidecar(folder: str, task: PartTask) -> Sidecar | None:

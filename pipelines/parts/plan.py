@@ -65,8 +65,8 @@ class Plan:
     """What is to be built.
 
     Attributes:
-        requested: the configuration as asked for (`BuildConfig.to_dict`).
-        config: the same, resolved (number of shards).
+        requested: the configuration as asked for; what a resuming command is compared with.
+        config: the same, resolved: the number of shards, and what generators found when they looked at their files.
         categories: category id as text -> name.
         labels: where class labels come from, in words.
         inputs: images planned, without those refused.
@@ -78,8 +78,8 @@ class Plan:
         files: sha256, in hex, of the files beside `plan.json` that belong to it, by name; {} in plans of older versions.
     """
 
-    requested: dict
-    config: dict
+    requested: BuildConfig
+    config: BuildConfig
     categories: dict[str, str]
     labels: str
     inputs: int
@@ -101,10 +101,6 @@ class Plan:
     def seconds_of(self, tasks: int) -> float:
         """Work in so many of the parts, on one core; 0 where that was not timed."""
         return self.seconds_per_image * self.inputs * tasks / max(1, len(self.tasks))
-
-    @property
-    def build_config(self) -> BuildConfig:
-        return BuildConfig.from_dict(self.requested)
 
 
 def order_key(seed: int, identity: str) -> bytes:
@@ -191,9 +187,9 @@ def make_plan(
         raise UsageError(f"--num-shards {shards} is more than the {len(lines)} images there are")
     seconds = pace(config, lines)
     part_size = part_size or images_per_part(seconds)
-    resolved = {**config.to_dict(), "num_shards": shards}
+    resolved = dataclasses.replace(config, num_shards=shards)
     software = {**versions(), **mask_packages(config.masks)}
-    identity = hashlib.sha256(digest([resolved, software]).encode())
+    identity = hashlib.sha256(digest([resolved.to_dict(), software]).encode())
     for line in lines:
         identity.update(line + b"\n")
     for refusal in refused:
@@ -218,7 +214,7 @@ def make_plan(
                 offset += len(member)
             parts.append(tuple(tasks))
     plan = Plan(
-        requested=requested.to_dict(),
+        requested=requested,
         config=resolved,
         categories={str(k): v for k, v in sorted(source.categories.items())},
         labels=source.labels,
@@ -231,6 +227,7 @@ def make_plan(
         files={LINES: lines_sha.hexdigest(), REFUSED: hashlib.sha256(ledger).hexdigest()},
     )
     fields = {**dataclasses.asdict(plan), "format": FORMAT}
+    fields |= {"requested": requested.to_dict(), "config": resolved.to_dict()}
     fields["parts"] = [[[t.offset, t.size, t.images] for t in tasks] for tasks in parts]
     fields["self"] = digest(fields)
     storage.write_bytes(storage.join(folder, WORK, PLAN), json.dumps(fields, sort_keys=True).encode() + b"\n")
@@ -258,6 +255,7 @@ def load_plan(folder: str) -> Plan | None:
             )
             for shard, parts in enumerate(fields["parts"])
         )
+        fields |= {name: BuildConfig.from_dict(fields[name]) for name in ("requested", "config")}
         return Plan(**fields)
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -13,7 +13,7 @@ from maskmill.pipelines.parts import assemble
 from maskmill.pipelines.parts.assemble import assemble_shard, load_shard, load_shards, shard_sidecar_path
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.isolation import InProcess
-from maskmill.pipelines.parts.part import build_part, part_path, settings_of, sidecar_path
+from maskmill.pipelines.parts.part import build_part, part_path, sidecar_path
 from maskmill.pipelines.parts.plan import Plan, make_plan
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError
@@ -31,7 +31,7 @@ def built(config, tmp_path) -> tuple[str, Plan]:
     out = str(tmp_path / "out")
     plan = make_plan(config, out, 3)
     for task in plan.tasks:
-        build_part(task, out, InProcess(settings_of(plan)))
+        build_part(task, out, InProcess(plan.config.settings()))
     return out, plan
 
 
@@ -94,7 +94,7 @@ def test_what_a_forgotten_job_writes_lies_beside_what_is_ours(built, config):
     out, old = built
     new = make_plan(dataclasses.replace(config, seed=1), out, 3)
     for task in new.tasks:
-        build_part(task, out, InProcess(settings_of(new)))
+        build_part(task, out, InProcess(new.config.settings()))
     for task in old.tasks:
         storage.write_bytes(part_path(out, task), b"late")
         storage.write_bytes(sidecar_path(out, task.name), b"{}")

@@ -251,7 +251,7 @@ def test_failures_are_retried_to_the_same_bytes(tmp_path):
     plan, again = forget_failures(str(out))
     assert again == 2
     assert not (out / "manifest.json").exists()
-    build(plan.build_config, str(out), IN_PROCESS, quiet=True)
+    build(plan.requested, str(out), IN_PROCESS, quiet=True)
     assert content(out) == content(whole)
 
 

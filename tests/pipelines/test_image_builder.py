@@ -8,7 +8,8 @@ import pytest
 from drawn import draw
 
 from maskmill.pipelines.driver.graph import BuildPart
-from maskmill.pipelines.parts.image_builder import ImageBuilder, Settings
+from maskmill.pipelines.parts.config import Settings
+from maskmill.pipelines.parts.image_builder import ImageBuilder
 from maskmill.pipelines.parts.plan import load_plan
 from maskmill.pipelines.reading.inputs import Input
 from maskmill.pipelines.reading.location import Location

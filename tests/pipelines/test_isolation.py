@@ -11,8 +11,8 @@ import pytest
 import trouble as kinds
 from drawn import write_troubles
 
-from maskmill.pipelines.parts.config import BuildConfig, RunOptions
-from maskmill.pipelines.parts.image_builder import ImageBuilder, Settings
+from maskmill.pipelines.parts.config import BuildConfig, RunOptions, Settings
+from maskmill.pipelines.parts.image_builder import ImageBuilder
 from maskmill.pipelines.parts.isolation import ChildProcess, InProcess
 from maskmill.pipelines.reading.inputs import Input
 from maskmill.pipelines.reading.location import Location
@@ -108,7 +108,7 @@ def test_what_a_generator_does_wrong_is_its_images_failure(kind, reason, message
 def test_no_child_outlives_its_parent(trouble, tmp_path):
     code = (
         "import sys, trouble; from maskmill.pipelines.parts.isolation import ChildProcess\n"
-        "from maskmill.pipelines.parts.image_builder import Settings\n"
+        "from maskmill.pipelines.parts.config import Settings\n"
         "from maskmill.masks.registry import GENERATORS; GENERATORS['trouble'] = 'trouble:Trouble'\n"
         f"child = ChildProcess(Settings(('trouble()',), 1000, False, False), 5.0); child.program = {ChildProcess.program!r}\n"
         "print(child._start().pid, flush=True); import time; time.sleep(60)"

@@ -24,7 +24,7 @@ class Trouble:
     def __call__(self, record):
         kind = int(record.image[0, 0, 0])
         if "TROUBLE_WARNS" in os.environ:
-            logging.getLogger("masks.trouble").warning(os.environ["TROUBLE_WARNS"])
+            logging.getLogger("maskmill.masks.trouble").warning(os.environ["TROUBLE_WARNS"])
         memory = os.path.join(os.environ["TROUBLE_MEMORY"], record.key.replace("/", "_"))
         if kind == ABORT_ONCE and not os.path.exists(memory):
             with open(memory, "w"):
