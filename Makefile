@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo train-demo test processes flips flink-test prism-test docker-check lint types format bench clean
+.PHONY: help demo train-demo test processes flips flink-test spark-test dask-test prism-test clusters-test docker-check
+.PHONY: lint types format bench clean
 help:
 	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
 	@echo "make train-demo  install the trainer and train briefly on the demo's shards"
 	@echo "make test        install everything and run the tests"
-	@echo "make flink-test  build on a Flink cluster on this machine, kill its workers, resume (Java 17, Maven; fetches 300 MB)"
+	@echo "make flink-test  build on a Flink cluster on this machine, kill pools and a machine, compare bytes (Java 17, Maven; 400 MB)"
+	@echo "make spark-test  the same on Spark, an executor killed (Java 17, Maven; fetches 400 MB); make dask-test: on Dask"
 	@echo "make prism-test  the same on Prism, Beam's runner in Go (Go; fetches and compiles it)"
+	@echo "make clusters-test  all of these in one table"
 	@echo "make docker-check  the steps of the images' Dockerfiles in fresh environments, without a container engine (GBs)"
 	@echo "make processes   every command as a process, REPEATS=50 times: exit codes, and nothing left behind"
 	@echo "make flips       FLIPS=120 flipped bits in every file of a dataset: validate finds all"
@@ -51,8 +54,11 @@ train-demo: $(VENV)/train demo-out/dataset/manifest.json
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q $(PYTEST_ARGS)
 
-flink-test prism-test: %-test: $(VENV)/dev
-	$(BIN)/python tests/support/drill.py --engine $*
+flink-test spark-test dask-test prism-test: %-test: $(VENV)/dev
+	$(BIN)/python tests/support/drill.py $*
+
+clusters-test: $(VENV)/dev
+	$(BIN)/python tests/support/drill.py flink spark dask portable prism
 
 REPEATS ?= 50
 processes: $(VENV)/dev

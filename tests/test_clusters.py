@@ -2,14 +2,19 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import fetched
 import flink
 import pytest
-from clusters import free_port, service
-from drill import MARK, left_over
+from clusters import Killable, free_port, service
+from drill import MARK, DrillError, Row, left_over, said, table
+from fetched import MissingError
+from machines import machines
 
 _STUBBORN = """
 import signal, socket, subprocess, sys, time
@@ -37,21 +42,91 @@ def test_what_cannot_be_fetched_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        flink.MissingError,
-        match=r"Beam's job server org\.apache\.beam:.* cannot be fetched: mvn is not .*--program JAR$",
+        MissingError, match=r"^Beam's runner org\.apache\.beam:.* cannot be fetched: mvn is not .*=JAR$"
     ):
         flink.job_server()
+    assert list((tmp_path / "maskmill").iterdir()) == []  # nothing half fetched is taken for whole
 
 
-def test_a_changed_download_is_refused_and_removed(tmp_path):
-    path = tmp_path / f"apache_flink_libraries-{flink.FLINK}.tar.gz"
-    path.write_bytes(b"something else")
-    with pytest.raises(flink.MissingError, match=r"has sha256 .*; it was removed"):
-        flink._verify(path)
-    assert not path.exists()
+def test_what_was_fetched_is_fetched_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = []
+
+    def fetch(command, what, **options):
+        asked.append(what)
+        folder = next(word for word in command if word.startswith("-DoutputDirectory=")).partition("=")[2]
+        (Path(folder) / "a.jar").touch()
+
+    monkeypatch.setattr(fetched, "fetch", fetch)
+    for _ in range(2):
+        (jar,) = fetched.runner_jars("beam-runners-x", "1.0")
+        assert jar == str(tmp_path / "maskmill" / "beam-runners-x-1.0" / "a.jar")
+    assert asked == ["Beam's runner org.apache.beam:beam-runners-x:1.0"]
+
+
+def test_machines_see_one_another_and_nothing_else():
+    """Where root may make namespaces; elsewhere all machines are this one."""
+    listen = "import socket; s = socket.create_server(('0.0.0.0', 5000)); print('up', flush=True); s.accept()"
+    call = "import socket, sys; socket.create_connection((sys.argv[1], 5000), timeout=5)"
+    with machines("abc") as hosts:
+        if not hosts.apart:
+            assert {hosts.address(name) for name in "abc"} == {"127.0.0.1"}
+            assert hosts.at("b") == []
+            return
+        server = subprocess.Popen([*hosts.at("b"), sys.executable, "-c", listen], stdout=subprocess.PIPE)
+        try:
+            assert server.stdout.readline() == b"up\n"
+            for address, code in (("127.0.0.1", 1), (hosts.address("b"), 0)):
+                asked = [*hosts.at("c"), sys.executable, "-c", call, address]
+                assert subprocess.run(asked, capture_output=True).returncode == code
+        finally:
+            server.kill()
+            server.wait()
+        routes = subprocess.run([*hosts.at("c"), "ip", "route"], capture_output=True, text=True, check=True).stdout
+        assert routes.split()[:3] == ["10.77.0.0/24", "dev", "eth0"]
+        assert len(routes.strip().splitlines()) == 1
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
+    assert f"maskmill-{os.getpid()}" not in listed
+
+
+def test_a_loss_is_sudden_and_takes_all_of_it(tmp_path):
+    with contextlib.ExitStack() as stack:
+
+        @contextlib.contextmanager
+        def start():
+            with service([sys.executable, "-c", _STUBBORN, str(port)], port=port, log=tmp_path / "log") as process:
+                yield [process]
+
+        port = free_port()
+        pool = Killable(start, stack)
+        first = pool._processes[0]
+        pool.kill()
+        assert first.poll() == -signal.SIGKILL
+        pool.replace()
+        assert pool._processes[0].poll() is None
+    assert pool._processes[0].poll() is not None
+
+
+def test_a_table_says_where_bytes_differ():
+    rows = [
+        Row("local", "1 host", "-", "4 images", "a" * 64, 2.0),
+        Row("X", "2", "pool", "done", "b" * 64, 3.0, 1, "+1"),
+    ]
+    lines = table(rows).splitlines()
+    assert lines[2] == f"| local | 1 host | - | 4 images | {'a' * 12} = | 2 s |  |"
+    assert lines[3] == f"| X | 2 | pool | done | {'b' * 12} differs | 3 s | +1 |"
+
+
+def test_a_failed_job_that_says_more_than_a_sentence_is_no_success(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("maskmill: 3 of 4 images\n\nmaskmill: the job failed\n")
+    assert said(log) == "maskmill: the job failed"
+    log.write_text("java.lang.RuntimeException\n\tat org.apache\nmaskmill: the job failed\n")
+    with pytest.raises(DrillError, match=r"more than one sentence: java\.lang\.RuntimeException$"):
+        said(log)
 
 
 def test_the_drills_help_needs_no_cluster():
     script = os.path.join(os.path.dirname(__file__), "support", "drill.py")
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
-    assert "--engine {flink,prism,portable}" in done.stdout
+    assert "of flink, spark, dask, portable, prism" in done.stdout

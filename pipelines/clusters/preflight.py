@@ -71,7 +71,7 @@ def check_job_service(address: str) -> bool:
             )
         except grpc.RpcError:
             return False  # it is ready, and does not say
-        return not {"flink_master", "spark_master_url"}.isdisjoint(option.name for option in said.options)
+        return any(option.name in ("flink_master", "spark_master") for option in said.options)
 
 
 def check_dask(address: str) -> None:

@@ -27,9 +27,7 @@ LOCAL = "FnApiRunner"  # by name: plain DirectRunner may try to fetch another ru
 _LOCAL_NAMES = ("DirectRunner", "SwitchingDirectRunner", "BundleBasedDirectRunner", LOCAL)
 _MODULES = {"DaskRunner": "apache_beam.runners.dask.dask_runner"}  # runners that Beam does not know by their name alone
 _MACHINE, _RAM = "n2-standard-4", "16GB"  # 4 GB a core; a child that makes masks of 50 megapixels needs more than 1
-_MACHINE_MINUTES = (
-    20  # of work for each machine that a job starts with; fewer would pay for starting rather than for working
-)
+_MACHINE_MINUTES = 20  # of work for each machine that a job starts with; with less, more is paid for starting
 _MACHINES = 100  # a job starts with at most, where the user sets no limit
 _EMBEDDED = ("", "embed", "[local]", "[auto]", "[collection]")
 
@@ -149,16 +147,16 @@ class Runner:
             _reach(option, self.option(option))
         masters = [address for option in ("flink_master", "spark_master_url") if _parse(address := self.option(option))]
         here, sure = any(_is_here(address) for address in masters), True
-        if _parse(address := self.option("job_endpoint")):
-            of_a_cluster = check_job_service(address)
+        if _parse(job_server := self.option("job_endpoint")):
+            of_a_cluster = check_job_service(job_server)
             if not masters:
                 # A job server in front of a cluster says nothing of where that is; any other one runs its workers beside it.
-                here, sure = _is_here(address), not of_a_cluster
+                here, sure = _is_here(job_server), not of_a_cluster
         if self.name == "DaskRunner" and self.has("dask_client_address"):
             check_dask(self.option("dask_client_address"))
         if self.name in ("FlinkRunner", "SparkRunner") and not self.has("job_endpoint"):
             self._check_job_server()
-        if (masters or _parse(address)) and self.name in ("PortableRunner", "FlinkRunner", "SparkRunner"):
+        if (masters or _parse(job_server)) and self.name in ("PortableRunner", "FlinkRunner", "SparkRunner"):
             self._check_workers(here, sure)
 
     def _check_job_server(self) -> None:
@@ -272,6 +270,11 @@ def explain(error: Exception, runner: Runner) -> MaskmillError:
             f"Beam's job server for {runner.name} cannot be fetched from {server[1]} ({server[2]}); fetch it where that is "
             f"possible and give it as --{runner.name.removesuffix('Runner').lower()}_job_server_jar=FILE after --"
         )
+    text = re.sub(r"^Pipeline \S+ failed in state \w+: ", "", text)  # Beam's name of the job, which the user never gave
+    nested = (
+        r"^(?:[\w.$]+(?:Error|Exception): )+(?=[\w.$]+(?:Error|Exception): )"  # Java repeats each cause in the next
+    )
+    text = re.sub(nested, "", text, flags=re.M)
     causes = re.findall(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception|Exit)): (.+)$", text, re.M)
     cause = f"{causes[-1][0]}: {causes[-1][1]}" if causes else next(iter(text.splitlines()), type(error).__name__)
     cause = re.sub(r" \[while running .*", "", cause.replace("\\n", " ").replace('\\"', '"'))

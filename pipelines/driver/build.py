@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 
 from maskmill.pipelines.driver.finish import finish_build, finished, too_many_failures
@@ -37,6 +38,7 @@ from maskmill.schemas.manifest import (
 _LOG = logging.getLogger("maskmill")
 _ATTEMPTS = 3  # runs of the graph in one command; a killed worker fails a local run, and the rest is built by the next
 _WORTH_TIMING = 2000  # images; below, a sample would take longer than it saves
+_IDLE_S = 3600.0  # a writer on a cluster that has not written for so long is no more
 _OWN_FILES = {MANIFEST, FAILURES, IMAGES, CHECKSUMS, FEATURES_JSON, INFO_JSON, REPORT_HTML, REPORT_JSON}
 
 
@@ -78,8 +80,11 @@ def output_errors(folder: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(folder: str) -> Iterator[None]:
+def _lock(folder: str, idle_s: float = 0.0) -> Iterator[None]:
     """Keeps a second build out of a local folder. The kernel frees the lock when this process ends, however it ends.
+
+    A job that was left to its cluster holds no lock; `idle_s` says how long what it is writing must have lain still before it
+    is taken for what an interrupted one left behind.
 
     gs:// has no locks: there, two builds of one plan write the same bytes, and one of another plan is refused. The file
     is written all the same: that a bucket is missing or closed to us must be known before a million inputs are listed.
@@ -94,20 +99,21 @@ def _lock(folder: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(f"another build is writing to {folder}; wait for it, or choose another --out") from None
-        _remove_incomplete(folder)
+        _remove_incomplete(folder, idle_s)
         yield
 
 
-def _remove_incomplete(folder: str) -> None:
-    """Removes what interrupted writers left behind; the lock says that none is at work."""
+def _remove_incomplete(folder: str, idle_s: float) -> None:
+    """Removes what interrupted writers left behind."""
+    now = time.time_ns()
     for place in (
         folder,
         os.path.join(folder, WORK),
         os.path.join(folder, WORK, "parts"),
         os.path.join(folder, WORK, SHARDS),
     ):
-        for name in storage.names(place):
-            if name.endswith(storage.INCOMPLETE):
+        for name, stamp in storage.stamps(place).items():
+            if name.endswith(storage.INCOMPLETE) and (not idle_s or now - stamp.changed_ns > idle_s * 1e9):
                 storage.remove(os.path.join(place, name))
 
 
@@ -184,7 +190,7 @@ def build(
     Raises:
         InputError, UsageError, DamageError: see their texts; the folder can be resumed after each of them.
     """
-    timed = False
+    elsewhere = False
     if run.beam_args or run.detach:
         from maskmill.pipelines.clusters.runners import choose  # Beam takes a second to import
 
@@ -193,11 +199,11 @@ def build(
             runner.check_detached()
         paths = {"images": config.images, "out": folder, **paths_of_masks(config.masks)}
         runner.check(**paths)  # before inputs are listed, which can take long
-        timed = not runner.is_local
-    with output_errors(folder), _lock(folder):
+        elsewhere = not runner.is_local
+    with output_errors(folder), _lock(folder, _IDLE_S if elsewhere else 0.0):
         if overwrite:
             _clear(folder)
-        plan = plan_or_resume(config, folder, run.part_size, timed=timed, quiet=quiet)
+        plan = plan_or_resume(config, folder, run.part_size, timed=elsewhere, quiet=quiet)
         manifest = finished(folder, plan)
         if manifest is None:
             check_files(folder, plan)

@@ -13,7 +13,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from maskmill.pipelines.clusters.runners import JobError, job_url, make_pipeline
-from maskmill.pipelines.parts.assemble import assemble_shard
+from maskmill.pipelines.parts.assemble import assemble_shard, committed_part
 from maskmill.pipelines.parts.config import RunOptions
 from maskmill.pipelines.parts.isolation import ChildProcess, InProcess
 from maskmill.pipelines.parts.part import build_part
@@ -65,7 +65,9 @@ class BuildPart(beam.DoFn):
 
     def process(self, task: PartTask):
         try:
-            sidecar = build_part(task, self.folder, self.builder, self.read_ahead, self.image_timeout)
+            plan = _plan(self.folder, self.plan_digest)
+            sidecar = committed_part(self.folder, plan, task)
+            sidecar = sidecar or build_part(task, self.folder, self.builder, self.read_ahead, self.image_timeout)
         except BaseException as error:
             LOCAL_ERRORS.append(error)
             raise
@@ -116,11 +118,8 @@ def finish(shards: int, folder: str, plan_digest: str, max_failure_rate: float) 
         DamageError: a shard is not whole.
         JobError: more images failed than may; the data set is there, with everything good.
     """
-    from maskmill.pipelines.driver.finish import (
-        finish_build,
-        finished,
-        too_many_failures,
-    )  # tables and the report: only this step's need
+    # Tables and the report: nothing that other steps need.
+    from maskmill.pipelines.driver.finish import finish_build, finished, too_many_failures
 
     plan = _plan(folder, plan_digest)
     manifest = finished(folder, plan) or finish_build(folder, plan)

@@ -6,8 +6,8 @@ import json
 
 import google_crc32c
 
-from maskmill.pipelines.parts.part import Sidecar, load_sidecar, part_path, sidecar_path
-from maskmill.pipelines.parts.plan import DIGEST_DIGITS, Plan
+from maskmill.pipelines.parts.part import Sidecar, has_records, load_sidecar, part_path, sidecar_path
+from maskmill.pipelines.parts.plan import DIGEST_DIGITS, PartTask, Plan
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError
 from maskmill.schemas.manifest import WORK, Shard, shard_name
@@ -81,6 +81,17 @@ def load_shards(folder: str, plan: Plan) -> dict[int, Shard]:
         for index, shard in zip(indices, read, strict=True)
         if shard is not None and _is_whole(folder, shard, files.get(shard.name), sidecars[_sidecar_name(plan, index)])
     }
+
+
+def committed_part(folder: str, plan: Plan, task: PartTask) -> Sidecar | None:
+    """The sidecar of a part that needs no building: its records are there, or in a shard that is whole; else None.
+
+    An engine that starts a job anew in its middle asks for all parts again, those of joined shards too.
+    """
+    sidecar = load_sidecar(folder, task)
+    if sidecar is None or has_records(folder, sidecar):
+        return sidecar
+    return sidecar if load_shard(folder, plan, task.shard) is not None else None
 
 
 def assemble_shard(folder: str, plan: Plan, index: int) -> Shard | None:

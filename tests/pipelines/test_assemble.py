@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from drawn import content, write_coco
 
+from maskmill.pipelines.driver import graph
 from maskmill.pipelines.driver.build import build
 from maskmill.pipelines.driver.finish import finish_build
 from maskmill.pipelines.parts import assemble
@@ -102,3 +103,20 @@ def test_what_a_forgotten_job_writes_lies_beside_what_is_ours(built, config):
     assert assemble_shard(out, new, 0).records == 9
     assert finish_build(out, new).plan_digest == new.digest
     assert load_shard(out, old, 0) is None
+
+
+def test_a_joined_part_is_not_built_again_where_an_engine_starts_anew(built):
+    out, plan = built
+    assemble_shard(out, plan, 0)
+    part = graph.BuildPart(out, plan.digest, 60.0, False)
+    part.setup()
+    part.builder = None  # whoever builds fails
+    assert [pair for task in plan.tasks for pair in part.process(task)] == [(0, 0), (0, 1), (0, 2)]
+    assert not list(Path(out, "_work", "parts").glob("*.tfrecord"))
+    storage.remove(sidecar_path(out, plan.tasks[1].name))
+    with pytest.raises(AttributeError):
+        list(part.process(plan.tasks[1]))
+    next(Path(out).glob("*.tfrecord-*")).unlink()
+    with pytest.raises(AttributeError):
+        list(part.process(plan.tasks[0]))
+    graph.LOCAL_ERRORS.clear()

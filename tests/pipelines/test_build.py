@@ -174,6 +174,20 @@ def test_two_builds_into_one_folder(coco, reference):
             build(coco, str(reference), IN_PROCESS, quiet=True)
 
 
+def test_what_a_job_on_a_cluster_is_writing_is_left_alone(tmp_path):
+    """It holds no lock here. What has not been written to for an hour is nobody's, and what a local build left is at once."""
+    parts = tmp_path / "_work" / "parts"
+    parts.mkdir(parents=True)
+    fresh, old = parts / f"a{storage.INCOMPLETE}", parts / f"b{storage.INCOMPLETE}"
+    for path in (fresh, old):
+        path.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
+    with build_module._lock(str(tmp_path), build_module._IDLE_S):
+        assert sorted(parts.iterdir()) == [fresh]
+    with build_module._lock(str(tmp_path)):
+        assert not list(parts.iterdir())
+
+
 @pytest.mark.parametrize("after_bytes", [0, 12_000, 24_000])
 def test_a_full_disk_keeps_what_is_finished_and_resumes(after_bytes, coco, reference, tmp_path, monkeypatch):
     written = 0

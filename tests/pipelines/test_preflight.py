@@ -205,7 +205,7 @@ def test_pools_that_are_none_or_start_no_workers(jobs, coco, tmp_path, capsys, m
 
 
 class _BeforeFlink(LocalJobServicer):
-    """A job service that, as Flink's job server, has options for where its cluster is."""
+    """A job service that, as the job servers of Flink and Spark, has an option for where its cluster is."""
 
     def DescribePipelineOptions(self, request, context=None, timeout=None):
         options = [beam_job_api_pb2.PipelineOptionDescriptor(name="flink_master")]

@@ -2,14 +2,15 @@
 
 import io
 import logging
+import re
 import time
 from pathlib import Path
 
 import pytest
 from apache_beam.runners.portability import portable_runner
-from clusters import free_port, job_service, pool_flags, portable_cluster
+from clusters import free_port, job_service, portable_cluster, with_pool
 from drawn import content, write_coco
-from drill import Drill, DrillError, break_and_resume, check_same
+from drill import Drill, DrillError, check_same, lose
 
 from maskmill.pipelines.clusters import runners
 from maskmill.pipelines.commands import cli
@@ -93,11 +94,12 @@ def test_a_pool_that_is_killed_in_the_middle_costs_only_what_was_not_committed(t
     drill = Drill(images, annotations, ("fh",), tmp_path, 2, said.append)
     config = BuildConfig("coco", images, ("fh",), annotations=annotations)
     build(config, str(tmp_path / "local"), RunOptions(workers=0, part_size=2), quiet=True)
-    pool = free_port()
-    with job_service(tmp_path) as flags:
-        break_and_resume(drill, [*flags, *pool_flags(pool)], pool, tmp_path / "local", len(drill.sidecars("local")))
-    assert "maskmill: the job on PortableRunner failed (" in said[1]
-    assert said[1].endswith("finished parts are kept, and the same command resumes")
+    with with_pool(tmp_path, job_service(tmp_path)) as cluster:
+        parts = len(drill.sidecars("local"))
+        outcome = lose(drill, "broken", cluster, cluster.losses[0], tmp_path / "local", parts)
+    assert re.fullmatch(r"lost at \d+ of 12 parts; exit 1 after \d+ s; same command again", outcome)
+    assert "maskmill: the job on PortableRunner failed (" in said[0]
+    assert said[0].endswith("finished parts are kept, and the same command resumes")
 
     shard = next((tmp_path / "broken").glob("*.tfrecord-*"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
@@ -191,6 +193,16 @@ def test_a_failed_job_is_one_sentence():
     text += "OSError: [Errno 5] disk gone [while running 'BuildPart-ptransform-3']\n"
     said = str(runners.explain(RuntimeError(text), runners.Runner("FlinkRunner")))
     assert said.startswith("the job on FlinkRunner failed (OSError: [Errno 5] disk gone); its workers' logs say more")
+
+
+def test_what_a_job_server_in_java_says_of_a_lost_worker():
+    """As Flink 1.16.3 with Beam's runner 2.54 said it, when the pool was killed."""
+    name = "org.apache.beam.vendor.grpc.v1p60p1.io.grpc.StatusRuntimeException"
+    text = f"Pipeline BeamApp-root-1125_33656a7c failed in state FAILED: {name}: {name}: CANCELLED: client cancelled"
+    said = str(runners.explain(RuntimeError(text), runners.Runner("PortableRunner")))
+    assert said.startswith(
+        "the job on PortableRunner failed (StatusRuntimeException: CANCELLED: client cancelled); its"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
-"""Small clusters on loopback: services as processes of their own, started and ended here, and Beam's portable cluster."""
+"""Small clusters: services as processes of their own, started and ended here; what can be killed; Beam's portable cluster."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,11 +22,24 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_for_port(port: int, process: subprocess.Popen, seconds: float = 60) -> None:
+def _listens(port: int, process: subprocess.Popen) -> bool:
+    """Whether somebody listens on a port, on this machine or, as the kernel tells it, on that of the process."""
+    with contextlib.suppress(OSError):
+        socket.create_connection(("localhost", port), timeout=1).close()
+        return True
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{process.pid}/net/{table}").read_text().splitlines()[1:]:
+                _, local, _, state, *_ = line.split()
+                if state == "0A" and int(local.rpartition(":")[2], 16) == port:
+                    return True
+    return False
+
+
+def wait_for_port(port: int, process: subprocess.Popen, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            socket.create_connection(("localhost", port), timeout=1).close()
+        if _listens(port, process):
             return
         assert process.poll() is None, "a cluster's process ended before it listened"
         time.sleep(0.1)
@@ -41,9 +55,19 @@ def end(process: subprocess.Popen) -> None:
             process.wait(timeout=patience)
 
 
+def children(pid: int) -> list[int]:
+    """Processes that a process has started, in the order of their ids."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
 @contextlib.contextmanager
 def service(command: list[str], *, port: int, log: Path, **environment: str) -> Iterator[subprocess.Popen]:
-    """A process that listens on a port, in a session of its own so that what it starts ends with it."""
+    """A process that listens on a port (0: on any, or none), in a session of its own so that what it starts ends with it."""
     with open(log, "ab") as output:
         process = subprocess.Popen(
             command,
@@ -54,21 +78,91 @@ def service(command: list[str], *, port: int, log: Path, **environment: str) -> 
             start_new_session=True,
         )
     try:
-        wait_for_port(port, process)
+        if port:
+            wait_for_port(port, process)
         yield process
     finally:
         end(process)
 
 
 @contextlib.contextmanager
-def worker_pool(folder: Path, port: int, launcher: str = "", **environment: str) -> Iterator[subprocess.Popen]:
-    """A pool of workers, as it would run on every machine of a cluster. `launcher` starts each worker instead of Python."""
+def worker_pool(
+    folder: Path, port: int, launcher: str = "", at: Sequence[str] = (), **environment: str
+) -> Iterator[subprocess.Popen]:
+    """A pool of workers, as it would run on every machine of a cluster.
+
+    Args:
+        folder: for its log.
+        port: where it listens.
+        launcher: starts each worker, instead of Python.
+        at: put before the command; see `machines.Machines.at`.
+        environment: of the pool and its workers.
+    """
     # The pool starts a bare `python`, which must be this one.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    command = [sys.executable, "-m", POOL, f"--service_port={port}"]
+    command = [*at, sys.executable, "-m", POOL, f"--service_port={port}"]
     command += [f"--container_executable={launcher}"] if launcher else []
     with service(command, port=port, log=folder / "pool.log", **{"PATH": path, **environment}) as process:
         yield process
+
+
+class Killable:
+    """Services that stand for one thing that can be lost and replaced: a pool, or all of a machine."""
+
+    def __init__(self, start: Callable[[], contextlib.AbstractContextManager], stack: contextlib.ExitStack):
+        self._start = start
+        self._running = contextlib.ExitStack()
+        self._processes: list[subprocess.Popen] = []
+        stack.callback(lambda: self._running.close())
+        self.replace()
+
+    def replace(self) -> None:
+        """Starts it, or another in its place."""
+        self._running = contextlib.ExitStack()
+        self._processes = list(self._running.enter_context(self._start()))
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        self._running.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """Something that goes in the middle of a build.
+
+    Attributes:
+        what: in words.
+        kill: makes it go.
+        replace: another comes.
+        heals: whether the engine goes on by itself then; else the build fails, and its command is typed again.
+    """
+
+    what: str
+    kill: Callable[[], None]
+    replace: Callable[[], None]
+    heals: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A cluster that runs.
+
+    Attributes:
+        flags: Beam's, complete.
+        losses: what can be tried on it.
+        at: put before a command that is to run where the user sits.
+        machines: what it consists of, in words.
+        detaches: whether a job goes on without the process that started it.
+    """
+
+    flags: list[str]
+    losses: list[Loss]
+    at: list[str]
+    machines: str
+    detaches: bool = True
 
 
 def pool_flags(pool: int) -> list[str]:
@@ -91,3 +185,19 @@ def portable_cluster(folder: Path, **environment: str) -> Iterator[list[str]]:
     pool = free_port()
     with job_service(folder) as flags, worker_pool(folder, pool, **environment):
         yield [*flags, *pool_flags(pool)]
+
+
+@contextlib.contextmanager
+def with_pool(folder: Path, service: contextlib.AbstractContextManager[list[str]]) -> Iterator[Cluster]:
+    """A job service of its own kind (`service` gives its flags) with one pool of workers, which can be lost."""
+    port = free_port()
+    with service as flags, contextlib.ExitStack() as stack:
+
+        @contextlib.contextmanager
+        def start():
+            with worker_pool(folder, port) as process:
+                yield [process]
+
+        pool = Killable(start, stack)
+        loss = Loss("pool", pool.kill, pool.replace, heals=False)
+        yield Cluster([*flags, *pool_flags(port)], [loss], [], "1 pool")

@@ -1,20 +1,23 @@
-"""A build on a cluster as in an emergency: the same bytes as at home, the workers killed in the middle, resumed, the same again.
+"""Builds on clusters as in an emergency: the same bytes as at home, whatever is killed in the middle.
 
-    python tests/support/drill.py --engine flink      (also: make flink-test)
+    python tests/support/drill.py flink spark dask portable prism      (also: make clusters-test)
 
-1. Builds a data set locally. 2. Starts a cluster on loopback (flink: JobManager and TaskManager with two slots, Beam's job
-server, a pool of Python workers), builds there and compares shards, manifest and ledger byte by byte. 3. Builds into a new
-folder, kills the pool with all its workers once parts are committed, starts another pool and runs the same command again:
-the rest is built, what was there is left alone, and the bytes are the same. 4. Says what an image costs on the cluster.
+1. Builds a data set locally. 2. Starts a cluster, builds there, and compares shards, manifest and ledger byte by byte. 3. Where
+the engine can be left alone, starts a build with --detach and waits for its job to finish it. 4. For everything that the cluster
+can lose: builds into a new folder, kills it once a quarter of the parts is committed, lets another come after 5 s, and compares
+again. Where the engine goes on by itself, nobody types anything; where it gives up, the same command is typed again, what was
+committed must be left alone, and the bytes must be the same. 5. Prints a table, with what it cost there more than locally.
 
-Everything is started here and ended here, however it ends; at the end no process of the drill may be left. Engines: flink;
-prism (Beam's runner in Go); portable (Beam's job service in Python, nothing to be fetched).
+Everything is started here and ended here, however it ends; at the end no process of the drill may be left. Engines: flink
+(twice: as it comes, and with a restart strategy), spark, dask; prism (Beam's runner in Go); portable (Beam's job service in
+Python, nothing to be fetched).
 """
 
 import argparse
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -24,17 +27,21 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from clusters import ROOT, end, free_port, job_service, pool_flags, worker_pool
+import dasks
+import flink
+import spark
+from clusters import ROOT, Cluster, Loss, end, job_service, with_pool
 from drawn import content, write_coco
-from flink import MissingError, distribution, flink, job_server
+from fetched import MissingError
 from prism import binary, prism
 
 MARK = "MASKMILL_DRILL"  # in the environment of everything that a drill starts
-ENGINES = ("flink", "prism", "portable")
+ENGINES = ("flink", "spark", "dask", "portable", "prism")
 _PATIENCE_S = 900
+_UNTIL_ANOTHER_COMES_S = 5.0
 
 
 class DrillError(Exception):
@@ -51,6 +58,7 @@ class Drill:
         folder: for outputs and logs.
         part_size: images per work item.
         say: prints a line.
+        at: put before the command; see `clusters.Cluster.at`.
     """
 
     images: str
@@ -59,10 +67,12 @@ class Drill:
     folder: Path
     part_size: int
     say: Callable[[str], None] = print
+    at: Sequence[str] = ()
 
-    def command(self, out: str, *beam: str) -> list[str]:
+    def command(self, out: str, *beam: str, detach: bool = False) -> list[str]:
         """The command that a user would type."""
         own = [
+            *(self.at if beam else ()),
             sys.executable,
             "-m",
             "maskmill.pipelines.commands.cli",
@@ -74,13 +84,14 @@ class Drill:
         ]
         own += ["--annotations", self.annotations, "--part-size", str(self.part_size), "--out", str(self.folder / out)]
         own += [word for spec in self.masks for word in ("--masks", spec)]
+        own += ["--detach"] if detach else []
         return [*own, "--workers", "2", *(["--", *beam] if beam else [])]
 
-    def start(self, out: str, *beam: str) -> subprocess.Popen:
+    def start(self, out: str, *beam: str, detach: bool = False) -> subprocess.Popen:
         """Starts the command, in a session of its own."""
         with open(self.folder / f"{out}.log", "ab") as log:
             return subprocess.Popen(
-                self.command(out, *beam),
+                self.command(out, *beam, detach=detach),
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stdout=log,
                 stderr=log,
@@ -96,8 +107,8 @@ class Drill:
         finally:
             end(process)
         if code != wanted:
-            said = (self.folder / f"{out}.log").read_text(errors="replace").strip().splitlines()[-8:]
-            raise DrillError(f"the build into {out} ended with {code}, not {wanted}:\n" + "\n".join(said))
+            words = (self.folder / f"{out}.log").read_text(errors="replace").strip().splitlines()[-8:]
+            raise DrillError(f"the build into {out} ended with {code}, not {wanted}:\n" + "\n".join(words))
 
     def build(self, out: str, *beam: str) -> float:
         """Builds from start to end; returns seconds."""
@@ -108,6 +119,11 @@ class Drill:
     def sidecars(self, out: str) -> dict[str, bytes]:
         """What is committed. The time it took is in each, so a part built again would differ."""
         return {path.name: path.read_bytes() for path in (self.folder / out / "_work" / "parts").glob("*.json")}
+
+    def part_ms(self, out: str) -> float:
+        """Wall milliseconds an image that workers spent inside parts."""
+        parts = [json.loads(data) for data in self.sidecars(out).values()]
+        return sum(part["seconds"] for part in parts) / sum(part["images"] for part in parts) * 1e3
 
 
 def digest(folder: Path) -> str:
@@ -136,10 +152,10 @@ class CpuMeter(threading.Thread):
     def run(self) -> None:
         while True:
             self.seconds()
-            time.sleep(0.25)
+            time.sleep(0.5)
 
     def seconds(self) -> float:
-        """CPU seconds so far; at most a quarter of a second of each process is missing."""
+        """CPU seconds so far; at most half a second of each process is missing."""
         for pid in left_over(os.environ[MARK]):
             with contextlib.suppress(OSError):
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -157,69 +173,142 @@ def left_over(mark: str) -> list[int]:
     return found
 
 
-def run_drill(drill: Drill, engine: Callable[[Path], contextlib.AbstractContextManager[list[str]]]) -> None:
-    """The drill; see the head of this file. DrillError where anything is not as it must be."""
-    warm = [
-        sys.executable,
-        "-m",
-        "maskmill.pipelines.commands.cli",
-        "warmup",
-        *(word for spec in drill.masks for word in ("--masks", spec)),
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        engine, machines, killed, outcome: in words.
+        digest: of what was built.
+        wall_s, cpu_s: of all that ran, the start of the job included.
+        more: what it cost more than locally: all processes' CPU time, and the workers' wall time an image, the start left out.
+    """
+
+    engine: str
+    machines: str
+    killed: str
+    outcome: str
+    digest: str
+    wall_s: float
+    cpu_s: float = 0.0
+    more: str = ""
+
+
+def table(rows: list[Row]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "| engine | on | killed | what happened | bytes | time | more than locally |",
+        "|---|---|---|---|---|---|---|",
     ]
+    for row in rows:
+        same = row.digest[:12] + (" =" if row.digest == rows[0].digest else " differs")
+        cells = (row.engine, row.machines, row.killed, row.outcome, same, f"{row.wall_s:.0f} s", row.more)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+Engine = Callable[[Path], contextlib.AbstractContextManager[Cluster]]
+
+
+def prepare(drill: Drill, meter: CpuMeter) -> Row:
+    """Compiles the kernels and makes the reference, locally."""
+    specs = [word for spec in drill.masks for word in ("--masks", spec)]
+    warm = [sys.executable, "-m", "maskmill.pipelines.commands.cli", "warmup", *specs]
     subprocess.run(warm, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    meter = CpuMeter()
-    meter.start()
-    local_wall = drill.build("local")
-    local_cpu = meter.seconds()
+    before = meter.seconds()
+    wall = drill.build("local")
+    cpu = meter.seconds() - before
+    records, parts = _records(drill.folder / "local"), len(drill.sidecars("local"))
+    images = f"{records} images, {parts} parts"
+    return Row("local", "1 host", "-", images, digest(drill.folder / "local"), wall, cpu)
+
+
+def run_drill(drill: Drill, name: str, engine: Engine, local: Row, meter: CpuMeter) -> Iterator[Row]:
+    """The drill on one engine; see the head of this file. DrillError where anything is not as it must be."""
     reference = drill.folder / "local"
-    parts, records = len(drill.sidecars("local")), _records(reference)
-    drill.say(
-        f"local    {digest(reference)}  {records} records, {parts} parts, {local_wall:.0f} s, {local_cpu:.0f} CPU s"
-    )
-    pool = free_port()
-    with engine(drill.folder) as flags:
-        beam = [*flags, *pool_flags(pool)]
-        with worker_pool(drill.folder, pool):
-            before = meter.seconds()
-            wall = drill.build("cluster", *beam)
-            cpu = meter.seconds() - before
-        check_same(drill.folder / "cluster", reference, "the build on the cluster")
-        drill.say(f"cluster  {digest(drill.folder / 'cluster')}  {wall:.0f} s, {cpu:.0f} CPU s")
-        break_and_resume(drill, beam, pool, reference, parts)
-    drill.say(
-        f"overhead on the cluster, job start included: {(cpu - local_cpu) / records * 1e3:+.1f} CPU ms and "
-        f"{(wall - local_wall) / records * 1e3:+.1f} ms of wall time per image"
-    )
+    parts = len(drill.sidecars("local"))
+    folder = drill.folder / name.replace(" ", "-")
+    folder.mkdir()
+    with engine(folder) as cluster:
+        drill = dataclasses.replace(drill, at=cluster.at)
+        before = meter.seconds()
+        wall = drill.build(f"{folder.name}/out", *cluster.flags)
+        cpu = meter.seconds() - before
+        check_same(folder / "out", reference, f"the build on {name}")
+        inside = drill.part_ms(f"{folder.name}/out") - drill.part_ms("local")
+        more = f"{cpu - local.cpu_s:+.0f} CPU s in all, {inside:+.0f} ms an image inside parts"
+        yield Row(name, cluster.machines, "-", "done", digest(folder / "out"), wall, cpu, more)
+        if cluster.detaches:
+            start = time.monotonic()
+            outcome = leave(drill, f"{folder.name}/left", cluster, reference)
+            wall = time.monotonic() - start
+            yield Row(name, cluster.machines, "-", outcome, digest(folder / "left"), wall)
+        for loss in cluster.losses:
+            out = f"{folder.name}/{loss.what}-lost"
+            start = time.monotonic()
+            outcome = lose(drill, out, cluster, loss, reference, parts)
+            wall = time.monotonic() - start
+            yield Row(name, cluster.machines, loss.what, outcome, digest(drill.folder / out), wall)
 
 
-def break_and_resume(drill: Drill, beam: list[str], pool: int, reference: Path, parts: int) -> None:
-    """Kills the pool of workers in the middle of a build, starts another and runs the same command again.
+def leave(drill: Drill, out: str, cluster: Cluster, reference: Path) -> str:
+    """Starts a build with --detach and sees to it that its job finishes it; says what happened, in words."""
+    start = time.monotonic()
+    drill.finish(drill.start(out, *cluster.flags, detach=True), out, 0)
+    seconds = time.monotonic() - start
+    while not (drill.folder / out / "manifest.json").exists():
+        if time.monotonic() - start > _PATIENCE_S:
+            raise DrillError(f"the job that was left to itself did not finish within {_PATIENCE_S} s")
+        time.sleep(0.2)
+    check_same(drill.folder / out, reference, "the build that was left to itself")
+    return f"--detach: left after {seconds:.0f} s, finished by itself"
+
+
+def lose(drill: Drill, out: str, cluster: Cluster, loss: Loss, reference: Path, parts: int) -> str:
+    """Kills something in the middle of a build, and sees to it that the build is finished with the same bytes.
 
     Args:
         drill: what is built.
-        beam: Beam's flags for a cluster that runs, its pool at the port `pool` not yet.
-        pool: where the pools listen.
+        out: where, below the drill's folder.
+        cluster: a cluster that runs.
+        loss: what it loses.
         reference: the same build, made locally.
         parts: how many parts it has.
+
+    Returns:
+        What happened, in words.
     """
-    with worker_pool(drill.folder, pool) as process:
-        running = drill.start("broken", *beam)
-        _wait_for_parts(drill, running, max(1, parts // 5))
-        os.killpg(process.pid, signal.SIGKILL)
-        killed = time.monotonic()
-        drill.finish(running, "broken", 1)
-        seconds = time.monotonic() - killed
-    committed = drill.sidecars("broken")
-    if (drill.folder / "broken" / "manifest.json").exists() or not 0 < len(committed) < parts:
-        raise DrillError(f"the pool was killed, but {len(committed)} of {parts} parts are committed")
-    drill.say(f"killed   with {len(committed)} of {parts} parts committed; {seconds:.0f} s later the command ended:")
-    drill.say("         " + (drill.folder / "broken.log").read_text(errors="replace").strip().splitlines()[-1])
-    with worker_pool(drill.folder, pool):
-        drill.build("broken", *beam)
-    check_same(drill.folder / "broken", reference, "the resumed build")
-    if again := [name for name, data in committed.items() if drill.sidecars("broken")[name] != data]:
+    running = drill.start(out, *cluster.flags)
+    _wait_for_parts(drill, running, out, max(1, parts // 4))
+    loss.kill()
+    if loss.heals:
+        lost_at = len(drill.sidecars(out))
+        time.sleep(_UNTIL_ANOTHER_COMES_S)
+        loss.replace()
+        drill.finish(running, out, 0)
+        check_same(drill.folder / out, reference, f"the build that lost its {loss.what}")
+        return f"lost at {lost_at} of {parts} parts; went on by itself"
+    killed = time.monotonic()
+    drill.finish(running, out, 1)
+    seconds = time.monotonic() - killed
+    committed = drill.sidecars(out)
+    if (drill.folder / out / "manifest.json").exists() or not 0 < len(committed) < parts:
+        raise DrillError(f"the {loss.what} was killed, but {len(committed)} of {parts} parts are committed")
+    drill.say("  " + said(drill.folder / f"{out}.log"))
+    loss.replace()
+    drill.build(out, *cluster.flags)
+    check_same(drill.folder / out, reference, "the resumed build")
+    if again := [name for name, data in committed.items() if drill.sidecars(out)[name] != data]:
         raise DrillError(f"parts that were committed were built again: {', '.join(again)}")
-    drill.say(f"resumed  {digest(drill.folder / 'broken')}  {len(committed)} parts kept")
+    return f"lost at {len(committed)} of {parts} parts; exit 1 after {seconds:.0f} s; same command again"
+
+
+def said(log: Path) -> str:
+    """The last line of a command's log; DrillError unless it is all that the command had to say of its failure."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    if stray := [line for line in lines[:-1] if not line.startswith("maskmill: ")]:
+        raise DrillError(f"a job that failed is more than one sentence: {stray[0]}")
+    return lines[-1]
 
 
 def _records(folder: Path) -> int:
@@ -228,10 +317,10 @@ def _records(folder: Path) -> int:
     return load_manifest(str(folder)).num_records
 
 
-def _wait_for_parts(drill: Drill, process: subprocess.Popen, enough: int) -> None:
+def _wait_for_parts(drill: Drill, process: subprocess.Popen, out: str, enough: int) -> None:
     """Until so many parts are committed."""
     deadline = time.monotonic() + _PATIENCE_S
-    while len(drill.sidecars("broken")) < enough:
+    while len(drill.sidecars(out)) < enough:
         if process.poll() is not None or time.monotonic() > deadline:
             end(process)
             raise DrillError(f"the build to be broken ended, or stood still, before {enough} parts were committed")
@@ -250,38 +339,50 @@ def scratch(keep: str) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _engine(name: str, program: str) -> Callable[[Path], contextlib.AbstractContextManager[list[str]]]:
+def engines(name: str) -> dict[str, Engine]:
+    """What a name stands for, fetched: a description and a cluster for each."""
     if name == "flink":
-        distribution()
-        program = program or str(job_server())
-        return lambda folder: flink(folder, program)
+        flink.fetch_all()
+        return {
+            f"Flink {flink.FLINK}": lambda folder: flink.flink(folder, heals=False),
+            f"Flink {flink.FLINK}, fixed-delay": lambda folder: flink.flink(folder, heals=True),
+        }
+    if name == "spark":
+        spark.fetch_all()
+        return {f"Spark {spark.SPARK}": spark.spark}
+    if name == "dask":
+        import distributed
+
+        return {f"Dask {distributed.__version__}": dasks.dask}
     if name == "prism":
-        program = program or str(binary())
-        return lambda folder: prism(folder, program)
-    return job_service
+        program = str(binary())
+        return {"Prism": lambda folder: with_pool(folder, prism(folder, program))}
+    return {"portable": lambda folder: with_pool(folder, job_service(folder))}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0 when all went as it must, 1 when not, 4 when something cannot be fetched."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engine", choices=ENGINES, default="flink")
+    parser.add_argument("engines", nargs="*", default=["portable"], metavar="ENGINE", help=f"of {', '.join(ENGINES)}")
     parser.add_argument(
         "--coco", metavar="FOLDER", help="images/ and instances.json (default: MASKMILL_TEST_DATA's, or drawn)"
     )
     parser.add_argument(
         "--masks", action="append", metavar="SPEC", help='default: "fh(scales=(500,1000,1500))" and "gt()"'
     )
-    parser.add_argument("--part-size", type=int, default=16)
+    parser.add_argument("--part-size", type=int, default=8)
     parser.add_argument("--drawn", type=int, default=120, help="pictures to draw where there are none")
-    parser.add_argument("--program", default="", help="the job server's .jar, or prism, where it is here already")
     parser.add_argument("--keep", default="", metavar="FOLDER", help="keep outputs and logs there")
     args = parser.parse_args(argv)
+    if unknown := set(args.engines) - set(ENGINES):
+        parser.error(f"there is no engine {min(unknown)!r}; there are {', '.join(ENGINES)}")
     mark = os.environ[MARK] = uuid.uuid4().hex
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that everything is ended then, too
     signal.signal(signal.SIGINT, signal.default_int_handler)  # even when started in the background
-    code = 1
+    code, rows = 0, []
     try:
-        engine = _engine(args.engine, args.program)  # fetches what is missing, before anything else takes its time
+        # Fetches what is missing, before anything else takes its time.
+        chosen = {name: engine for word in args.engines for name, engine in engines(word).items()}
         with scratch(args.keep) as folder:
             data = os.environ.get("MASKMILL_TEST_DATA", "")
             source = args.coco or (data and os.path.join(data, "coco"))
@@ -290,21 +391,36 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 images, annotations = write_coco(folder / "drawn", args.drawn, 480, 640)
             masks = tuple(args.masks or ("fh(scales=(500,1000,1500))", "gt()"))
-            run_drill(Drill(images, annotations, masks, folder, args.part_size), engine)
-            code = 0
-    except (DrillError, AssertionError) as error:
-        print(f"drill: {error}", file=sys.stderr)
+            drill, meter = Drill(images, annotations, masks, folder, args.part_size), CpuMeter()
+            meter.start()
+            rows.append(prepare(drill, meter))
+            for name, engine in chosen.items():
+                code = max(code, _one(drill, name, engine, rows, meter))
     except MissingError as error:
         print(f"drill: {error}", file=sys.stderr)
         code = 4
     except KeyboardInterrupt:
         code = 130
+    if rows:
+        print(f"\n{table(rows)}")
     deadline = time.monotonic() + 10
     while (left := left_over(mark)) and time.monotonic() < deadline:
         time.sleep(0.2)  # grandchildren that notice their parent's end by themselves
     if left:
         print(f"drill: processes are left over: {left}", file=sys.stderr)
     return code or (1 if left else 0)
+
+
+def _one(drill: Drill, name: str, engine: Engine, rows: list[Row], meter: CpuMeter) -> int:
+    """An engine's rows, added to those there are; what goes wrong on one engine is no reason to leave out the next."""
+    try:
+        for row in run_drill(drill, name, engine, rows[0], meter):
+            drill.say(f"{name}: {row.killed}: {row.outcome}, {row.wall_s:.0f} s, {row.digest}")
+            rows.append(row)
+    except (DrillError, AssertionError, MissingError) as error:
+        print(f"drill: {name}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,188 +1,177 @@
-"""A standalone Flink cluster on loopback: fetched once, a JobManager and a TaskManager as processes of their own.
+"""A standalone Flink cluster of three machines: a JobManager with Beam's job server, and two TaskManagers with a pool each.
 
-What is fetched goes to $XDG_CACHE_HOME/maskmill (else ~/.cache/maskmill): Flink's distribution from its two Python packages,
-which are unpacked and not installed (they ask for an old Beam), and Beam's job server with Maven.
+Versions are environment variables, so that whoever has a newer job server runs the same drill: MASKMILL_FLINK of the cluster,
+MASKMILL_FLINK_BEAM of Beam's runner for its minor version, or MASKMILL_FLINK_JOB_SERVER, a job server's .jar.
 """
 
 import contextlib
-import hashlib
 import json
 import os
-import re
-import shutil
-import stat
 import subprocess
 import sys
-import tarfile
 import time
-import urllib.request
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from clusters import free_port, service
+from clusters import Cluster, Killable, Loss, free_port, pool_flags, service, worker_pool
+from fetched import OPENS, MissingError, package, runner_jars
+from machines import Machines, machines
 
-FLINK = "1.20.5"
-MINOR = "1.20"
-SLOTS = 2
-SHA256 = {
-    f"apache_flink-{FLINK}": "6e8ec098a7c06ea34d01fd540e81d44703a90e3bda74052dcbcbb7db5253c10f",  # cp311, x86_64
-    f"apache_flink_libraries-{FLINK}": "e6aee62ea1a1fe7b32e28894ad079f3f1a50a372a4caac3df52405267f4228c8",
-}
-_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
+FLINK = os.environ.get("MASKMILL_FLINK", "1.16.3")
+BEAM = os.environ.get("MASKMILL_FLINK_BEAM", "2.54.0")
+_LOG = ("org.slf4j", "slf4j-simple", "1.7.30")
 _CONFIG = """\
-jobmanager: {{bind-host: 127.0.0.1, rpc: {{address: 127.0.0.1, port: {rpc}}}, memory: {{process: {{size: 1200m}}}}}}
-taskmanager: {{bind-host: 127.0.0.1, host: 127.0.0.1, numberOfTaskSlots: {slots}, memory: {{process: {{size: 1600m}}}}}}
-rest: {{address: 127.0.0.1, bind-address: 127.0.0.1, port: {rest}}}
-blob: {{server: {{port: 0}}}}
-io: {{tmp: {{dirs: {scratch}}}}}
+jobmanager.rpc.address: {master}
+jobmanager.rpc.port: {rpc}
+jobmanager.bind-host: 0.0.0.0
+rest.address: {master}
+rest.bind-address: 0.0.0.0
+rest.port: {rest}
+taskmanager.host: {own}
+taskmanager.bind-host: 0.0.0.0
+taskmanager.numberOfTaskSlots: 1
+heartbeat.interval: 2000
+heartbeat.timeout: 10000
+io.tmp.dirs: {scratch}
 """
+# Without it Flink gives up a batch job with the first TaskManager that is lost.
+RESTART = """\
+restart-strategy: fixed-delay
+restart-strategy.fixed-delay.attempts: 10
+restart-strategy.fixed-delay.delay: 3 s
+"""
+_MASTER_MB = {"memory.heap.size": 624, "memory.off-heap.size": 128, "memory.jvm-metaspace.size": 256}
+_MASTER_MB |= {"memory.jvm-overhead.min": 192, "memory.jvm-overhead.max": 192}
+_WORKER_MB = {
+    "task.heap.size": 384,
+    "framework.heap.size": 128,
+    "framework.off-heap.size": 128,
+    "task.off-heap.size": 128,
+}
+_WORKER_MB |= {"network.min": 64, "network.max": 64, "managed.size": 128, "jvm-metaspace.size": 256}
+_WORKER_MB |= {"jvm-overhead.min": 192, "jvm-overhead.max": 192}
 
 
-class MissingError(Exception):
-    """Something that Flink needs is not here and cannot be fetched."""
+def fetch_all() -> None:
+    """Fetches what is missing."""
+    package("apache-flink-libraries", FLINK)
+    job_server()
 
 
-def cache() -> Path:
-    """Where fetched things stay."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "maskmill"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _run(command: list[str], what: str) -> None:
+def job_server() -> str:
+    """The class path of Beam's job server for this Flink."""
+    if jar := os.environ.get("MASKMILL_FLINK_JOB_SERVER", ""):
+        return jar
+    minor = ".".join(FLINK.split(".")[:2])
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise MissingError(f"{what} cannot be fetched: {command[0]} is not installed") from None
-    if done.returncode:
-        said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
-        lines = [line for line in said.splitlines() if "ERROR" in line.upper()]
-        why = re.sub(r"^\[?ERROR\]?:?\s*|Failed to execute goal .*?: (?=[A-Z])", "", (lines or ["no reason given"])[0])
-        raise MissingError(f"{what} cannot be fetched: {why.strip()}")
+        return ":".join(runner_jars(f"beam-runners-flink-{minor}", BEAM, _LOG))
+    except MissingError as error:
+        raise MissingError(f"{error}; where you have a job server's .jar: MASKMILL_FLINK_JOB_SERVER=JAR") from None
 
 
-def _verify(path: Path) -> None:
-    """Compares with the pinned checksum, where this very file is pinned."""
-    wanted = next(
-        (sha for name, sha in SHA256.items() if path.name.startswith((f"{name}-cp311-", f"{name}.tar"))), None
-    )
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if wanted not in (None, found):
-        path.unlink()
-        raise MissingError(f"{path.name} has sha256 {found}, not {wanted}; it was removed, run again to fetch it anew")
+def _memory(prefix: str, sizes: dict[str, int]) -> list[str]:
+    return [word for name, size in sizes.items() for word in ("-D", f"{prefix}{name}={size}mb")]
 
 
-def distribution() -> Path:
-    """FLINK_HOME, fetched and unpacked where it is not there yet."""
-    home = cache() / f"flink-{FLINK}"
-    if (home / "complete").exists():
-        return home
-    shutil.rmtree(home, ignore_errors=True)
-    fetched = cache() / "fetched"
-    names = [f"apache-flink=={FLINK}", f"apache-flink-libraries=={FLINK}"]
-    pip = [sys.executable, "-m", "pip"]
-    if subprocess.run([*pip, "--version"], capture_output=True).returncode:  # an environment made without it
-        pip = [shutil.which("pip") or "pip"]
-    _run([*pip, "download", "--no-deps", "--dest", str(fetched), *names], f"Flink {FLINK}")
-    for path in fetched.glob(f"apache_flink-{FLINK}-*.whl"):
-        _verify(path)
-        with zipfile.ZipFile(path) as wheel:
-            members = [m for m in wheel.namelist() if m.startswith(("pyflink/bin/", "pyflink/conf/"))]
-            wheel.extractall(home / "unpacked", members)
-    for path in fetched.glob(f"apache_flink_libraries-{FLINK}.tar.gz"):
-        _verify(path)
-        with tarfile.open(path) as sdist:
-            sdist.extractall(home / "unpacked", filter="data")
-    shutil.copytree(home / "unpacked" / "pyflink", home, dirs_exist_ok=True)
-    shutil.copytree(next((home / "unpacked").glob("apache*/deps")), home, dirs_exist_ok=True)
-    shutil.rmtree(home / "unpacked")
-    shutil.rmtree(fetched)
-    for script in (home / "bin").iterdir():
-        script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    (home / "complete").touch()
-    return home
+class _Flink:
+    """The programs of a cluster, and where they run."""
 
+    def __init__(self, folder: Path, hosts: Machines, heals: bool):
+        self.folder, self.hosts, self.heals = folder, hosts, heals
+        self.rest, self.rpc, self.job_port, self.pool_port = (free_port() for _ in range(4))
+        self.master = hosts.address("a")
+        libraries = sorted((package("apache-flink-libraries", FLINK) / "lib").glob("*.jar"))
+        self.flink = ["java", *OPENS, "-cp", ":".join(map(str, libraries))]
 
-def job_server() -> Path:
-    """Beam's job server for this Flink, of the version of Beam that is installed."""
-    from apache_beam.version import __version__ as beam
+    def _configuration(self, host: str) -> list[str]:
+        place = self.folder / f"flink-{host}"
+        place.mkdir(exist_ok=True)
+        own = self.hosts.address(host)
+        text = _CONFIG.format(master=self.master, rpc=self.rpc, rest=self.rest, own=own, scratch=place)
+        (place / "flink-conf.yaml").write_text(text + (RESTART if self.heals else ""))
+        return ["--configDir", str(place)]
 
-    artifact = f"beam-runners-flink-{MINOR}-job-server"
-    jar = cache() / f"{artifact}-{beam}.jar"
-    if not jar.exists():
-        coordinates = f"org.apache.beam:{artifact}:{beam}"
-        # Maven checks what it fetches against the repository's checksums when told to be strict.
-        command = [
-            "mvn",
-            "-B",
-            "-q",
-            "-U",
-            "--strict-checksums",
-            "-Dstyle.color=never",
-            _COPY,
-            f"-Dartifact={coordinates}",
-        ]
-        try:
-            _run([*command, f"-DoutputDirectory={cache()}"], f"Beam's job server {coordinates}")
-        except MissingError as error:
-            raise MissingError(
-                f"{error}; where you have the .jar, run: python tests/support/drill.py --program JAR"
-            ) from None
-    return jar
+    def jobmanager(self):
+        command = [*self.hosts.at("a"), *self.flink, "-Xmx700m"]
+        command += ["org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", *self._configuration("a")]
+        return service(
+            [*command, *_memory("jobmanager.", _MASTER_MB)], port=self.rest, log=self.folder / "jobmanager.log"
+        )
 
+    def taskmanager(self, host: str):
+        command = [*self.hosts.at(host), *self.flink, "-Xmx512m", "-XX:MaxDirectMemorySize=400m"]
+        command += ["org.apache.flink.runtime.taskexecutor.TaskManagerRunner", *self._configuration(host)]
+        command += ["-D", "taskmanager.cpu.cores=1.0", *_memory("taskmanager.memory.", _WORKER_MB)]
+        return service(command, port=0, log=self.folder / f"taskmanager-{host}.log")
 
-def overview(rest: int) -> dict:
-    """What the cluster says of itself; nothing while it is starting."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{rest}/overview", timeout=5) as answer:
-            return json.load(answer)
-    except OSError:  # it answers 503 at first
-        return {}
+    def pool(self, host: str):
+        return worker_pool(self.folder, self.pool_port, at=self.hosts.at(host))
 
+    def job_server(self):
+        command = [*self.hosts.at("a"), "java", *OPENS, "-Xmx600m", "-cp", job_server()]
+        command += ["org.apache.beam.runners.flink.FlinkJobServerDriver", "--job-host", self.master]
+        command += ["--job-port", str(self.job_port), "--artifact-port", "0", "--expansion-port", "0"]
+        command += ["--flink-master", f"{self.master}:{self.rest}", "--artifacts-dir", str(self.folder / "artifacts")]
+        return service(command, port=self.job_port, log=self.folder / "job-server.log")
 
-@contextlib.contextmanager
-def flink_cluster(folder: Path) -> Iterator[int]:
-    """A JobManager and a TaskManager with 2 slots; gives the port of the REST interface.
+    def slots(self) -> int:
+        """How many tasks the cluster can run, as the JobManager says on its own machine."""
+        url = f"http://{self.master}:{self.rest}/overview"
+        ask = f"import urllib.request as u; print(u.urlopen({url!r}, timeout=5).read().decode())"
+        environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        command = [*self.hosts.at("a"), sys.executable, "-c", ask]
+        said = subprocess.run(command, capture_output=True, text=True, env=environment).stdout
+        with contextlib.suppress(ValueError):
+            return int(json.loads(said).get("slots-total", 0))
+        return 0
 
-    Args:
-        folder: for logs, configuration and Flink's temporary files.
-    """
-    home = distribution()
-    rest, rpc = free_port(), free_port()
-    configuration, scratch = folder / "flink-conf", folder / "flink-tmp"
-    shutil.copytree(home / "conf", configuration)
-    scratch.mkdir()
-    # What is there already are options that Java 17 needs.
-    with open(configuration / "config.yaml") as file:
-        needed = file.read().split("\njobmanager:")[0]
-    text = _CONFIG.format(rpc=rpc, rest=rest, slots=SLOTS, scratch=scratch)
-    (configuration / "config.yaml").write_text(f"{needed}\n{text}")
-    java = os.environ.get("JAVA_HOME") or str(Path(shutil.which("java") or "/").resolve().parent.parent)
-    places = {"FLINK_CONF_DIR": str(configuration), "FLINK_LOG_DIR": str(folder), "JAVA_HOME": java}
-    manager, worker = ([str(home / "bin" / f"{name}.sh"), "start-foreground"] for name in ("jobmanager", "taskmanager"))
-    with (
-        service(manager, port=rest, log=folder / "jobmanager.log", **places),
-        service(worker, port=rest, log=folder / "taskmanager.log", **places),
-    ):
-        deadline = time.monotonic() + 90
-        while (said := overview(rest)).get("slots-total") != SLOTS:
+    def wait_for_slots(self, wanted: int) -> None:
+        deadline = time.monotonic() + 120
+        while self.slots() < wanted:
             if time.monotonic() > deadline:
-                raise MissingError(f"the TaskManager did not come within 90 s; see {folder}/taskmanager.log ({said})")
-            time.sleep(0.5)
-        yield rest
+                raise MissingError(
+                    f"Flink's TaskManagers did not come within 120 s; see {self.folder}/taskmanager-*.log"
+                )
+            time.sleep(1)
 
 
 @contextlib.contextmanager
-def flink(folder: Path, jar: str = "") -> Iterator[list[str]]:
-    """A cluster and Beam's flags for it, without those of a pool. `jar` is the job server, if it is here already."""
-    jar = jar or str(job_server())
-    with flink_cluster(folder) as rest:
-        yield [
-            "--runner=FlinkRunner",
-            f"--flink_version={MINOR}",
-            f"--flink_master=127.0.0.1:{rest}",
-            f"--flink_job_server_jar={jar}",
-            f"--parallelism={SLOTS}",
-        ]
+def flink(folder: Path, heals: bool) -> Iterator[Cluster]:
+    """A cluster. `heals`: with a restart strategy, so that a job outlives its workers."""
+    with machines("abc") as hosts, contextlib.ExitStack() as stack:
+        programs = _Flink(folder, hosts, heals)
+        stack.enter_context(programs.jobmanager())
+
+        def thing(*starts):
+            @contextlib.contextmanager
+            def start():
+                with contextlib.ExitStack() as started:
+                    yield [started.enter_context(one()) for one in starts]
+
+            return Killable(start, stack)
+
+        # On one host both TaskManagers share its one pool; apart, each machine has its own.
+        thing(lambda: programs.taskmanager("b"), lambda: programs.pool("b"))
+        worker = thing(lambda: programs.taskmanager("c"))
+        pool = thing(lambda: programs.pool("c")) if hosts.apart else None
+        stack.enter_context(programs.job_server())
+        programs.wait_for_slots(2)
+        losses = []
+        if pool is not None:
+            losses.append(Loss("pool", pool.kill, pool.replace, heals))
+
+        def kill_machine() -> None:
+            worker.kill()
+            if pool is not None:
+                pool.kill()
+
+        def replace_machine() -> None:
+            worker.replace()
+            if pool is not None:
+                pool.replace()
+
+        if heals:
+            losses.append(Loss("machine" if hosts.apart else "TaskManager", kill_machine, replace_machine, heals))
+        flags = ["--runner=PortableRunner", f"--job_endpoint={programs.master}:{programs.job_port}", "--parallelism=2"]
+        words = "3 machines (namespaces)" if hosts.apart else "1 host, 2 TaskManagers"
+        yield Cluster([*flags, *pool_flags(programs.pool_port)], losses, hosts.at("a"), words)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clusters import free_port, service
-from flink import MissingError, cache
+from fetched import MissingError, cache
 
 
 def binary() -> Path:
