@@ -68,7 +68,7 @@ def test_no_file_of_a_published_data_set_tells_where_the_inputs_lay(tmp_path):
         if path.is_file():
             assert b"home-of-ann" not in path.read_bytes(), path.name
     assert manifest.config["images"] == "images"
-    assert manifest.layers[1].params["path"] == "results.json"
+    assert manifest.layers[1].params["file"] == "results.json"
     assert manifest.config_digest == digest(manifest.config)
     assert manifest.config == publish_config(load_plan(str(out)).config.to_dict())
     assert list(find_damage(Dataset.open(str(out)))) == []
