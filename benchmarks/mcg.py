@@ -4,7 +4,9 @@
 
 The shipped models have seen the pictures they were trained on: measure on others, or with the models of the folds that
 `maskmill ranker train --out MODELS` leaves, where each picture gets those that have not seen it (`--folds`).
-Times are CPU seconds of one thread, by stage; `--time-only --size 500x375` for pictures of so many pixels.
+Times are CPU seconds of one thread, by stage; `--time-only --size 500x375` for pictures of so many pixels. Machines and
+their load differ, so a fixed loop is timed before each picture, and each stage is also given as a share of what it took in
+the release before, whose times were measured in units of the same loop on pictures of COCO's own sizes.
 """
 
 import argparse
@@ -45,6 +47,33 @@ PUBLISHED = {
 }
 
 
+# Release 0.1.0 (commit 34ca517): CPU seconds by stage over those of `calibration_loop`, 30 COCO pictures, both timed in turns.
+PREVIOUS = {
+    "contours": 80.3,
+    "hierarchy": 28.3,
+    "regions": 1.12,
+    "grouping": 5.84,
+    "holes": 19.4,
+    "features": 11.8,
+    "ranking": 22.4,
+    "selection": 2.88,
+    "encoding": 0.31,
+}
+
+
+def calibration_loop() -> float:
+    """CPU seconds of fixed work of the kinds that `mcg` does: filtering, sorting, look-ups all over an array."""
+    random = np.random.default_rng(0)
+    picture = random.random((480, 640), np.float32)
+    places = random.integers(0, picture.size, picture.size)
+    start = time.process_time()
+    for _ in range(3):
+        blurred = cv2.GaussianBlur(picture, (0, 0), 2)
+        blurred.ravel()[places].cumsum()
+        np.sort(blurred.ravel()[:100_000])
+    return time.process_time() - start
+
+
 class Clock:
     """CPU seconds by stage."""
 
@@ -73,15 +102,14 @@ def interval(values: list[np.ndarray], seed: int = 0, draws: int = 1000) -> tupl
 def generators(args: argparse.Namespace) -> Callable[[str], Mcg]:
     """The generator for a picture's id: one for all, or that of the fold whose models have not seen it."""
     if not args.folds:
-        one = Mcg(top=max(COUNTS), quality=args.quality, contour=args.contour, ranker=args.ranker)
+        one = Mcg(top=max(COUNTS), contour=args.contour, ranker=args.ranker)
         return lambda key: one
     folder = Path(args.folds)
     cards = [json.loads(file.read_text()) for file in sorted(folder.glob("ranker-*.json"))]
     if not cards or len(cards) != cards[0]["folds"]:
         raise SystemExit(f"{folder} does not hold the folds' models of `maskmill ranker train`")
     made = [
-        Mcg(max(COUNTS), args.quality, str(folder / f"contour-{k}.npz"), str(folder / f"ranker-{k}.npz"))
-        for k in range(len(cards))
+        Mcg(max(COUNTS), str(folder / f"contour-{k}.npz"), str(folder / f"ranker-{k}.npz")) for k in range(len(cards))
     ]
     return lambda key: made[fold_of(cards[0]["seed"], len(made), key)]
 
@@ -104,20 +132,21 @@ def measure_picture(item: Input, generator: Mcg, args: argparse.Namespace) -> di
     height, width = image.shape[:2]
     annotations, _ = parse_annotations(item.annotations, height, width, drop_bad=True)
     record = ImageRecord(item.id, image, annotations)
-    _compile(args.quality)
+    _compile()
+    loop = calibration_loop()
     clock.start()
     if args.time_only:
         pixels = int(np.prod([int(side) for side in args.size.split("x")])) if args.size else 0
-        timed = Mcg(16, args.quality, generator.contour, generator.ranker)
+        timed = Mcg(16, generator.contour, generator.ranker)
         timed(ImageRecord(item.id, resized(image, pixels)), clock.lap)
-        return {"seconds": clock.seconds}
+        return {"seconds": clock.seconds, "loop": loop}
     proposals, score = generator.propose(image, clock.lap)
     select(proposals.candidates.members, proposals.regions.area, score, 16)
     clock.lap("selection")
     pairs = zip(annotations.counts, annotations.is_crowd, strict=True)
     singles = tuple(counts for counts, crowd in pairs if not crowd)
     masks = [decode_mask(counts, height, width) for counts in singles]
-    found: dict = {"seconds": clock.seconds, "pixels": np.array([m.sum() for m in masks])}
+    found: dict = {"seconds": clock.seconds, "loop": loop, "pixels": np.array([m.sum() for m in masks])}
     if masks:
         iou = overlaps(proposals, masks)
         order = select(proposals.candidates.members, proposals.regions.area, score, max(COUNTS))
@@ -130,10 +159,10 @@ def measure_picture(item: Input, generator: Mcg, args: argparse.Namespace) -> di
 
 
 @functools.lru_cache(maxsize=1)
-def _compile(quality: str) -> None:
+def _compile() -> None:
     """The kernels of this process, before anything is timed."""
     picture = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-    Mcg(16, quality)(ImageRecord("", picture))
+    Mcg(16)(ImageRecord("", picture))
 
 
 def measure(args: argparse.Namespace) -> dict:
@@ -152,6 +181,7 @@ def measure(args: argparse.Namespace) -> dict:
     times = {
         "seconds": {stage: float(np.mean(values)) for stage, values in seconds.items()},
         "seconds_whole": {"mean": float(whole.mean()), "largest": float(whole.max()), "pictures": len(whole)},
+        "loop_seconds": float(np.mean([f["loop"] for f in found])),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     if args.time_only:
@@ -196,11 +226,15 @@ def measure(args: argparse.Namespace) -> dict:
 def tables(result: dict) -> str:
     """The result as Markdown."""
     whole = result["seconds_whole"]
-    lines = ["| stage | CPU s / picture |", "|---|---|"]
-    lines += [f"| {stage} | {seconds:.3f} |" for stage, seconds in result["seconds"].items()]
-    lines += [f"| **all** (largest of {whole['pictures']}) | **{whole['mean']:.3f}** ({whole['largest']:.3f}) |"]
+    loop, before = result["loop_seconds"], dict.fromkeys(result["seconds"], 0.0) | PREVIOUS
+    lines = ["| stage | CPU s / picture | 0.1.0, on this machine | share |", "|---|---|---|---|"]
+    rows = [*result["seconds"].items(), (f"**all** (largest {whole['largest']:.3f})", whole["mean"])]
+    for stage, seconds in rows:
+        then = loop * before.get(stage, sum(PREVIOUS.values()))
+        lines += [f"| {stage} | {seconds:.3f} | {then:.3f} | {seconds / then if then else np.nan:.2f} |"]
+    lines += ["", f"{whole['pictures']} pictures; the calibration loop took {1e3 * loop:.1f} ms of CPU"]
     if "curve" not in result:
-        return "\n".join([*lines, "", f"peak memory of this process, Beam included: {result['peak_memory_mb']:.0f} MB"])
+        return "\n".join([*lines, f"peak memory of this process, Beam included: {result['peak_memory_mb']:.0f} MB"])
     lines += [
         "",
         f"{result['pictures']} pictures, {result['instances']} instances; mean best overlap, 95 % interval",
@@ -227,7 +261,6 @@ def main() -> None:
     parser.add_argument("--annotations", required=True)
     parser.add_argument("--limit", type=int, default=50, help="pictures, a seeded choice; 0 for all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quality", default="standard")
     parser.add_argument("--contour", default="default")
     parser.add_argument("--ranker", default="default")
     parser.add_argument(

@@ -104,10 +104,15 @@ def propose(
 
 
 def fill(lists: list[TreeGroups], regions: Regions) -> list[TreeGroups]:
-    """The groups with their holes; those that have become equal to an earlier one are dropped."""
+    """The groups with their holes; those that have become equal to an earlier one are dropped.
+
+    Nodes are filled already, so single ones have no more holes; they come first in each list.
+    """
     filled = []
     for one in lists:
-        start, holes = fill_holes(one.groups, one.nodes, regions)
+        singles = int((one.groups[:, 1] < 0).sum())
+        start, holes = fill_holes(one.groups[singles:], one.nodes, regions)
+        start = np.concatenate([np.zeros(singles, np.int64), start])
         filled.append(dataclasses.replace(one, hole_start=start, holes=holes))
     return distinct(filled)
 

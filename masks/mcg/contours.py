@@ -11,6 +11,7 @@ themselves are this project's.
 import cv2
 import numpy as np
 
+from maskmill.masks.mcg import cues
 from maskmill.masks.mcg.trees import TreeModel
 
 CONTOUR_FEATURES = (
@@ -29,7 +30,6 @@ CONTOUR_FEATURES = (
     "chroma",
 )
 
-_HISTOGRAM_BINS = 6
 _REFLECT = cv2.BORDER_REFLECT_101
 
 
@@ -53,13 +53,6 @@ def _gradients(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         cv2.sepFilter2D(image, -1, kernel, one, borderType=_REFLECT),
         cv2.sepFilter2D(image, -1, one, kernel, borderType=_REFLECT),
     )
-
-
-def _soft_bins(channel: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Triangular membership of each pixel in evenly spaced bins; float32[h, w, bins], rows summing to 1."""
-    place = np.clip((channel - low) * ((_HISTOGRAM_BINS - 1) / (high - low)), 0, _HISTOGRAM_BINS - 1)
-    bins = np.arange(_HISTOGRAM_BINS, dtype=np.float32)
-    return np.maximum(1 - np.abs(place[..., None] - bins), 0).astype(np.float32)
 
 
 def shrink(image: np.ndarray, scale: float) -> np.ndarray:
@@ -88,129 +81,61 @@ def _cue_planes(image: np.ndarray) -> np.ndarray:
     """The cues as planes, float32[len(CONTOUR_FEATURES), h, w]."""
     height, width = image.shape[:2]
     out = np.empty((len(CONTOUR_FEATURES), height, width), np.float32)
-    count = 0
-
-    def add(plane):
-        nonlocal count
-        out[count] = plane
-        count += 1
-
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
-    strength = {}
-    tensors = {}
-    lights = {}
-    smooth = {}
+    plane = dict(zip(CONTOUR_FEATURES, out, strict=True))
+    lab = [np.ascontiguousarray(c, np.float32) for c in cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2LAB))]
+    smooth, strength = {}, {}
+    tensor = np.empty((3, height, width), np.float32)
     for sigma in (1, 2, 4, 8):
-        smooth[sigma] = _blur(lab, sigma)
-        dx, dy = _gradients(smooth[sigma])
-        dx2, dy2 = dx * dx, dy * dy
-        light = dx2[..., 0] + dy2[..., 0]
-        colour = dx2[..., 1] + dx2[..., 2] + dy2[..., 1] + dy2[..., 2]
-        add(np.sqrt(light))
-        add(np.sqrt(colour))
-        strength[sigma] = np.sqrt(light + 4 * colour)
-        lights[sigma] = (dx, dy, dx2, dy2)
-    weights = np.array([1, 4, 4], np.float32)  # chroma counts more: Lab differences in a and b are small numbers
-    for sigma in (1, 2, 4):
-        dx, dy, dx2, dy2 = lights[sigma]
-        planes = np.empty((height, width, 3), np.float32)
-        planes[..., 0] = dx2 @ weights
-        planes[..., 1] = dy2 @ weights
-        planes[..., 2] = (dx * dy) @ weights
-        planes = _blur(planes, sigma)
-        half = 0.5 * (planes[..., 0] + planes[..., 1])
-        spread = np.sqrt((0.5 * (planes[..., 0] - planes[..., 1])) ** 2 + planes[..., 2] ** 2)
-        add(np.sqrt(half + spread))
-        add(np.sqrt(np.maximum(half - spread, 0)))
-        tensors[sigma] = planes
-    gradients = {sigma: lights[sigma][:2] for sigma in (1, 2)}
-    del lights, dx, dy, dx2, dy2  # a fifth of the peak memory
+        smooth[sigma] = [_blur(channel, sigma) for channel in lab]
+        strength[sigma] = np.empty((height, width), np.float32)
+        cues.differences(*smooth[sigma], plane[f"grad_l_{sigma}"], plane[f"grad_ab_{sigma}"], strength[sigma], tensor)
+        if sigma == 8:
+            continue
+        smoothed = np.stack([_blur(part, sigma) for part in tensor])
+        cues.tensor_axes(smoothed, plane[f"tensor_major_{sigma}"], plane[f"tensor_minor_{sigma}"])
+        if sigma == 2:
+            main = smoothed
     for sigma in (1, 2):
-        dx, dy = gradients.pop(sigma)
-        xx, xy = _gradients(np.ascontiguousarray(dx[..., 0]))
-        yy = _gradients(np.ascontiguousarray(dy[..., 0]))[1]
-        add(np.sqrt((0.5 * (xx - yy)) ** 2 + xy * xy) - np.abs(0.5 * (xx + yy)) * 0.5)
-    clutter = _blur(strength[1], 8)
+        cues.ridges(smooth[sigma][0], plane[f"ridge_{sigma}"])
+    plane["clutter_8"][:] = _blur(strength[1], 8)
+    plane["clutter_24"][:] = _blur(strength[1], 24)
     for sigma in (1, 2, 4):
-        add(strength[sigma] / (clutter + 1))
+        np.divide(strength[sigma], plane["clutter_8"] + 1, out=plane[f"relative_{sigma}"])
 
     # Unit normal of the edge from the structure tensor; every directional cue below samples along it.
-    tensor = tensors[2]
-    angle = 0.5 * np.arctan2(2 * tensor[..., 2], tensor[..., 0] - tensor[..., 1])
-    normal_x, normal_y = np.cos(angle), np.sin(angle)
-    xs, ys = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-
-    def sample(plane, along_x, along_y, distance):
-        return cv2.remap(
-            plane, xs + distance * along_x, ys + distance * along_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-
-    texture = _blur(np.abs(lab[..., 0] - smooth[2][..., 0]), 3)
+    cosine, sine, normal_x, normal_y = np.empty((4, height, width), np.float32)
+    cues.doubled_angles(main, cosine, sine)
+    cues.half_angles(cosine, sine, normal_x, normal_y)
+    texture = plane["texture"]
+    texture[:] = _blur(np.abs(lab[0] - smooth[2][0]), 3)
     for distance, sigma in ((3, 1), (6, 2), (12, 4)):
-        stack = np.dstack([smooth[sigma], texture])
-        difference = np.abs(sample(stack, normal_x, normal_y, distance) - sample(stack, normal_x, normal_y, -distance))
-        add(difference[..., 0])
-        add(np.hypot(difference[..., 1], difference[..., 2]))
-        add(difference[..., 3])
+        found = (plane[f"{name}_{distance}"] for name in ("side_l", "side_ab", "side_texture"))
+        cues.side_differences(*smooth[sigma], texture, normal_x, normal_y, distance, *found)
     for distance, sigma in ((1, 1), (2, 1), (4, 2)):
-        plane = strength[sigma]
-        sides = np.maximum(sample(plane, normal_x, normal_y, distance), sample(plane, normal_x, normal_y, -distance))
-        add(plane - sides)
+        cues.peaks(strength[sigma], normal_x, normal_y, distance, plane[f"peak_{distance}"])
     for distance in (3, 7):
-        add(
-            np.minimum(
-                sample(strength[2], -normal_y, normal_x, distance), sample(strength[2], -normal_y, normal_x, -distance)
-            )
-        )
-    _histogram_differences(lab, texture, angle, add)
-    add(clutter)
-    add(_blur(strength[1], 24))
-    add(texture)
-    add(smooth[2][..., 0])
-    add(np.hypot(smooth[2][..., 1] - 128, smooth[2][..., 2] - 128))
+        cues.continuations(strength[2], normal_x, normal_y, distance, plane[f"along_{distance}"])
+    _histogram_planes(lab, texture, cosine, sine, plane)
+    plane["light"][:] = smooth[2][0]
+    plane["chroma"][:] = np.hypot(smooth[2][1] - 128, smooth[2][2] - 128)
     return out
 
 
-def _histogram_differences(lab, texture, angle, add) -> None:
+def _histogram_planes(lab, texture, cosine, sine, plane) -> None:
     """Differences of local histograms on the two sides of the edge, at half resolution: texture edges have no gradient."""
-    height, width = angle.shape
+    height, width = cosine.shape
     size = (max(1, width // 2), max(1, height // 2))
-    half = cv2.resize(np.dstack([lab, texture]), size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], 4)
-    turned = cv2.resize(np.dstack([np.cos(2 * angle), np.sin(2 * angle)]), size, interpolation=cv2.INTER_AREA)
-    turned = turned.reshape(size[1], size[0], 2)
-    direction = 0.5 * np.arctan2(turned[..., 1], turned[..., 0])
-    normal_x, normal_y = np.cos(direction), np.sin(direction)
-    xs, ys = np.meshgrid(np.arange(size[0], dtype=np.float32), np.arange(size[1], dtype=np.float32))
-    ranges = ((20, 235), (108, 148), (108, 148), (0, 16))
-    bins = np.concatenate([_soft_bins(half[..., c], *ranges[c]) for c in range(4)], axis=2)
+    half = [cv2.resize(p, size, interpolation=cv2.INTER_AREA).reshape(size[::-1]) for p in (*lab, texture)]
+    doubled = [cv2.resize(p, size, interpolation=cv2.INTER_AREA).reshape(size[::-1]) for p in (cosine, sine)]
+    normal_x, normal_y = np.empty((2, *size[::-1]), np.float32)
+    cues.half_angles(*doubled, normal_x, normal_y)
+    ranges = np.array([(20, 235), (108, 148), (108, 148), (0, 16)], np.float32)
+    bins = cues.soft_histograms(np.dstack(half), ranges)
     for distance, sigma in ((5, 3.9), (10, 7.9)):
-        offset = distance / 2
-        smooth = _blur(bins, sigma / 2)
-        groups = []
-        for c in range(4):
-            plane = np.ascontiguousarray(smooth[..., c * _HISTOGRAM_BINS : (c + 1) * _HISTOGRAM_BINS])
-            total = np.zeros(size[::-1], np.float32)
-            for part in (plane[..., :3], plane[..., 3:]):
-                part = np.ascontiguousarray(part)
-                one = cv2.remap(
-                    part,
-                    xs + offset * normal_x,
-                    ys + offset * normal_y,
-                    cv2.INTER_LINEAR,
-                    borderMode=cv2.BORDER_REPLICATE,
-                )
-                two = cv2.remap(
-                    part,
-                    xs - offset * normal_x,
-                    ys - offset * normal_y,
-                    cv2.INTER_LINEAR,
-                    borderMode=cv2.BORDER_REPLICATE,
-                )
-                total += np.abs(one - two).sum(axis=2).reshape(total.shape)
-            groups.append(total)
-        full = cv2.resize(np.dstack(groups), (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, 4)
-        for c in range(4):
-            add(full[..., c])
+        found = cues.histogram_differences(_blur(bins, sigma / 2), normal_x, normal_y, distance / 2)
+        found = cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, 4)
+        for c, name in enumerate(("hist_l", "hist_a", "hist_b", "hist_texture")):
+            plane[f"{name}_{distance}"][:] = found[..., c]
 
 
 # After this many trees a pixel whose log odds are below the floor is settled: most pixels are plainly no contour.

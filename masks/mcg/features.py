@@ -5,12 +5,15 @@ section 6); the others describe how the region differs from what surrounds it, h
 how convex and how uniform it is.
 """
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 
+from maskmill.masks.mcg import regions as columns
 from maskmill.masks.mcg.candidates import Candidates, TreeGroups
 from maskmill.masks.mcg.outlines import PARTS, outline
-from maskmill.masks.mcg.regions import AREA, BINS, DIRECTIONS, HISTOGRAM, SIDE, SUMS, Regions, directions
+from maskmill.masks.mcg.regions import DIRECTIONS, Regions
 
 CANDIDATE_FEATURES = (
     "end",  # lowest level at which a part disappears
@@ -53,11 +56,11 @@ CANDIDATE_FEATURES = (
     "inner_density",  # inner boundary elements per pixel
     "leaves",  # log of their number
     "light",
-    "green",  # mean a
-    "blue",  # mean b
+    "a",  # of Lab, mean
+    "b",
     "light_spread",
-    "green_spread",
-    "blue_spread",
+    "a_spread",
+    "b_spread",
     "edge_energy",  # mean contour strength of its pixels
     "texture",  # mean gradient of its pixels
     "ring_area",  # area of the touching leaves over its own
@@ -73,7 +76,49 @@ CANDIDATE_FEATURES = (
     "step_weak",  # share of the boundary with a small colour step
     "inner_step",  # colour step of the boundaries inside
 )
-_F = len(CANDIDATE_FEATURES)
+# A candidate's numbers by name, in the order above; Numba takes them as constants.
+(
+    END, BEGIN, BALANCE, AREA, PERIMETER, CONTOUR_SUM, CONTOUR_MEAN, ROUNDNESS, CONTOUR_PER_SIZE, LEFT, TOP, RIGHT, BOTTOM,
+    BOX_AREA, BOX_FILL, BOX_ASPECT, PARTS_, TREE, ORDER, BORDER_FRACTION, BORDER_SIDES, BORDER_SIDE_SHARE,
+    BORDER_TOP_SHARE, BORDER_BOTTOM_SHARE, SOLIDITY, ELONGATION, ELLIPSE_FILL, TILT, CENTRE_X, CENTRE_Y, SALIENCY_MEAN,
+    SALIENCY_MIN, SALIENCY_WEAK, SALIENCY_STRONG, INNER_MAX, INNER_MEAN, INNER_CONTRAST, INNER_DENSITY, LEAVES, LIGHT, A, B,
+    LIGHT_SPREAD, A_SPREAD, B_SPREAD, EDGE_ENERGY, TEXTURE, RING_AREA, RING_LIGHT, RING_CHROMA, RING_TEXTURE,
+    RING_HISTOGRAM, REST_LIGHT, REST_CHROMA, REST_HISTOGRAM, BORDER_HISTOGRAM, STEP_COLOUR, STEP_WEAK, INNER_STEP,
+) = range(len(CANDIDATE_FEATURES))  # fmt: skip
+WEAK_STEP = 10.0  # of Lab colour, from leaf to leaf
+
+
+class _Nodes(NamedTuple):
+    """What the kernels read of `Nodes`."""
+
+    low: np.ndarray
+    high: np.ndarray
+    place: np.ndarray
+    box: np.ndarray
+    start: np.ndarray
+    edge: np.ndarray
+    outside: np.ndarray
+    hole_start: np.ndarray
+    total: np.ndarray
+    support: np.ndarray
+    inner: np.ndarray
+
+
+class _Leaves(NamedTuple):
+    """What the kernels read of `Regions`."""
+
+    additive: np.ndarray
+    start: np.ndarray
+    neighbour: np.ndarray
+    edge: np.ndarray
+    length: np.ndarray
+    strength: np.ndarray
+    saliency: np.ndarray
+    step: np.ndarray
+
+
+def _fields_of(kind, source):
+    return kind(*(getattr(source, name) for name in kind._fields))
 
 
 @numba.njit(cache=True)
@@ -90,199 +135,253 @@ def _chi_square(one, total_one, two, total_two):
 
 
 @numba.njit(cache=True)
-def _hull_area(support, cosines, sines):
-    """Area of the polygon whose support function is `support`: at least the convex hull's, tight for DIRECTIONS sides."""
-    count = len(cosines)
-    turn = 2 * np.pi / count
+def _hull_area(support, cosine, sine):
+    """Area of the polygon whose support function is `support`: at least the convex hull's, tight for its sides.
+
+    cosine, sine: of the angle between two neighbouring directions.
+    """
+    count = len(support)
     area = 0.0
     for t in range(count):
         before, after = support[t - 1], support[(t + 1) % count]
-        side = (before + after - 2 * support[t] * np.cos(turn)) / np.sin(turn)
+        side = (before + after - 2 * support[t] * cosine) / sine
         area += 0.5 * support[t] * max(side, 0.0)
     return area
 
 
 @numba.njit(cache=True)
-def _features(
-    groups,
-    hole_start,
-    holes,
-    own_start,
-    walk,
-    total,
-    support,
-    inside,
-    size,
-    additive,
-    neighbour_start,
-    neighbour,
-    neighbour_edge,
-    length,
-    strength,
-    saliency,
-    step,
-    cosines,
-    sines,
-    out,
-):
-    low, high, place, box, start, edge, outside = walk
+def _take_in_holes(holes, leaves, mark, state, found, beyond, around, between, shared):
+    """Marks the leaves in a group's holes, and moves the edges in and around these from the outline to the inside.
+
+    Args:
+        holes: int32[...], leaves. leaves: `_Leaves`. mark: what `state` int64[n] gets for them.
+        found, beyond, around, between, shared: see `masks.mcg.outlines.outline`.
+
+    Returns:
+        how many edges are around now, and how many inside.
+    """
+    for leaf in holes:
+        state[leaf] = mark
+    for leaf in holes:
+        for j in range(leaves.start[leaf], leaves.start[leaf + 1]):
+            if leaves.neighbour[j] > leaf and state[leaves.neighbour[j]] == mark:
+                between[shared] = leaves.edge[j]
+                shared += 1
+    kept = 0
+    for j in range(around):
+        if state[beyond[j]] == mark:
+            between[shared] = found[j]
+            shared += 1
+        else:
+            found[kept], beyond[kept] = found[j], beyond[j]
+            kept += 1
+    return kept, shared
+
+
+@numba.njit(cache=True)
+def _add_ring(outside, leaves, mark, state, ring):
+    """Sums over the leaves around a group, each once, of the columns that the features need."""
+    ring[:] = 0
+    for leaf in outside:
+        if state[leaf] != mark:
+            state[leaf] = mark
+            ring[columns.AREA] += leaves.additive[leaf, columns.AREA]
+            for c in range(columns.SUMS, columns.SUMS + 3):
+                ring[c] += leaves.additive[leaf, c]
+            for c in range(columns.TEXTURE, columns.COLUMNS):  # the histogram is the last
+                ring[c] += leaves.additive[leaf, c]
+
+
+@numba.njit(cache=True)
+def _outline_features(f, edges, leaves, top_level):
+    """Levels and colour steps along the outline. Returns its length and its contour strength, inner borders only."""
+    outer = contour = level = step = weak_step = strong = 0.0
+    lowest = np.inf
+    for e in edges:
+        here = leaves.length[e]
+        outer += here
+        contour += here * leaves.strength[e]
+        level += here * leaves.saliency[e]
+        lowest = min(lowest, leaves.saliency[e])
+        step += here * leaves.step[e]
+        if leaves.step[e] < WEAK_STEP:
+            weak_step += here
+        if leaves.saliency[e] > 0.5 * top_level:
+            strong += here
+    bounded = max(outer, 1.0)
+    weak = 0.0
+    third = level / bounded / 3
+    for e in edges:
+        if leaves.saliency[e] < third:
+            weak += leaves.length[e]
+    f[CONTOUR_MEAN] = contour / bounded
+    f[SALIENCY_MEAN] = level / bounded
+    f[SALIENCY_MIN] = lowest if outer > 0 else 0.0
+    f[SALIENCY_WEAK] = weak / bounded
+    f[SALIENCY_STRONG] = strong / bounded
+    f[STEP_COLOUR] = step / bounded
+    f[STEP_WEAK] = weak_step / bounded
+    return outer, contour
+
+
+@numba.njit(cache=True)
+def _inside_features(f, edges, leaves, inside, pixels_in):
+    """Levels and colour steps of the edges inside: `inside` of the nodes, see `Nodes.inner`, and between them."""
+    length, level, highest, step = inside[0], inside[1], inside[2], inside[3]
+    for e in edges:
+        length += leaves.length[e]
+        level += leaves.length[e] * leaves.saliency[e]
+        highest = max(highest, leaves.saliency[e])
+        step += leaves.length[e] * leaves.step[e]
+    f[INNER_MAX] = highest
+    f[INNER_MEAN] = level / max(length, 1.0)
+    f[INNER_CONTRAST] = f[SALIENCY_MEAN] / (f[INNER_MEAN] + 0.05)
+    f[INNER_DENSITY] = length / pixels_in
+    f[INNER_STEP] = step / max(length, 1.0)
+
+
+@numba.njit(cache=True)
+def _size_features(f, own, box, outer, contour, height, width):
+    """Area, box, outline, and how the group touches the picture's border."""
+    pixels, picture_perimeter = float(height * width), 2.0 * (height + width)
+    pixels_in, sides = own[columns.AREA], own[columns.SIDE : columns.SIDE + 4]
+    border = sides[0] + sides[1] + sides[2] + sides[3]
+    perimeter = outer + border
+    box_width, box_height = box[2] - box[0] + 1.0, box[3] - box[1] + 1.0
+    f[AREA] = pixels_in / pixels
+    f[PERIMETER] = perimeter / picture_perimeter
+    f[CONTOUR_SUM] = contour / picture_perimeter
+    f[ROUNDNESS] = perimeter * perimeter / pixels_in
+    f[CONTOUR_PER_SIZE] = contour / np.sqrt(pixels_in)
+    f[LEFT], f[TOP] = box[0] / width, box[1] / height
+    f[RIGHT], f[BOTTOM] = (box[2] + 1) / width, (box[3] + 1) / height
+    f[BOX_AREA] = box_width * box_height / pixels
+    f[BOX_FILL] = pixels_in / (box_width * box_height)
+    f[BOX_ASPECT] = np.log(box_width / box_height)
+    f[BORDER_FRACTION] = border / perimeter
+    f[BORDER_SIDES] = (sides[0] > 0) + (sides[1] > 0) + (sides[2] > 0) + (sides[3] > 0)
+    f[BORDER_SIDE_SHARE] = (sides[0] + sides[2]) / (2 * height)
+    f[BORDER_TOP_SHARE] = sides[1] / width
+    f[BORDER_BOTTOM_SHARE] = sides[3] / width
+
+
+@numba.njit(cache=True)
+def _shape_features(f, own, hull, turn, height, width):
+    """Convexity, moments and place. `turn`: cosine and sine of the angle between two directions of the hull."""
+    pixels_in, sums = own[columns.AREA], own[columns.SUMS : columns.HISTOGRAM]
+    f[SOLIDITY] = pixels_in / max(_hull_area(hull, turn[0], turn[1]), 1.0)
+    mx, my = sums[6] / pixels_in, sums[7] / pixels_in
+    # A pixel is a unit square: 1/12 of variance of its own, which keeps thin regions finite.
+    vxx = sums[8] / pixels_in - mx * mx + 1 / 12
+    vyy = sums[9] / pixels_in - my * my + 1 / 12
+    vxy = sums[10] / pixels_in - mx * my
+    half = 0.5 * (vxx + vyy)
+    spread = np.sqrt(0.25 * (vxx - vyy) ** 2 + vxy * vxy)
+    major, minor = half + spread, max(half - spread, 1 / 12)
+    f[ELONGATION] = np.sqrt(minor / major)
+    f[ELLIPSE_FILL] = pixels_in / (4 * np.pi * np.sqrt(major * minor))
+    f[TILT] = (vyy - vxx) / (2 * spread) if spread > 1e-9 else 0.0
+    f[CENTRE_X] = abs((mx + 0.5) / width - 0.5)
+    f[CENTRE_Y] = (my + 0.5) / height - 0.5
+
+
+@numba.njit(cache=True)
+def _colour_features(f, own):
+    pixels_in, sums = own[columns.AREA], own[columns.SUMS : columns.HISTOGRAM]
+    for c in range(3):
+        mean = sums[c] / pixels_in
+        f[LIGHT + c] = mean
+        f[LIGHT_SPREAD + c] = np.sqrt(max(sums[3 + c] / pixels_in - mean * mean, 0.0))
+    f[EDGE_ENERGY] = sums[11] / pixels_in
+    f[TEXTURE] = sums[12] / pixels_in
+
+
+@numba.njit(cache=True)
+def _contrast_features(f, own, ring, whole, rim, rest_histogram):
+    """Against the ring of leaves around, the rest of the picture, and the leaves on its border. `rest_histogram`: scratch."""
+    pixels_in, ring_pixels = own[columns.AREA], ring[columns.AREA]
+    f[RING_AREA] = ring_pixels / pixels_in
+    if ring_pixels <= 0:
+        return
+    sums, ring_sums, all_sums = own[columns.SUMS :], ring[columns.SUMS :], whole[columns.SUMS :]
+    rest_pixels = max(whole[columns.AREA] - pixels_in, 1.0)
+    histogram = own[columns.HISTOGRAM :]
+    for b in range(len(histogram)):
+        rest_histogram[b] = whole[columns.HISTOGRAM + b] - histogram[b]
+    f[RING_LIGHT] = f[LIGHT] - ring_sums[0] / ring_pixels
+    f[RING_CHROMA] = np.hypot(f[A] - ring_sums[1] / ring_pixels, f[B] - ring_sums[2] / ring_pixels)
+    f[RING_TEXTURE] = f[TEXTURE] - ring_sums[12] / ring_pixels
+    f[RING_HISTOGRAM] = _chi_square(histogram, pixels_in, ring[columns.HISTOGRAM :], ring_pixels)
+    f[REST_LIGHT] = f[LIGHT] - (all_sums[0] - sums[0]) / rest_pixels
+    f[REST_CHROMA] = np.hypot(
+        f[A] - (all_sums[1] - sums[1]) / rest_pixels, f[B] - (all_sums[2] - sums[2]) / rest_pixels
+    )
+    f[REST_HISTOGRAM] = _chi_square(histogram, pixels_in, rest_histogram, whole[columns.AREA] - pixels_in)
+    f[BORDER_HISTOGRAM] = _chi_square(histogram, pixels_in, rim[columns.HISTOGRAM :], rim[columns.AREA])
+
+
+@numba.njit(cache=True)
+def _features(groups, hole_start, holes, nodes, leaves, size, turn, out):
+    """All features but those that stand in `Candidates`; nodes: `_Nodes`, leaves: `_Leaves`."""
     height, width = size
-    picture_perimeter = 2.0 * (height + width)
-    pixels = float(height * width)
-    columns = additive.shape[1]
-    whole, rim = np.zeros(columns), np.zeros(columns)
-    for leaf in range(len(additive)):
-        whole += additive[leaf]
-        if additive[leaf, SIDE : SIDE + 4].sum() > 0:
-            rim += additive[leaf]
-    own, ring = np.empty(columns), np.empty(columns)
-    hull = np.empty(len(cosines))
-    state = np.zeros(len(additive), np.int64)  # 2g + 1: in a hole of group g; 2g + 2: in its ring
-    found, beyond = np.empty(len(length), np.int32), np.empty(len(length), np.int32)
-    between = np.empty(len(length), np.int32)
+    count = leaves.additive.shape[1]
+    whole, rim = np.zeros(count), np.zeros(count)
+    for leaf in range(len(leaves.additive)):
+        whole += leaves.additive[leaf]
+        if leaves.additive[leaf, columns.SIDE : columns.SIDE + 4].sum() > 0:
+            rim += leaves.additive[leaf]
     top_level = 1e-6
-    for e in range(len(saliency)):
-        top_level = max(top_level, saliency[e])
+    for e in range(len(leaves.saliency)):
+        top_level = max(top_level, leaves.saliency[e])
+    own, ring, rest = np.empty(count), np.empty(count), np.empty(count - columns.HISTOGRAM)
+    hull, inside, box = np.empty(nodes.support.shape[1]), np.empty(4), np.empty(4, np.int64)
+    state = np.zeros(len(leaves.additive), np.int64)  # 2g + 1: in a hole of group g; 2g + 2: in its ring
+    found, beyond, between = np.empty((3, len(leaves.length)), np.int32)
     for g in range(len(groups)):
-        group = groups[g]
-        in_hole, in_ring = 2 * g + 1, 2 * g + 2
-        own[:] = 0
-        ring[:] = 0
-        hull[:] = -np.inf
-        x0, y0, x1, y1 = width, height, -1, -1
-        inner, inner_level, inner_max, inner_step = 0.0, 0.0, 0.0, 0.0
-        leaves = 0.0
+        own[:], hull[:], inside[:] = 0, -np.inf, 0
+        box[:2], box[2:] = 1 << 30, -1
+        leaf_count = 0.0
         for k in range(PARTS):
-            i = group[k]
+            i = groups[g, k]
             if i < 0:
                 break
-            own += total[i]
-            leaves += high[i] - low[i] + own_start[i + 1] - own_start[i]
-            x0, y0 = min(x0, box[i, 0]), min(y0, box[i, 1])
-            x1, y1 = max(x1, box[i, 2]), max(y1, box[i, 3])
+            own += nodes.total[i]
+            leaf_count += nodes.high[i] - nodes.low[i] + nodes.hole_start[i + 1] - nodes.hole_start[i]
+            for c in range(2):
+                box[c], box[c + 2] = min(box[c], nodes.box[i, c]), max(box[c + 2], nodes.box[i, c + 2])
             for c in range(len(hull)):
-                hull[c] = max(hull[c], support[i, c])
-            inner += inside[i, 0]
-            inner_level += inside[i, 1]
-            inner_max = max(inner_max, inside[i, 2])
-            inner_step += inside[i, 3]
-        around, shared = outline(group, low, high, place, start, edge, outside, found, beyond, between)
-        for h in range(hole_start[g], hole_start[g + 1]):
-            state[holes[h]] = in_hole
-            own += additive[holes[h]]
-            leaves += 1
-        # Edges within holes, and around them, are inside now.
-        for h in range(hole_start[g], hole_start[g + 1]):
-            for j in range(neighbour_start[holes[h]], neighbour_start[holes[h] + 1]):
-                if neighbour[j] > holes[h] and state[neighbour[j]] == in_hole:
-                    between[shared] = neighbour_edge[j]
-                    shared += 1
-        outer, outer_contour, outer_level, level_min = 0.0, 0.0, 0.0, np.inf
-        outer_step, weak_step, strong = 0.0, 0.0, 0.0
-        kept = 0
-        for j in range(around):
-            e, other = found[j], beyond[j]
-            if state[other] == in_hole:
-                between[shared] = e
-                shared += 1
-                continue
-            found[kept] = e
-            kept += 1
-            here = length[e]
-            outer += here
-            outer_contour += here * strength[e]
-            outer_level += here * saliency[e]
-            level_min = min(level_min, saliency[e])
-            outer_step += here * step[e]
-            if step[e] < 10:
-                weak_step += here
-            if saliency[e] > 0.5 * top_level:
-                strong += here
-            if state[other] != in_ring:
-                state[other] = in_ring
-                ring += additive[other]
-        for j in range(shared):
-            e = between[j]
-            inner += length[e]
-            inner_level += length[e] * saliency[e]
-            inner_max = max(inner_max, saliency[e])
-            inner_step += length[e] * step[e]
-        weak = 0.0
-        third = outer_level / max(outer, 1.0) / 3
-        for j in range(kept):
-            if saliency[found[j]] < third:
-                weak += length[found[j]]
-        pixels_in, ring_pixels = own[AREA], ring[AREA]
-        sides = own[SIDE : SIDE + 4]
-        sums, ring_sums = own[SUMS:HISTOGRAM], ring[SUMS:HISTOGRAM]
-        border = sides.sum()
-        perimeter = outer + border
-        bounded = max(outer, 1.0)
-        box_width, box_height = x1 - x0 + 1.0, y1 - y0 + 1.0
+                hull[c] = max(hull[c], nodes.support[i, c])
+            inside[0] += nodes.inner[i, 0]
+            inside[1] += nodes.inner[i, 1]
+            inside[2] = max(inside[2], nodes.inner[i, 2])
+            inside[3] += nodes.inner[i, 3]
+        around, shared = outline(
+            groups[g],
+            nodes.low,
+            nodes.high,
+            nodes.place,
+            nodes.start,
+            nodes.edge,
+            nodes.outside,
+            found,
+            beyond,
+            between,
+        )
+        filled = holes[hole_start[g] : hole_start[g + 1]]
+        for leaf in filled:
+            own += leaves.additive[leaf]
+        leaf_count += len(filled)
+        if len(filled):
+            around, shared = _take_in_holes(filled, leaves, 2 * g + 1, state, found, beyond, around, between, shared)
+        _add_ring(beyond[:around], leaves, 2 * g + 2, state, ring)
         f = out[g]
-        f[3] = pixels_in / pixels
-        f[4] = perimeter / picture_perimeter
-        f[5] = outer_contour / picture_perimeter
-        f[6] = outer_contour / bounded
-        f[7] = perimeter * perimeter / pixels_in
-        f[8] = outer_contour / np.sqrt(pixels_in)
-        f[9], f[10] = x0 / width, y0 / height
-        f[11], f[12] = (x1 + 1) / width, (y1 + 1) / height
-        f[13] = box_width * box_height / pixels
-        f[14] = pixels_in / (box_width * box_height)
-        f[15] = np.log(box_width / box_height)
-        f[19] = border / perimeter
-        f[20] = (sides[0] > 0) + (sides[1] > 0) + (sides[2] > 0) + (sides[3] > 0)
-        f[21] = (sides[0] + sides[2]) / (2 * height)
-        f[22] = sides[1] / width
-        f[23] = sides[3] / width
-        f[24] = pixels_in / max(_hull_area(hull, cosines, sines), 1.0)
-        mx, my = sums[6] / pixels_in, sums[7] / pixels_in
-        # A pixel is a unit square: 1/12 of variance of its own, which keeps thin regions finite.
-        vxx = sums[8] / pixels_in - mx * mx + 1 / 12
-        vyy = sums[9] / pixels_in - my * my + 1 / 12
-        vxy = sums[10] / pixels_in - mx * my
-        half = 0.5 * (vxx + vyy)
-        spread = np.sqrt(0.25 * (vxx - vyy) ** 2 + vxy * vxy)
-        major, minor = half + spread, max(half - spread, 1 / 12)
-        f[25] = np.sqrt(minor / major)
-        f[26] = pixels_in / (4 * np.pi * np.sqrt(major * minor))
-        f[27] = (vyy - vxx) / (2 * spread) if spread > 1e-9 else 0.0
-        f[28] = abs((mx + 0.5) / width - 0.5)
-        f[29] = (my + 0.5) / height - 0.5
-        f[30] = outer_level / bounded
-        f[31] = level_min if outer > 0 else 0.0
-        f[32] = weak / bounded
-        f[33] = strong / bounded
-        f[34] = inner_max
-        f[35] = inner_level / max(inner, 1.0)
-        f[36] = f[30] / (f[35] + 0.05)
-        f[37] = inner / pixels_in
-        f[38] = np.log(leaves)
-        rest_pixels = max(pixels - pixels_in, 1.0)
-        ringed_pixels = max(ring_pixels, 1.0)
-        for c in range(3):
-            mean = sums[c] / pixels_in
-            f[39 + c] = mean
-            f[42 + c] = np.sqrt(max(sums[3 + c] / pixels_in - mean * mean, 0.0))
-        f[45] = sums[11] / pixels_in
-        f[46] = sums[12] / pixels_in
-        f[47] = ring_pixels / pixels_in
-        if ring_pixels > 0:
-            f[48] = f[39] - ring_sums[0] / ringed_pixels
-            f[49] = np.hypot(f[40] - ring_sums[1] / ringed_pixels, f[41] - ring_sums[2] / ringed_pixels)
-            f[50] = f[46] - ring_sums[12] / ringed_pixels
-            hist = own[HISTOGRAM:]
-            f[51] = _chi_square(hist, pixels_in, ring[HISTOGRAM:], ring_pixels)
-            f[52] = f[39] - (whole[SUMS] - sums[0]) / rest_pixels
-            f[53] = np.hypot(
-                f[40] - (whole[SUMS + 1] - sums[1]) / rest_pixels, f[41] - (whole[SUMS + 2] - sums[2]) / rest_pixels
-            )
-            f[54] = _chi_square(hist, pixels_in, whole[HISTOGRAM:] - hist, pixels - pixels_in)
-            f[55] = _chi_square(hist, pixels_in, rim[HISTOGRAM:], rim[AREA])
-        f[56] = outer_step / bounded
-        f[57] = weak_step / bounded
-        f[58] = inner_step / max(inner, 1.0)
+        outer, contour = _outline_features(f, found[:around], leaves, top_level)
+        _inside_features(f, between[:shared], leaves, inside, own[columns.AREA])
+        _size_features(f, own, box, outer, contour, height, width)
+        _shape_features(f, own, hull, turn, height, width)
+        f[LEAVES] = np.log(leaf_count)
+        _colour_features(f, own)
+        _contrast_features(f, own, ring, whole, rim, rest)
 
 
 def candidate_features(lists: list[TreeGroups], candidates: Candidates, regions: Regions) -> np.ndarray:
@@ -296,35 +395,19 @@ def candidate_features(lists: list[TreeGroups], candidates: Candidates, regions:
     Returns:
         float32[P, len(CANDIDATE_FEATURES)], finite.
     """
-    out = np.zeros((len(candidates), _F), np.float32)
+    out = np.zeros((len(candidates), len(CANDIDATE_FEATURES)), np.float32)
+    turn = (np.cos(2 * np.pi / DIRECTIONS), np.sin(2 * np.pi / DIRECTIONS))
+    leaves = _fields_of(_Leaves, regions)
     at = 0
     for one in lists:
-        _features(
-            one.groups,
-            one.hole_start,
-            one.holes,
-            one.nodes.hole_start,
-            one.nodes.walk,
-            one.nodes.total,
-            one.nodes.support,
-            one.nodes.inner,
-            (regions.height, regions.width),
-            regions.additive,
-            regions.start,
-            regions.neighbour,
-            regions.edge,
-            regions.length,
-            regions.strength,
-            regions.saliency,
-            regions.step,
-            *directions(),
-            out[at : at + len(one.groups)],
-        )
+        rows = out[at : at + len(one.groups)]
+        nodes = _fields_of(_Nodes, one.nodes)
+        _features(one.groups, one.hole_start, one.holes, nodes, leaves, (regions.height, regions.width), turn, rows)
         at += len(one.groups)
-    out[:, 0], out[:, 1], out[:, 2] = candidates.end, candidates.begin, candidates.balance
-    out[:, 16], out[:, 17] = candidates.parts, candidates.tree
-    out[:, 18] = np.log1p(candidates.order)
+    out[:, END], out[:, BEGIN], out[:, BALANCE] = candidates.end, candidates.begin, candidates.balance
+    out[:, PARTS_], out[:, TREE] = candidates.parts, candidates.tree
+    out[:, ORDER] = np.log1p(candidates.order)
     return out
 
 
-assert (BINS, DIRECTIONS) == (8, 16)  # the shipped ranker has learnt features with these
+assert (columns.BINS, DIRECTIONS) == (8, 16)  # the shipped ranker has learnt features with these

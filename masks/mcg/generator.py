@@ -7,7 +7,7 @@ import numpy as np
 from maskmill.masks.mcg.contours import CONTOUR_FEATURES
 from maskmill.masks.mcg.features import CANDIDATE_FEATURES
 from maskmill.masks.mcg.models import Model, load_model
-from maskmill.masks.mcg.proposals import QUALITIES, Lap, Proposals, labels_in_frame, propose_image
+from maskmill.masks.mcg.proposals import STANDARD, OnStage, Proposals, labels_in_frame, propose_image
 from maskmill.masks.mcg.selection import select
 from maskmill.masks.runs import encode_sets
 from maskmill.schemas.image import ImageRecord
@@ -24,22 +24,24 @@ class Mcg:
     and ranking models are this project's, so its masks are MCG-style, not MCG's.
 
     Attributes:
-        top: masks per picture, 1..10000; pictures with fewer candidates have fewer.
-        quality: `standard`, or `high`: more regions, more groups, about twice the time.
+        top: masks per picture, 1..10000; pictures with fewer candidates have fewer. Several make a layer of each for the
+            price of one: `mcg(top=(16, 100, 1000))`; the longer lists begin with the shorter ones.
         contour: `default`, `gradient` (no model, no labels; poorer masks), or the path of a model file.
         ranker: `default`, `none` (no model: ordered by how long a region lasts in its tree, much poorer), or a path.
     """
 
-    top: int = 16
-    quality: str = "standard"
+    top: int | tuple[int, ...] = 16
     contour: str = "default"
     ranker: str = "default"
 
     def __post_init__(self):
-        if isinstance(self.top, bool) or not isinstance(self.top, int) or not 1 <= self.top <= MAX_TOP:
-            raise ValueError(f"mcg top must be a whole number in 1..{MAX_TOP}, got {self.top!r}")
-        if self.quality not in QUALITIES:
-            raise ValueError(f"mcg quality must be {' or '.join(QUALITIES)}, got {self.quality!r}")
+        tops = tuple(self.top) if isinstance(self.top, tuple | list) else (self.top,)
+        if not tops or any(isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= MAX_TOP for t in tops):
+            raise ValueError(f"mcg top must be a whole number in 1..{MAX_TOP}, or several, got {self.top!r}")
+        if len(set(tops)) != len(tops):
+            raise ValueError(f"mcg top must name each length once, got {self.top!r}")
+        if isinstance(self.top, list):
+            object.__setattr__(self, "top", tops)
         if self.ranker is None:
             object.__setattr__(self, "ranker", "none")
         for name in ("contour", "ranker"):
@@ -56,6 +58,10 @@ class Mcg:
         return None if self.ranker == "none" else load_model(self.ranker, "ranker", CANDIDATE_FEATURES)
 
     @property
+    def _tops(self) -> tuple[int, ...]:
+        return self.top if isinstance(self.top, tuple) else (self.top,)
+
+    @property
     def layers(self) -> tuple[Layer, ...]:
         contour, ranker = self.contour_model, self.ranker_model
         provenance = {
@@ -66,26 +72,28 @@ class Mcg:
             if ranker
             else {"labels": [], "note": "fallback: heuristic order, learnt from no label"},
         }
-        params = {"top": self.top, "quality": self.quality, "contour": self.contour, "ranker": self.ranker}
-        return (Layer(f"mcg-{self.top}", "mcg", params, provenance, disjoint=False),)
+        models = {"contour": self.contour, "ranker": self.ranker}
+        return tuple(
+            Layer(f"mcg-{top}", "mcg", {"top": top, **models}, provenance, disjoint=False) for top in self._tops
+        )
 
-    def propose(self, image: np.ndarray, lap: Lap = lambda stage: None) -> tuple[Proposals, np.ndarray]:
+    def propose(self, image: np.ndarray, on_stage: OnStage = lambda stage: None) -> tuple[Proposals, np.ndarray]:
         """All candidates of a picture uint8[h, w, 3], and their scores float32[P]."""
         contour, ranker = self.contour_model, self.ranker_model
-        proposals = propose_image(image, contour.trees if contour else None, QUALITIES[self.quality], lap)
+        proposals = propose_image(image, contour.trees if contour else None, STANDARD, on_stage)
         score = ranker.trees.predict(proposals.features) if ranker else proposals.candidates.end
-        lap("ranking")
+        on_stage("ranking")
         return proposals, score
 
-    def __call__(self, record: ImageRecord, lap: Lap = lambda stage: None) -> tuple[MaskSet, ...]:
-        proposals, score = self.propose(record.image, lap)
+    def __call__(self, record: ImageRecord, on_stage: OnStage = lambda stage: None) -> tuple[MaskSet, ...]:
+        proposals, score = self.propose(record.image, on_stage)
         members = proposals.candidates.members
-        chosen = select(members, proposals.regions.area, score, self.top)
-        lap("selection")
+        chosen = select(members, proposals.regions.area, score, max(self._tops))
+        on_stage("selection")
         labels = labels_in_frame(proposals.hierarchy.labels, record.height, record.width)
         masks = encode_sets(members[chosen], labels, score[chosen])
-        lap("encoding")
-        return (masks,)
+        on_stage("encoding")
+        return tuple(MaskSet(masks.counts[:top], masks.area[:top], masks.score[:top]) for top in self._tops)
 
 
 def propose(image: np.ndarray, *, top: int = 16) -> MaskSet:

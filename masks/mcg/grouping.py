@@ -6,6 +6,8 @@ appeared before and touch it. The first so many groups of each size are kept, so
 salient structures are combined first.
 """
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 
@@ -52,10 +54,115 @@ def touching(up, low, high, place, edges):
     return out
 
 
+class _Appeared(NamedTuple):
+    """The nodes that groups are made of, in order of appearance; see `Nodes` and `touching`.
+
+    near: int32[c, c], rows of the nodes that touch each one, filled as nodes appear; degree: int32[c], how many they are.
+    weight: float64[c], area of each node, holes included; largest: of a group.
+    """
+
+    up: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    touch: np.ndarray
+    weight: np.ndarray
+    near: np.ndarray
+    degree: np.ndarray
+    largest: float
+
+
 @numba.njit(cache=True)
-def _apart(a, b, up, low, high):
+def _apart(a, b, nodes):
     """Whether two nodes are disjoint and not each other's only sibling (together they are a node already)."""
-    return (high[a] <= low[b] or high[b] <= low[a]) and up[a] != up[b]
+    return (nodes.high[a] <= nodes.low[b] or nodes.high[b] <= nodes.low[a]) and nodes.up[a] != nodes.up[b]
+
+
+@numba.njit(cache=True)
+def _fits(smallest, total, largest):
+    """Whether a group is worth listing: no part next to nothing, and not nearly the whole picture."""
+    return smallest >= MIN_SHARE * total and total <= largest
+
+
+@numba.njit(cache=True)
+def _link(a, b, nodes):
+    nodes.near[a, nodes.degree[a]] = b
+    nodes.degree[a] += 1
+    nodes.near[b, nodes.degree[b]] = a
+    nodes.degree[b] += 1
+
+
+@numba.njit(cache=True)
+def _appear(c, limit, nodes):
+    """Links a node to those before `limit` that touch it, and the second of two siblings to the first."""
+    for i in range(limit):
+        if nodes.touch[c, i]:
+            _link(c, i, nodes)
+    if nodes.touch[c, c - 1] and not c & 1:
+        _link(c, c - 1, nodes)
+
+
+@numba.njit(cache=True)
+def _found_otherwise(way, chained, a, b, c, d, touch):
+    """Whether {c, a, b, d}, with d found as neighbour number `way` of the three, is found in another way too.
+
+    Every connected set is to be built in exactly one way. Where a and b touch c: d touches c too and comes after b; or d
+    touches a or b but not c. Where only a touches c (`chained`): d touches a and comes after b; or d touches b but neither
+    a nor c.
+    """
+    if chained:
+        return touch[c, d] or (way == 0 and d <= b) or (way == 1 and touch[a, d])
+    return (way == 0 and d <= b) or (way > 0 and touch[c, d]) or (way == 2 and touch[a, d])
+
+
+@numba.njit(cache=True)
+def _add_fourths(c, a, b, chained, limit, smallest, total, nodes, out, count, left):
+    """Lists the groups of c, a, b and one more node before `limit`. Returns the new `count` and `left`."""
+    for way in range(2 if chained else 3):
+        if chained:
+            pivot = b if way else a
+        else:
+            pivot = c if way == 0 else (a if way == 1 else b)
+        for k in range(nodes.degree[pivot]):
+            if count >= len(out) or left <= 0:
+                break
+            d = nodes.near[pivot, k]
+            left -= 1
+            if d >= limit or _found_otherwise(way, chained, a, b, c, d, nodes.touch):
+                continue
+            if not (_apart(c, d, nodes) and _apart(a, d, nodes) and _apart(b, d, nodes)):
+                continue
+            if _fits(min(smallest, nodes.weight[d]), total + nodes.weight[d], nodes.largest):
+                out[count, 0], out[count, 1], out[count, 2], out[count, 3] = c, a, b, d
+                count += 1
+    return count, left
+
+
+@numba.njit(cache=True)
+def _add_thirds(c, a, limit, smallest, total, nodes, three, n3, four, n4, left):
+    """Lists the groups of c, a and one or two more nodes before `limit`. Returns the new `n3`, `n4` and `left`.
+
+    The third is a neighbour of c after a, or (`chained`) a neighbour of a that does not touch c.
+    """
+    for chained in (False, True):
+        pivot = a if chained else c
+        for k in range(nodes.degree[pivot]):
+            b = nodes.near[pivot, k]
+            left -= 1
+            if left <= 0:
+                break
+            if b >= limit or not _apart(a, b, nodes):
+                continue
+            if (nodes.touch[c, b] or not _apart(c, b, nodes)) if chained else b <= a:
+                continue
+            smallest3, total3 = min(smallest, nodes.weight[b]), total + nodes.weight[b]
+            if not _fits(smallest3, total3, nodes.largest):
+                continue
+            if n3 < len(three):
+                three[n3, 0], three[n3, 1], three[n3, 2] = c, a, b
+                n3 += 1
+            if n4 < len(four):
+                n4, left = _add_fourths(c, a, b, chained, limit, smallest3, total3, nodes, four, n4, left)
+    return n3, n4, left
 
 
 @numba.njit(cache=True)
@@ -68,126 +175,43 @@ def group_nodes(up, low, high, touch, weight, largest, quotas, attempts):
     Args:
         up, low, high, touch: see `touching`.
         weight: float64[c], area of each node, holes included.
+        largest: area that no group exceeds.
         quotas: int64[4], how many singletons (ignored), pairs, triplets and 4-tuples to keep, the first ones.
         attempts: bound on the groups looked at.
 
     Returns:
         int32[g, 4] of nodes, -1 padded; all pairs, then triplets, then 4-tuples.
     """
-    two = np.full((max(quotas[1], 1), 4), -1, np.int32)
-    three = np.full((max(quotas[2], 1), 4), -1, np.int32)
-    four = np.full((max(quotas[3], 1), 4), -1, np.int32)
+    two, three, four = (
+        np.full((quotas[1], 4), -1, np.int32),
+        np.full((quotas[2], 4), -1, np.int32),
+        np.full((quotas[3], 4), -1, np.int32),
+    )
     n2, n3, n4 = 0, 0, 0
     count = len(up)
-    near = np.empty((count, count), np.int32)
-    degree = np.zeros(count, np.int32)
+    nodes = _Appeared(
+        up, low, high, touch, weight, np.empty((count, count), np.int32), np.zeros(count, np.int32), largest
+    )
     left = attempts
     for c in range(1, count):
-        if (n2 >= quotas[1] and n3 >= quotas[2] and n4 >= quotas[3]) or left <= 0:
+        if (n2 >= len(two) and n3 >= len(three) and n4 >= len(four)) or left <= 0:
             break
         limit = c - 1 + (c & 1)  # siblings sit at 2t+1, 2t+2; nodes before both have appeared earlier
-        for i in range(limit):
-            if touch[c, i]:
-                near[c, degree[c]] = i
-                degree[c] += 1
-        # `near[i]` of earlier nodes must also list later ones: they touch too.
-        for k in range(degree[c]):
-            i = near[c, k]
-            near[i, degree[i]] = c
-            degree[i] += 1
-        if touch[c, c - 1] and not c & 1:
-            near[c, degree[c]] = c - 1
-            degree[c] += 1
-            near[c - 1, degree[c - 1]] = c
-            degree[c - 1] += 1
-        for ka in range(degree[c]):
-            a = near[c, ka]
+        _appear(c, limit, nodes)
+        for k in range(nodes.degree[c]):
+            a = nodes.near[c, k]
             if a >= limit:
                 continue
             left -= 1
-            light2, sum2 = min(weight[c], weight[a]), weight[c] + weight[a]
-            if light2 < MIN_SHARE * sum2:
+            smallest, total = min(weight[c], weight[a]), weight[c] + weight[a]
+            if not _fits(smallest, total, largest):
                 continue
-            if sum2 > largest:
-                continue
-            if n2 < quotas[1]:
+            if n2 < len(two):
                 two[n2, 0], two[n2, 1] = c, a
                 n2 += 1
-            if (n3 >= quotas[2] and n4 >= quotas[3]) or left <= 0:
-                continue
-            # Second nodes: neighbours of c after a, then neighbours of a that do not touch c.
-            for source in range(2):
-                for kb in range(degree[c] if source == 0 else degree[a]):
-                    b = near[c, kb] if source == 0 else near[a, kb]
-                    left -= 1
-                    if left <= 0:
-                        break
-                    if b >= limit or not _apart(a, b, up, low, high):
-                        continue
-                    if source == 0 and b <= a:
-                        continue
-                    if source == 1 and (touch[c, b] or not _apart(c, b, up, low, high)):
-                        continue
-                    light3, sum3 = min(light2, weight[b]), sum2 + weight[b]
-                    if light3 < MIN_SHARE * sum3:
-                        continue
-                    if sum3 > largest:
-                        continue
-                    if n3 < quotas[2]:
-                        three[n3, 0], three[n3, 1], three[n3, 2] = c, a, b
-                        n3 += 1
-                    if n4 >= quotas[3]:
-                        continue
-                    # Third nodes d, so that every connected set is built in exactly one way:
-                    #   a, b touch c: d touches c too and comes after b; or d touches a or b but not c;
-                    #   only a touches c: d touches a, comes after b; or d touches b but neither a nor c.
-                    for way in range(3):
-                        if way == 0:
-                            pivot = c if source == 0 else a
-                        elif way == 1:
-                            pivot = a if source == 0 else b
-                        else:
-                            if source == 1:
-                                break
-                            pivot = b
-                        for kd in range(degree[pivot]):
-                            if n4 >= quotas[3] or left <= 0:
-                                break
-                            d = near[pivot, kd]
-                            left -= 1
-                            if d >= limit:
-                                continue
-                            if source == 0:
-                                if way == 0 and d <= b:
-                                    continue
-                                if way > 0 and touch[c, d]:
-                                    continue
-                                if way == 2 and touch[a, d]:
-                                    continue
-                            else:
-                                if touch[c, d]:
-                                    continue
-                                if way == 0 and d <= b:
-                                    continue
-                                if way == 1 and touch[a, d]:
-                                    continue
-                            if not (
-                                _apart(c, d, up, low, high)
-                                and _apart(a, d, up, low, high)
-                                and _apart(b, d, up, low, high)
-                            ):
-                                continue
-                            if min(light3, weight[d]) < MIN_SHARE * (sum3 + weight[d]):
-                                continue
-                            if sum3 + weight[d] > largest:
-                                continue
-                            four[n4, 0], four[n4, 1], four[n4, 2], four[n4, 3] = c, a, b, d
-                            n4 += 1
-    out = np.empty((n2 + n3 + n4, 4), np.int32)
-    out[:n2] = two[:n2]
-    out[n2 : n2 + n3] = three[:n3]
-    out[n2 + n3 :] = four[:n4]
-    return out
+            if (n3 < len(three) or n4 < len(four)) and left > 0:
+                n3, n4, left = _add_thirds(c, a, limit, smallest, total, nodes, three, n3, four, n4, left)
+    return np.concatenate((two[:n2], three[:n3], four[:n4]))
 
 
 @numba.njit(cache=True)

@@ -15,6 +15,8 @@ from maskmill.masks.mcg.trees import ARRAYS, TreeModel
 FORMAT = 1
 MAX_FILE_BYTES = 64 << 20
 MAX_ARRAY_BYTES = 256 << 20  # all arrays together, unpacked
+# Features of model files under the names they had when these were written.
+RENAMED = {"green": "a", "blue": "b", "green_spread": "a_spread", "blue_spread": "b_spread"}
 SHIPPED = Path(__file__).with_name("models")
 
 
@@ -99,7 +101,7 @@ def parse_model(data: bytes, kind: str, features: tuple[str, ...]) -> TreeModel:
             raise ValueError(f"array {name!r} must be a flat list of words")
     if arrays["kind"].tolist() != [kind]:
         raise ValueError(f"is a {' '.join(arrays['kind'].tolist())[:40]!r} model, a {kind!r} model is needed")
-    if tuple(arrays["features"].tolist()) != features:
+    if tuple(RENAMED.get(name, name) for name in arrays["features"].tolist()) != features:
         raise ValueError("was trained on other features than this version computes; train it again")
     model = TreeModel(**{name: arrays[name] for name in ARRAYS})
     model.check(len(features))

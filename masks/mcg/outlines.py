@@ -66,7 +66,8 @@ def outline(group, low, high, place, start, edge, outside, found, beyond, betwee
 def _fill_holes(groups, low, high, place, box, start, edge, outside, own_start, own_holes, of_leaves, edges):
     leaf_box, neighbour_start, neighbour = of_leaves
     leaves = len(place)
-    state = np.zeros(leaves, np.int64)  # 2g + 1: seen in group g; 2g + 2: reaches the picture's border
+    # 3g + 1: touches group g; 3g + 2: seen in g's complement; 3g + 3: known to reach the picture's border.
+    state = np.zeros(leaves, np.int64)
     stack = np.empty(leaves, np.int32)
     found, beyond, between = np.empty(edges, np.int32), np.empty(edges, np.int32), np.empty(edges, np.int32)
     hole_start = np.zeros(len(groups) + 1, np.int64)
@@ -82,17 +83,34 @@ def _fill_holes(groups, low, high, place, box, start, edge, outside, own_start, 
             x0, y0 = min(x0, box[i, 0]), min(y0, box[i, 1])
             x1, y1 = max(x1, box[i, 2]), max(y1, box[i, 3])
         around = outline(group, low, high, place, start, edge, outside, found, beyond, between)[0]
-        seen, escaped = 2 * g + 1, 2 * g + 2
+        touches, seen, escaped = 3 * g + 1, 3 * g + 2, 3 * g + 3
         for k in range(PARTS):
             if group[k] < 0:
                 break
             for j in range(own_start[group[k]], own_start[group[k] + 1]):
                 state[own_holes[j]] = seen
-        # Leaves at the rim of the box are open; marked first, they end most floods at the first step.
+        # Leaves at the rim of the box are open, and so is what they reach along the outline: nearly all of it, so that few
+        # leaves are left to flood from.
+        size = 0
         for j in range(around):
             leaf = beyond[j]
+            if state[leaf] >= touches:
+                continue
             if leaf_box[leaf, 0] <= x0 or leaf_box[leaf, 1] <= y0 or leaf_box[leaf, 2] >= x1 or leaf_box[leaf, 3] >= y1:
                 state[leaf] = escaped
+                stack[size] = leaf
+                size += 1
+            else:
+                state[leaf] = touches
+        while size > 0:
+            size -= 1
+            leaf = stack[size]
+            for q in range(neighbour_start[leaf], neighbour_start[leaf + 1]):
+                other = neighbour[q]
+                if state[other] == touches:
+                    state[other] = escaped
+                    stack[size] = other
+                    size += 1
         for j in range(around):
             seed = beyond[j]
             if state[seed] >= seen:

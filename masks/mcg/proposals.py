@@ -13,7 +13,7 @@ from maskmill.masks.mcg.hierarchy import Hierarchy, build_hierarchy
 from maskmill.masks.mcg.regions import Regions, measure_regions
 from maskmill.masks.mcg.trees import TreeModel
 
-Lap = Callable[[str], None]
+OnStage = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,24 +38,14 @@ class Settings:
     quotas: tuple[tuple[int, int, int, int], ...]
 
 
-QUALITIES = {
-    "standard": Settings(
-        scales=(1, 0.5, 0.25),
-        max_pixels=640 * 640,
-        max_side=8192,
-        max_leaves=2500,
-        merges=300,
-        quotas=((5000, 5000, 1000, 300), (5000, 500, 0, 0), (5000, 5000, 1000, 300), (5000, 5000, 1000, 300)),
-    ),
-    "high": Settings(
-        scales=(1, 0.5, 0.25),
-        max_pixels=1024 * 1024,
-        max_side=8192,
-        max_leaves=4000,
-        merges=600,
-        quotas=((8000, 12000, 4000, 1000), (8000, 2000, 0, 0), (8000, 12000, 4000, 1000), (8000, 12000, 4000, 1000)),
-    ),
-}
+STANDARD = Settings(
+    scales=(1, 0.5, 0.25),
+    max_pixels=640 * 640,
+    max_side=8192,
+    max_leaves=2500,
+    merges=300,
+    quotas=((5000, 5000, 1000, 300), (5000, 500, 0, 0), (5000, 5000, 1000, 300), (5000, 5000, 1000, 300)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +70,10 @@ def working_scale(height: int, width: int, settings: Settings) -> float:
 
 
 def propose_image(
-    image: np.ndarray, contour_model: TreeModel | None, settings: Settings, lap: Lap = lambda stage: None
+    image: np.ndarray,
+    contour_model: TreeModel | None,
+    settings: Settings = STANDARD,
+    on_stage: OnStage = lambda stage: None,
 ) -> Proposals:
     """Candidates of one picture and their features.
 
@@ -88,7 +81,7 @@ def propose_image(
         image: uint8[h, w, 3], RGB.
         contour_model: a tree model over `CONTOUR_FEATURES`; None for plain gradients.
         settings: scales and bounds.
-        lap: called with the name of each stage when it is done; for clocks.
+        on_stage: called with the name of each stage when it is done; for clocks.
 
     Returns:
         The proposals, in the working frame (see `working_scale`); at least one candidate: a flat picture is one region.
@@ -101,18 +94,18 @@ def propose_image(
         contours.append(
             gradient_contours(reduced) if contour_model is None else learned_contours(reduced, contour_model)
         )
-    lap("contours")
+    on_stage("contours")
     hierarchy = build_hierarchy(contours, settings.max_leaves)
-    lap("hierarchy")
+    on_stage("hierarchy")
     regions = measure_regions(image, hierarchy, contours[0])
-    lap("regions")
+    on_stage("regions")
     groups = propose(hierarchy, regions, settings.quotas, settings.merges)
-    lap("grouping")
+    on_stage("grouping")
     groups = fill(groups, regions)
     candidates = as_candidates(groups)
-    lap("holes")
+    on_stage("holes")
     features = candidate_features(groups, candidates, regions)
-    lap("features")
+    on_stage("features")
     return Proposals(hierarchy, regions, candidates, features)
 
 

@@ -14,6 +14,7 @@ BINS = 8  # per Lab channel
 # pixels of Lab, squared Lab, x, y, xx, yy, xy, contour strength, gradient energy; pixels per bin of L, a, b.
 AREA, SIDE, SUMS = 0, 1, 5
 HISTOGRAM = SUMS + 13
+TEXTURE = HISTOGRAM - 1
 COLUMNS = HISTOGRAM + 3 * BINS
 
 
@@ -132,17 +133,17 @@ def measure_regions(image: np.ndarray, hierarchy: Hierarchy, contour: np.ndarray
     mean = additive[:, SUMS : SUMS + 3] / additive[:, AREA, None]
     step = np.sqrt(np.sum((mean[hierarchy.edges[:, 0]] - mean[hierarchy.edges[:, 1]]) ** 2, axis=1))
     return Regions(
-        height,
-        width,
-        additive[:, AREA].astype(np.int64),
-        box,
-        additive,
-        support,
-        start,
-        neighbour,
-        edge,
-        hierarchy.length.astype(np.float64),
-        hierarchy.strength.astype(np.float64),
-        hierarchy.saliency.astype(np.float64),
-        step,
+        height=height,
+        width=width,
+        area=additive[:, AREA].astype(np.int64),
+        box=box,
+        additive=additive,
+        support=support,
+        start=start,
+        neighbour=neighbour,
+        edge=edge,
+        length=hierarchy.length.astype(np.float64),
+        strength=hierarchy.strength.astype(np.float64),
+        saliency=hierarchy.saliency.astype(np.float64),
+        step=step,
     )

@@ -97,7 +97,8 @@ def _add_trees(columns, layout, first, last, total):
     """Adds the leaf values of trees `first` .. `last` - 1 to `total`.
 
     Args:
-        columns: float32[features, n], n <= CHUNK. layout: `Layout.arrays`. total: float32[n].
+        columns: float32[features, CHUNK], C order, of which the first n count: LLVM makes vector code only of columns
+            without gaps. layout: `Layout.arrays`. total: float32[n].
     """
     feature, threshold, mask, word_start, tree_start, value = layout
     n = np.uintp(len(total))
@@ -142,49 +143,65 @@ def _add_trees(columns, layout, first, last, total):
 
 
 @numba.njit(cache=True, nogil=True)
-def _copy_columns(columns, wanted, out):
+def _keep_columns(columns, kept):
+    """Moves the rows `kept`, ascending, to the front of every column, in place."""
     for f in range(len(columns)):
-        for i in range(len(wanted)):
-            out[f, i] = columns[f, wanted[i]]
+        column = columns[f]
+        for i in range(len(kept)):
+            column[i] = column[kept[i]]
 
 
 @numba.njit(cache=True, nogil=True)
-def score_columns(columns, layout, early, floor, stretch):
+def _score_chunk(columns, layout, early, floor, stretch, total):
+    """`score_planes` of the first len(total) rows of a chunk; `columns` is overwritten."""
+    trees = len(layout[4]) - 1
+    total[:] = 0
+    if early <= 0 or early >= trees:
+        _add_trees(columns, layout, 0, trees, total)
+        return
+    _add_trees(columns, layout, 0, early, total)
+    rest = np.flatnonzero(total >= floor)
+    _keep_columns(columns, rest)
+    open_total = total[rest]
+    _add_trees(columns, layout, early, trees, open_total)
+    for i in range(len(total)):
+        total[i] *= stretch
+    for i in range(len(rest)):
+        total[rest[i]] = open_total[i]
+
+
+@numba.njit(cache=True, nogil=True)
+def score_planes(planes, layout, early, floor, stretch):
     """Sums of leaf values; float32[n].
 
     Args:
-        columns: float32[features, n], finite, the last axis contiguous.
+        planes: float32[features, n], finite, C order.
         layout: `Layout.arrays`.
         early: after this many trees rows whose sum is below `floor` are settled: they get that sum times `stretch`, which
             stands for what the other trees would have added. 0: never.
         floor, stretch: float32, see `early`.
     """
-    features, n = columns.shape
-    trees = len(layout[4]) - 1
-    out = np.zeros(n, np.float32)
-    open_columns = np.empty((features, CHUNK), np.float32)
+    features, n = planes.shape
+    out = np.empty(n, np.float32)
+    columns = np.empty((features, CHUNK), np.float32)  # a chunk of its own: the kernel needs columns without gaps
     for start in range(0, n, CHUNK):
-        chunk, total = columns[:, start : start + CHUNK], out[start : start + CHUNK]
-        if early <= 0 or early >= trees:
-            _add_trees(chunk, layout, 0, trees, total)
-            continue
-        _add_trees(chunk, layout, 0, early, total)
-        rest = np.flatnonzero(total >= floor)
-        _copy_columns(chunk, rest, open_columns)
-        open_total = total[rest]
-        _add_trees(open_columns[:, : len(rest)], layout, early, trees, open_total)
-        for i in range(len(total)):
-            total[i] *= stretch
-        for i in range(len(rest)):
-            total[rest[i]] = open_total[i]
+        count = min(CHUNK, n - start)
+        for f in range(features):
+            columns[f, :count] = planes[f, start : start + count]
+        _score_chunk(columns, layout, early, floor, stretch, out[start : start + count])
     return out
 
 
 @numba.njit(cache=True, nogil=True)
-def score_rows(rows, layout, early, floor, stretch):
-    """`score_columns` of rows float32[n, features]."""
-    out = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), CHUNK):
-        part = rows[start : start + CHUNK]
-        out[start : start + len(part)] = score_columns(part.T.copy(), layout, early, floor, stretch)
+def score_rows(rows, layout):
+    """Sums of leaf values of rows float32[n, features], finite, C order; float32[n]."""
+    n, features = rows.shape
+    out = np.empty(n, np.float32)
+    columns = np.empty((features, CHUNK), np.float32)
+    for start in range(0, n, CHUNK):
+        count = min(CHUNK, n - start)
+        for i in range(count):
+            for f in range(features):
+                columns[f, i] = rows[start + i, f]
+        _score_chunk(columns, layout, 0, np.float32(0), np.float32(1), out[start : start + count])
     return out

@@ -1,5 +1,7 @@
 """From scores to a ranked list: maximum marginal relevance, and what may be in the list at all."""
 
+import heapq
+
 import numba
 import numpy as np
 
@@ -23,44 +25,49 @@ def _byte_areas(area):
 
 
 @numba.njit(cache=True)
-def intersections(members, row, table, out):
-    """Pixels that each set shares with `row`, into `out` float64[P]; `table` from `_byte_areas`."""
-    used = np.flatnonzero(row)
-    for p in range(len(members)):
-        total = 0.0
-        for word in used:
-            bits = members[p, word] & row[word]
-            byte = word * 8
-            while bits:
-                total += table[byte, bits & np.uint64(255)]
-                bits >>= np.uint64(8)
-                byte += 1
-        out[p] = total
+def shared_pixels(one, two, table):
+    """Pixels in both of two sets uint64[words]; `table` from `_byte_areas`."""
+    total = 0.0
+    for word in range(len(one)):
+        bits = one[word] & two[word]
+        byte = word * 8
+        while bits:
+            total += table[byte, bits & np.uint64(255)]
+            bits >>= np.uint64(8)
+            byte += 1
+    return total
 
 
 @numba.njit(cache=True)
 def _select(members, area, score, top, weight, duplicate):
+    """See `select`. A candidate's worth only falls as more are taken, so it is brought up to date when it comes first.
+
+    Invariant: the heap holds, for every candidate left, a worth that is at least the true one; it is the true one where
+    `compared` says that the candidate was compared with all that are taken.
+    """
     table = _byte_areas(area)
-    sizes, shared = np.empty((2, len(members)))
-    intersections(members, np.full(members.shape[1], 0xFFFFFFFFFFFFFFFF, np.uint64), table, sizes)
-    nearest = np.zeros(len(members))  # overlap with the most similar one taken
     value = weight * score.astype(np.float64)
+    sizes = np.empty(len(members))
+    for p in range(len(members)):
+        sizes[p] = shared_pixels(members[p], members[p], table)
+    nearest = np.zeros(len(members))  # overlap with the most similar one taken, of those compared
+    compared = np.zeros(len(members), np.int64)
     taken = np.empty(min(top, len(members)), np.int64)
     count = 0
-    while count < len(taken):
-        best = -1
-        for p in range(len(members)):
-            if nearest[p] < duplicate and (
-                best < 0 or value[p] - (1 - weight) * nearest[p] > value[best] - (1 - weight) * nearest[best]
-            ):
-                best = p
-        if best < 0:
-            break
-        taken[count] = best
-        count += 1
-        intersections(members, members[best], table, shared)
-        for p in range(len(members)):
-            nearest[p] = max(nearest[p], shared[p] / (sizes[p] + sizes[best] - shared[p]))
+    heap = [(-value[p], p) for p in range(len(members))]  # of equal worth the earlier candidate first
+    heapq.heapify(heap)
+    while len(heap) > 0 and count < len(taken):
+        p = heapq.heappop(heap)[1]
+        if compared[p] == count:
+            taken[count] = p
+            count += 1
+            continue
+        for t in taken[compared[p] : count]:
+            both = shared_pixels(members[p], members[t], table)
+            nearest[p] = max(nearest[p], both / (sizes[p] + sizes[t] - both))
+        compared[p] = count
+        if nearest[p] < duplicate:
+            heapq.heappush(heap, (-(value[p] - (1 - weight) * nearest[p]), p))
     return taken[:count]
 
 

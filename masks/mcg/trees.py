@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from maskmill.masks.mcg.scoring import lay_out, score_columns, score_rows
+from maskmill.masks.mcg.scoring import lay_out, score_planes, score_rows
 
 ARRAYS = {
     "feature": np.int16,
@@ -55,7 +55,7 @@ class TreeModel:
         Returns:
             float32[n].
         """
-        return score_rows(np.ascontiguousarray(rows, np.float32), self._layout, 0, np.float32(0), np.float32(1))
+        return score_rows(np.ascontiguousarray(rows, np.float32), self._layout)
 
     def predict_planes(
         self, planes: np.ndarray, early: int = 0, floor: float = 0.0, stretch: float = 1.0
@@ -72,7 +72,7 @@ class TreeModel:
             float32[h, w].
         """
         columns = planes.reshape(len(planes), -1)
-        total = score_columns(columns, self._layout, early, np.float32(floor), np.float32(stretch))
+        total = score_planes(columns, self._layout, early, np.float32(floor), np.float32(stretch))
         return total.reshape(planes.shape[1:])
 
     def check(self, features: int) -> None:

@@ -12,7 +12,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", metavar="FILE", required=True, help="COCO instances json")
     parser.add_argument("--out", metavar="FOLDER", required=True, help="where contour.npz, ranker.npz and cards go")
     parser.add_argument("--labels", metavar="TEXT", help="what the cards say of the labels (default: COCO 2017)")
-    parser.add_argument("--quality", metavar="HOW", help="of the proposals: standard (default) or high")
     parser.add_argument("--seed", type=int, metavar="N", help="of folds and samples (default: 0)")
     parser.add_argument("--limit", type=int, metavar="N", help="only N pictures, a seeded random choice")
     parser.add_argument(

@@ -20,7 +20,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from maskmill.masks.mcg.contours import CONTOUR_FEATURES
 from maskmill.masks.mcg.features import CANDIDATE_FEATURES
 from maskmill.masks.mcg.models import model_bytes, parse_model
-from maskmill.masks.mcg.proposals import QUALITIES, propose_image
+from maskmill.masks.mcg.proposals import STANDARD, propose_image
 from maskmill.masks.mcg.selection import select
 from maskmill.masks.mcg.trees import TreeModel
 from maskmill.pipelines.mcg_training import fit as ranker_fit
@@ -35,7 +35,6 @@ from maskmill.schemas import storage
 from maskmill.schemas.errors import ImageError, InputError, UsageError
 from maskmill.schemas.rle import decode_mask
 
-SCALES = (1, 0.5, 0.25)  # of the pixels sampled; every quality segments some of these
 COUNTS = (10, 16, 100, 1000)  # list lengths at which the card says the ABO
 MIN_IMAGES = 6
 
@@ -48,7 +47,6 @@ class TrainOptions:
         images, annotations: pictures and COCO instances json, as for a build.
         out: folder for contour.npz, contour.json, ranker.npz, ranker.json.
         labels: what the cards say of the labels' origin.
-        quality: of the proposals the ranker learns to rank, see `QUALITIES`.
         seed: of folds and samples.
         limit: use only this many pictures, a seeded choice; 0 means all.
         folds: of the pictures; for each, two models are fitted that have not seen it. The saved ones are trained on all.
@@ -61,7 +59,6 @@ class TrainOptions:
     annotations: str
     out: str
     labels: str = "COCO 2017 instance annotations"
-    quality: str = "standard"
     seed: int = 0
     limit: int = 0
     folds: int = 5
@@ -70,8 +67,6 @@ class TrainOptions:
     contour_only: bool = False
 
     def __post_init__(self):
-        if self.quality not in QUALITIES:
-            raise UsageError(f"quality must be {' or '.join(QUALITIES)}, got {self.quality!r}")
         if not 2 <= self.folds <= 20:
             raise UsageError(f"folds must be in 2..20, got {self.folds}")
         if not 0 < self.measured <= 1:
@@ -157,7 +152,9 @@ def sample_contours(item: Input, options: TrainOptions, work: str) -> dict[str, 
     parts = []
     if picture:
         seed = _seed(options, item.id)
-        parts = [contour_samples(picture.image, picture.masks, picture.crowds, scale, seed) for scale in SCALES]
+        parts = [
+            contour_samples(picture.image, picture.masks, picture.crowds, scale, seed) for scale in STANDARD.scales
+        ]
     empty = (np.zeros((0, len(CONTOUR_FEATURES)), np.float32), np.zeros(0, np.int8))
     rows, kinds = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
     return {"rows": rows, "target": (kinds == POSITIVE).astype(np.float32)}
@@ -168,7 +165,7 @@ def sample_candidates(item: Input, options: TrainOptions, work: str) -> dict[str
     picture = read_picture(item)
     if not picture or not picture.masks:
         return {"rows": np.zeros((0, len(CANDIDATE_FEATURES)), np.float32), "target": np.zeros(0, np.float32)}
-    proposals = propose_image(picture.image, _unseeing("contour", item, options, work), QUALITIES[options.quality])
+    proposals = propose_image(picture.image, _unseeing("contour", item, options, work))
     iou = overlaps(proposals, picture.masks)
     chosen = candidate_samples(iou, _seed(options, item.id))
     return {"rows": proposals.features[chosen], "target": iou[chosen].max(axis=1)}
@@ -179,7 +176,7 @@ def measure(item: Input, options: TrainOptions, work: str) -> dict[str, np.ndarr
     picture = read_picture(item)
     if not picture or not picture.masks:
         return {"rows": np.zeros((0, len(COUNTS) + 1), np.float32), "target": np.zeros(0, np.float32)}
-    proposals = propose_image(picture.image, _unseeing("contour", item, options, work), QUALITIES[options.quality])
+    proposals = propose_image(picture.image, _unseeing("contour", item, options, work))
     score = _unseeing("ranker", item, options, work).predict(proposals.features)
     order = select(proposals.candidates.members, proposals.regions.area, score, max(COUNTS))
     best = best_overlaps(overlaps(proposals, picture.masks), order, COUNTS)
@@ -277,7 +274,6 @@ def train(options: TrainOptions, flags: list[str] | None = None) -> dict:
         "images": len(items),
         "images_sha256": hashlib.sha256("\n".join(i.id for i in items).encode()).hexdigest(),
         "seed": options.seed,
-        "quality": options.quality,
         "versions": versions(),
     }
 

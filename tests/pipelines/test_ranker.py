@@ -147,7 +147,6 @@ def test_too_few_pictures_are_refused(pictures):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"quality": "best"}, "standard or high"),
         ({"folds": 1}, r"folds must be in 2\.\.20, got 1"),
         ({"measured": 0.0}, "measured must be"),
         ({"measured": 1.1}, "measured must be"),

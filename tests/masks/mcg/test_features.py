@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
+from maskmill.masks.mcg import features as features_module
 from maskmill.masks.mcg.candidates import as_candidates, fill, propose
 from maskmill.masks.mcg.features import CANDIDATE_FEATURES, candidate_features
-from maskmill.masks.mcg.hierarchy import Hierarchy, Tree, region_edges
+from maskmill.masks.mcg.hierarchy import Hierarchy, Tree
+from maskmill.masks.mcg.watershed import touching_regions
 
 
 class Scene:
@@ -113,7 +115,7 @@ def test_colour_features_against_the_drawn_mask(scene, oracle):
         mask = oracle.draw(members, hierarchy.labels)
         ring_leaves = set().union(*(neighbours[k] for k in members)) - members
         assert got["light"] == pytest.approx(lab[mask, 0].mean(), rel=1e-4)
-        assert got["blue_spread"] == pytest.approx(lab[mask, 2].std(), rel=1e-3, abs=1e-3)
+        assert got["b_spread"] == pytest.approx(lab[mask, 2].std(), rel=1e-3, abs=1e-3)
         if not ring_leaves:
             assert got["ring_area"] == got["ring_light"] == got["rest_light"] == 0
             continue
@@ -123,6 +125,12 @@ def test_colour_features_against_the_drawn_mask(scene, oracle):
         assert got["rest_light"] == pytest.approx(lab[mask, 0].mean() - lab[~mask, 0].mean(), rel=1e-3, abs=1e-3)
         chroma = lab[mask, 1:].mean(axis=0) - lab[ring, 1:].mean(axis=0)
         assert got["ring_chroma"] == pytest.approx(np.hypot(*chroma), rel=1e-3, abs=1e-3)
+
+
+def test_the_numbers_are_named_as_the_features():
+    for number, name in enumerate(CANDIDATE_FEATURES):
+        constant = "PARTS_" if name == "parts" else name.upper()  # how many parts a group may have is PARTS
+        assert getattr(features_module, constant) == number
 
 
 def test_boundary_levels_against_the_edges(scene, oracle):
@@ -158,7 +166,7 @@ def rectangle(height, width, top, left, rows, columns):
 @pytest.mark.parametrize(("rows", "columns"), [(10, 10), (4, 20), (20, 4)])
 def test_a_rectangle_is_solid_and_as_long_as_it_is(rows, columns, oracle):
     labels = rectangle(40, 50, 5, 6, rows, columns)
-    edges, length, strength = region_edges(labels, np.zeros(labels.shape, np.float32))
+    edges, length, strength = touching_regions(labels, np.zeros(labels.shape, np.float32))
     tree = Tree(np.array([2, 2, 2], np.int32), np.array([0, 0, 0.5], np.float32))
     hierarchy = Hierarchy(labels, edges, length, strength, strength, (tree,))
     regions = oracle.regions_of(hierarchy)

@@ -1,12 +1,13 @@
+import dataclasses
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from maskmill.masks.mcg import proposals
+from maskmill.masks.mcg import generator as generator_module
 from maskmill.masks.mcg.generator import Mcg
-from maskmill.masks.mcg.proposals import QUALITIES, propose_image, working_scale
+from maskmill.masks.mcg.proposals import STANDARD, propose_image, working_scale
 from maskmill.masks.registry import canonical_spec, parse_spec
 from maskmill.schemas.errors import UsageError
 from maskmill.schemas.image import ImageRecord
@@ -28,6 +29,7 @@ def odd_pictures():
 
 ODD = odd_pictures()
 SPECS = ("mcg(top=16)", "mcg(top=16, contour=gradient, ranker=none)")
+SEVERAL = "mcg(top=(16, 100, 1000))"
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -52,8 +54,8 @@ def test_a_picture_without_structure_is_one_mask(name):
 
 
 def test_pictures_over_the_budget_are_worked_on_smaller_and_answered_in_full(monkeypatch, oracle):
-    small = QUALITIES["standard"].__class__(**{**QUALITIES["standard"].__dict__, "max_pixels": 2000})
-    monkeypatch.setitem(proposals.QUALITIES, "standard", small)
+    small = dataclasses.replace(STANDARD, max_pixels=2000)
+    monkeypatch.setattr(generator_module, "STANDARD", small)
     picture = oracle.blobs(90, 110)
     found = propose_image(picture, None, small)
     assert found.hierarchy.labels.size <= 2000
@@ -62,7 +64,7 @@ def test_pictures_over_the_budget_are_worked_on_smaller_and_answered_in_full(mon
 
 
 def test_extreme_shapes_are_within_the_side_limit():
-    settings = QUALITIES["standard"]
+    settings = STANDARD
     for height, width in ((1, 10**6), (2 * 10**6, 3), (9000, 9000), (640, 640)):
         scale = working_scale(height, width, settings)
         assert height * scale * width * scale <= settings.max_pixels * 1.001
@@ -71,7 +73,7 @@ def test_extreme_shapes_are_within_the_side_limit():
 
 
 def test_bounds_hold_on_noise():
-    settings = QUALITIES["standard"]
+    settings = STANDARD
     picture = np.random.default_rng(1).integers(0, 256, (300, 400, 3), np.uint8)
     found = propose_image(picture, None, settings)
     assert len(found.regions.area) <= settings.max_leaves
@@ -86,10 +88,23 @@ def test_a_longer_list_begins_with_the_shorter(oracle):
     assert len(many) > 16
 
 
-def test_the_high_quality_considers_more(oracle):
-    picture = oracle.blobs(150, 200)
-    standard, high = (len(propose_image(picture, None, QUALITIES[q]).candidates) for q in ("standard", "high"))
-    assert high > standard
+def test_several_lengths_cost_one_search_and_are_the_single_ones(oracle, monkeypatch):
+    searches = []
+    whole = generator_module.propose_image
+    monkeypatch.setattr(generator_module, "propose_image", lambda *a, **k: searches.append(1) or whole(*a, **k))
+    record = ImageRecord("a", oracle.blobs(80, 100))
+    several = Mcg(top=(40, 5, 9000))
+    assert [layer.name for layer in several.layers] == ["mcg-40", "mcg-5", "mcg-9000"]
+    found = several(record)
+    assert len(searches) == 1
+    for top, layer, masks in zip((40, 5, 9000), several.layers, found, strict=True):
+        single = Mcg(top=top)
+        assert single.layers == (layer,)
+        (alone,) = single(record)
+        assert alone.counts == masks.counts
+        np.testing.assert_array_equal(alone.area, masks.area)
+        np.testing.assert_array_equal(alone.score, masks.score)
+    assert 5 == len(found[1]) < len(found[0]) < len(found[2])
 
 
 _SCRIPT = """
@@ -118,7 +133,7 @@ def test_other_processes_give_the_same_bytes():
 def test_layer_names_parameters_and_provenance():
     (layer,) = Mcg(top=7).layers
     assert (layer.name, layer.generator, layer.disjoint) == ("mcg-7", "mcg", False)
-    assert layer.params == {"top": 7, "quality": "standard", "contour": "default", "ranker": "default"}
+    assert layer.params == {"top": 7, "contour": "default", "ranker": "default"}
     for model in ("contour", "ranker"):
         assert layer.provenance[model]["labels"]
         assert len(layer.provenance[model]["sha256"]) == 64
@@ -127,7 +142,7 @@ def test_layer_names_parameters_and_provenance():
     assert "fallback" in fallback.provenance["ranker"]["note"]
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", [*SPECS, SEVERAL, "mcg(top=[3, 2])"])
 def test_the_canonical_spec_makes_an_equal_generator(spec):
     generator = parse_spec(spec)
     assert parse_spec(canonical_spec(generator)) == generator
@@ -140,10 +155,13 @@ def test_ranker_none_may_be_written_either_way():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mcg(top=0)", r"top must be a whole number in 1\.\.10000, got 0"),
+        ("mcg(top=0)", r"top must be a whole number in 1\.\.10000, or several, got 0"),
         ("mcg(top=True)", "top must be"),
         ("mcg(top=2.5)", "top must be"),
-        ("mcg(quality=best)", "quality must be standard or high, got 'best'"),
+        ("mcg(top=())", "top must be"),
+        ("mcg(top=(16, 0))", "top must be"),
+        ("mcg(top=(16, 16))", r"each length once, got \(16, 16\)"),
+        ("mcg(quality=high)", "mcg has no parameter 'quality'; it takes contour, ranker, top"),
         ("mcg(ranker=5)", "ranker must be a word or a path"),
         ("mcg(contour='no/such/file.npz')", r"contour model no/such/file\.npz: No such file"),
         ("mcg(tops=16)", "did you mean 'top'"),
@@ -162,7 +180,7 @@ def test_the_order_beats_grids_and_fh_at_equal_numbers_on_real_pictures(test_dat
     import cv2
 
     from maskmill.masks.grid import Grid
-    from maskmill.masks.overlap import best_iou
+    from maskmill.masks.overlap import iou_matrix
     from maskmill.pipelines.reading.annotations import parse_annotations
 
     content = json.loads((test_data / "coco" / "instances.json").read_text())
@@ -174,6 +192,7 @@ def test_the_order_beats_grids_and_fh_at_equal_numbers_on_real_pictures(test_dat
         annotations, _ = parse_annotations(raw, image["height"], image["width"])
         for name, generator in generators.items():
             (masks,) = generator(ImageRecord("a", picture, annotations))
-            best = best_iou(masks, annotations, image["height"], image["width"])
-            sums[name] += best[best >= 0].sum()
+            singles = tuple(c for c, crowd in zip(annotations.counts, annotations.is_crowd, strict=True) if not crowd)
+            if singles:
+                sums[name] += iou_matrix(masks.counts, singles, image["height"], image["width"]).max(axis=0).sum()
     assert sums["mcg"] > 1.3 * max(sums["grid"], sums["none"])

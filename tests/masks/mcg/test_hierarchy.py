@@ -7,9 +7,9 @@ from maskmill.masks.mcg.hierarchy import (
     majority_leaf,
     merge_worth,
     monotone,
-    region_edges,
     watershed_tree,
 )
+from maskmill.masks.mcg.watershed import merge_edges, relabel, touching_regions, watershed_labels
 
 
 def check_tree(tree, leaves):
@@ -53,10 +53,41 @@ def test_edges_lengths_and_strengths_against_pixel_pairs():
                 if yy < 7 and xx < 8 and labels[y, x] != labels[yy, xx]:
                     key = tuple(sorted((int(labels[y, x]), int(labels[yy, xx]))))
                     pairs.setdefault(key, []).append((contour[y, x] + contour[yy, xx]) / 2)
-    edges, length, strength = region_edges(labels, contour)
+    edges, length, total = touching_regions(labels, contour)
     assert [tuple(e) for e in edges.tolist()] == sorted(pairs)
     assert length.tolist() == [len(pairs[k]) for k in sorted(pairs)]
-    np.testing.assert_allclose(strength, [np.mean(pairs[k]) for k in sorted(pairs)], rtol=1e-6)
+    np.testing.assert_allclose(total, [np.sum(pairs[k]) for k in sorted(pairs)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4, 30, 1 << 12])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 20), (20, 1), (13, 29), (40, 31)])
+def test_the_watershed_is_higras(shape, levels):
+    """Few levels make plateaus and ties, where the order of looking decides."""
+    import higra as hg
+
+    contour = (np.random.default_rng(levels).integers(0, levels, shape) / 4096).astype(np.float32)
+    graph = hg.get_4_adjacency_graph(shape)
+    weights = hg.weight_graph(graph, contour.astype(np.float64), hg.WeightFunction.mean)
+    expected = hg.labelisation_watershed(graph, weights) if contour.size > 1 else np.zeros(shape, int)
+    first = np.unique(expected, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first[1]))
+    np.testing.assert_array_equal(watershed_labels(contour), rank[first[2]].reshape(shape))
+
+
+def test_merged_regions_have_the_edges_of_the_relabelled_map():
+    random = np.random.default_rng(6)
+    labels = random.integers(0, 9, (20, 30)).astype(np.int32)
+    contour = random.random((20, 30)).astype(np.float32)
+    edges, length, total = touching_regions(labels, contour)
+    merged, name = relabel(labels, np.array([4, 1, 4, 3, 1, 5, 4, 0, 0]))
+    assert merged.max() == 4
+    assert name[2] == -1
+    new_of = name[np.array([4, 1, 4, 3, 1, 5, 4, 0, 0])]
+    np.testing.assert_array_equal(merged, new_of[labels])
+    assert (np.diff(np.unique(merged, return_index=True)[1]) > 0).all()
+    found = merge_edges(new_of[edges[:, 0]], new_of[edges[:, 1]], length, total)
+    for one, other in zip(found, touching_regions(merged, contour), strict=True):
+        np.testing.assert_allclose(one, other)
 
 
 def test_saliency_is_the_level_at_which_both_ends_first_share_a_node(oracle):
@@ -105,15 +136,20 @@ def test_a_boundary_counts_with_its_mean_strength_in_every_direction(degrees):
     angle = np.deg2rad(degrees)
     ridge = 0.9 * np.exp(-((xs * np.cos(angle) + ys * np.sin(angle)) ** 2) / 4)
     noise = np.random.default_rng(0).random((40, 40)) * 0.02
-    _, tree = watershed_tree((ridge + noise).astype(np.float32), 500)
+    tree = watershed_tree((ridge + noise).astype(np.float32), 500).tree
     assert tree.level[-1] > 0.8
 
 
 def test_the_leaf_cap_keeps_strong_boundaries():
     noise = np.random.default_rng(0).random((40, 40)) * 0.05
     contour = (noise + 0.9 * np.exp(-((np.arange(40) - 19.5) ** 2) / 4)).astype(np.float32)
-    labels, tree = watershed_tree(contour, 2)
-    check_tree(tree, 2)
+    found = watershed_tree(contour, 2)
+    labels = found.labels
+    check_tree(found.tree, 2)
+    edges, length, total = touching_regions(labels, contour)
+    np.testing.assert_array_equal(found.edges, edges)
+    np.testing.assert_array_equal(found.length, length)
+    np.testing.assert_allclose(found.strength, total / length, rtol=1e-6)
     assert len(np.unique(labels[:, :19])) == 1
     assert len(np.unique(labels[:, 22:])) == 1
     assert labels[5, 5] != labels[5, 35]
