@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo train-demo test flink-test prism-test docker-check lint types format bench clean
+.PHONY: help demo train-demo schema test flink-test prism-test docker-check lint types format bench clean
 help:
 	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
 	@echo "make train-demo  install the trainer and train briefly on the demo's shards"
@@ -69,6 +69,10 @@ types: $(VENV)/dev
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# report.json's schema, from the types of pipelines/report/model.py; a test says when it is not current.
+schema: $(VENV)/base
+	$(BIN)/python -m maskmill.pipelines.report.json_schema schemas/report.schema.json
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/build.py

@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from maskmill.pipelines.commands.cli import print_json
     from maskmill.pipelines.driver.build import output_errors
     from maskmill.pipelines.report.compare import compare, compare_lines
+    from maskmill.pipelines.report.model import to_json
     from maskmill.schemas import storage
     from maskmill.schemas.reader import Dataset
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         with output_errors(args.html):
             storage.write_bytes(args.html, render_comparison(result))
     if args.json:
-        print_json(result)
+        print_json(to_json(result))
     else:
         print("\n".join(compare_lines(result)))
     return 0

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or args.folder
     work = args.out or storage.join(args.folder, WORK)
     with output_errors(out):
-        truth, audit = own_truth, None
+        truth, audit, categories = own_truth, None, None
         stats = None if args.annotations or args.from_shards else recorded_stats(args.folder, dataset.manifest)
         if args.annotations:
             from maskmill.pipelines.report.audit import Audit
@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
                 stats = measured_stats(args.folder, dataset.manifest, work, tasks, args.beam_args)
             finally:
                 found.forget(tasks)
-            truth, audit = found.truth, found.describe(stats.sums)
+            truth, categories = found.truth, found.categories
+            audit = found.describe(stats.sums.audit)
         elif stats is None:
             if not args.from_shards:
                 logging.getLogger("maskmill").warning(
@@ -56,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
             from maskmill.pipelines.report.job import measured_stats
 
             stats = measured_stats(args.folder, dataset.manifest, work, (), args.beam_args)
-        document = write_report(args.folder, dataset.manifest, stats, truth=truth, audit=audit, out=out)
+        document = write_report(
+            args.folder, dataset.manifest, stats, truth=truth, audit=audit, categories=categories, out=out
+        )
     if args.json:
         print(to_bytes(document).decode(), end="")
     else:

@@ -2,13 +2,17 @@
 
 import json
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from maskmill.pipelines.driver.progress import amount
 from maskmill.schemas import storage
 from maskmill.schemas.manifest import FAILURES, Manifest
 
+if TYPE_CHECKING:  # `maskmill status` need not load what measures
+    from maskmill.pipelines.report.model import Document
 
-def failure_counts(folder: str) -> Counter:
+
+def failure_counts(folder: str) -> "Counter[str]":
     """Reason -> number of lines of the ledger."""
     return Counter(
         json.loads(line)["reason"] for line in storage.read_bytes(storage.join(folder, FAILURES)).splitlines()
@@ -42,31 +46,26 @@ def summary_lines(manifest: Manifest, folder: str) -> list[str]:
     return lines
 
 
-def report_lines(document: dict) -> list[str]:
+def report_lines(document: "Document") -> list[str]:
     """A report's ABO table in text, or why there is none."""
-    series = document["series"]
-    total = document["instances"]["all"]
-    width = max([len(s["name"]) for s in series], default=5)
-    lines = [f"{document['images']['measured']:,} images, {total:,} instances; verdict: {document['verdict']}"]
-    lines += [
-        f"  {check['state']}: {check['name']}: {check['text']}"
-        for check in document["checks"]
-        if check["state"] != "good"
-    ]
+    series, total = document.series, document.instances.all
+    width = max([len(s.name) for s in series], default=5)
+    lines = [f"{document.images.measured:,} images, {total:,} instances; verdict: {document.verdict}"]
+    lines += [f"  {check.state}: {check.name}: {check.text}" for check in document.checks if check.state != "good"]
     lines.append(
         f"{'layer':<{width}}  {'ABO':>6}  {'95% interval':>13}  {'recall .50':>10}  {'AR':>6}  {'masks/image':>11}"
     )
     for s in series:
-        bounds = s["interval"]["value"]
+        bounds = s.interval.value
         between = "none" if bounds is None else f"{bounds[0]:.4f}-{bounds[1]:.4f}"
         abo, recall, average, masks = (
-            "none" if m["value"] is None else f"{m['value']:{form}}"
+            "none" if m.value is None else f"{m.value:{form}}"
             for m, form in (
-                (s["abo"], ".4f"),
-                (s["recall"][0], ".1%"),
-                (s["average_recall"], ".4f"),
-                (s["masks_per_image"], ".1f"),
+                (s.abo, ".4f"),
+                (s.recall[0], ".1%"),
+                (s.average_recall, ".4f"),
+                (s.masks_per_image, ".1f"),
             )
         )
-        lines.append(f"{s['name']:<{width}}  {abo:>6}  {between:>13}  {recall:>10}  {average:>6}  {masks:>11}")
+        lines.append(f"{s.name:<{width}}  {abo:>6}  {between:>13}  {recall:>10}  {average:>6}  {masks:>11}")
     return lines

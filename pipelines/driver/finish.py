@@ -6,6 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from maskmill.masks.registry import parse_specs
 from maskmill.pipelines.driver import tfds_metadata
 from maskmill.pipelines.measuring.series import Series, series_of, widest
-from maskmill.pipelines.measuring.statistics import ReportStats
+from maskmill.pipelines.measuring.statistics import ReportStats, Row
 from maskmill.pipelines.parts.assemble import load_shards
 from maskmill.pipelines.parts.part import Sidecar, load_sidecar, sidecar_path
 from maskmill.pipelines.parts.plan import PartTask, Plan, read_part, read_refused
@@ -155,8 +156,8 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
                     ledger.write(_ledger_line(failure))
                 for row in sidecar.rows:
                     totals.add(row)
-                stats.add_rows(sidecar.rows, widest(layers))
-                stats.add_facts(sidecar.facts)
+                stats.add_rows(cast("list[Row]", sidecar.rows), widest(layers))
+                stats.add_overlaps(sidecar.overlaps)
                 rows = [image_row(row, sidecar.shard, series, stages) for row in sidecar.rows]
                 if rows:
                     writer.write_table(pa.Table.from_pylist(rows, schema=schema))

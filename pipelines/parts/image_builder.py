@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 
 from maskmill.masks.registry import parse_specs
-from maskmill.pipelines.measuring.facts import measure
+from maskmill.pipelines.measuring.overlaps import ImageOverlaps, measure
 from maskmill.pipelines.measuring.series import series_of
 from maskmill.pipelines.reading.annotations import parse_annotations
 from maskmill.pipelines.reading.decode import decode_image
@@ -38,13 +38,13 @@ class Built:
         payload: the serialized Example; empty when refused.
         refusal: why there is no record, or None.
         row: the image's row of `images.parquet` (see `image_row`); {} when refused. JSON-able.
-        facts: what the report measures of it (see `Measured.facts`); {} when refused. JSON-able.
+        overlaps: what the report measures of it; None when refused.
     """
 
     payload: bytes
     refusal: Refusal | None
     row: dict
-    facts: dict = dataclasses.field(default_factory=dict)
+    overlaps: ImageOverlaps | None = None
 
 
 class Stopwatch:
@@ -151,7 +151,7 @@ class ImageBuilder:
             "iou_units": measured.iou_units,
             "ms": {name: round(ms, 3) for name, ms in watch.ms.items()},
         }
-        return Built(payload, None, row, measured.facts)
+        return Built(payload, None, row, measured.overlaps)
 
     @staticmethod
     def _generate(generator, name: str, record: ImageRecord) -> tuple[MaskSet, ...]:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import google_crc32c
 
-from maskmill.pipelines.measuring.statistics import FactsFolder
+from maskmill.pipelines.measuring.overlap_stats import OverlapAccumulator, OverlapStats
 from maskmill.pipelines.parts.image_builder import Built, Settings
 from maskmill.pipelines.parts.plan import PartTask, Plan, read_part
 from maskmill.pipelines.reading.inputs import Input, Refusal
@@ -44,8 +44,8 @@ class Sidecar:
         records, bytes, sha256, crc32c: of the part's file.
         failures: ledger lines, as dicts.
         rows: one per record, in its order (see `ImageBuilder`).
-        facts: their measurements for the report, folded to sums (see `fold_facts`). Only what `rows` cannot give is here:
-            choices of examples and bootstrap sums would be larger than the rows that they follow from.
+        overlaps: their measurements for the report, added up. Only what `rows` cannot give is here: choices of examples
+            and bootstrap sums would be larger than the rows that they follow from.
         seconds: wall time.
     """
 
@@ -59,7 +59,7 @@ class Sidecar:
     crc32c: str
     failures: list[dict]
     rows: list[dict]
-    facts: dict
+    overlaps: OverlapStats
     seconds: float
 
     @property
@@ -86,8 +86,9 @@ def settings_of(plan: Plan) -> Settings:
 def load_sidecar(folder: str, task: PartTask) -> Sidecar | None:
     """The sidecar of a committed part of this plan, or None."""
     try:
-        sidecar = Sidecar(**json.loads(storage.read_bytes(sidecar_path(folder, task.name))))
-    except (FileNotFoundError, ValueError, TypeError):
+        fields = json.loads(storage.read_bytes(sidecar_path(folder, task.name)))
+        sidecar = Sidecar(**{**fields, "overlaps": OverlapStats.from_json(fields["overlaps"])})
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None  # not there, or torn by a machine that lost power: not committed
     return sidecar if sidecar.plan_digest == task.plan_digest else None
 
@@ -122,7 +123,7 @@ def build_part(task: PartTask, folder: str, builder: Builder, read_ahead: int = 
     sha, crc, size = hashlib.sha256(), google_crc32c.Checksum(), 0
     failures: list[Refusal] = []
     rows: list[dict] = []
-    facts = FactsFolder()
+    overlaps = OverlapAccumulator()
     with (
         storage.create(part_path(folder, task)) as file,
         concurrent.futures.ThreadPoolExecutor(read_ahead) as readers,
@@ -143,7 +144,8 @@ def build_part(task: PartTask, folder: str, builder: Builder, read_ahead: int = 
             crc.update(record)
             size += len(record)
             rows.append(built.row)
-            facts.add(built.facts)
+            if built.overlaps is not None:
+                overlaps.add(built.overlaps)
     sidecar = Sidecar(
         shard=task.shard,
         part=task.part,
@@ -155,10 +157,10 @@ def build_part(task: PartTask, folder: str, builder: Builder, read_ahead: int = 
         crc32c=crc.hexdigest().decode(),
         failures=[{**dataclasses.asdict(f), "message": f.message[:MESSAGE_LIMIT]} for f in failures],
         rows=rows,
-        facts=facts.result(),
+        overlaps=overlaps.result(),
         seconds=round(time.perf_counter() - start, 3),
     )
-    storage.write_bytes(sidecar_path(folder, task.name), json.dumps(vars(sidecar)).encode() + b"\n")
+    storage.write_bytes(sidecar_path(folder, task.name), json.dumps(dataclasses.asdict(sidecar)).encode() + b"\n")
     return sidecar
 
 

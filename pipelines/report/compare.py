@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from maskmill.pipelines.measuring.bootstrap import REPLICATES, image_key, interval, weights
 from maskmill.pipelines.measuring.series import series_of, widest
 from maskmill.pipelines.parts.plan import difference
-from maskmill.pipelines.report.document import NO_INSTANCES, metric, metric_pair, ratio
+from maskmill.pipelines.report.document import NO_INSTANCES
+from maskmill.pipelines.report.model import Interval, Metric
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError, UsageError
 from maskmill.schemas.manifest import IMAGES, Manifest
@@ -74,8 +75,67 @@ def _read(dataset: Dataset, names: Sequence[str]) -> _Table:
     return _Table({identity: i for i, identity in enumerate(table.column("id").to_pylist())}, columns)
 
 
-def compare(old: Dataset, new: Dataset, asked: Sequence[str] = ()) -> dict:
-    """The comparison as a JSON-able document.
+@dataclasses.dataclass(frozen=True)
+class ComparedImages:
+    """How many images there are: on each side, in both, of them with other ground truth, and compared."""
+
+    old: int
+    new: int
+    both: int
+    other_ground_truth: int
+    compared: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Mover:
+    """An image that moved: its mean best IoU on both sides."""
+
+    id: str
+    instances: int
+    old: Metric
+    new: Metric
+    difference: Metric
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How the images differ between two sides: both ABOs, and what moved."""
+
+    old_abo: Metric
+    new_abo: Metric
+    difference: Metric
+    interval: Interval
+    better: int
+    worse: int
+    equal: int
+    difference_hist: list[int]
+    movers: list[Mover]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair(Difference):
+    """One layer or union of layers on each side, and how they differ."""
+
+    old: str
+    new: str
+
+    @property
+    def label(self) -> str:
+        """Its name, or both."""
+        return self.old if self.old == self.new else f"{self.old} -> {self.new}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two data sets of the same pictures."""
+
+    images: ComparedImages
+    pairs: list[Pair]
+    configuration: list[str]
+
+
+def compare(old: Dataset, new: Dataset, asked: Sequence[str] = ()) -> Comparison:
+    """Compares two data sets.
 
     Args:
         old, new: finished builds of the same pictures, or of some that both hold.
@@ -104,23 +164,23 @@ def compare(old: Dataset, new: Dataset, asked: Sequence[str] = ()) -> dict:
     for a, b in pairs:
         before = left.columns[f"{a}/iou_units"][at_left][kept].astype(np.int64)
         after = right.columns[f"{b}/iou_units"][at_right][kept].astype(np.int64)
-        rows.append({"old": a, "new": b, **difference_of(names, keys, instances[kept], before, after)})
-    return {
-        "images": {
-            "old": len(left.rows),
-            "new": len(right.rows),
-            "both": len(ids),
-            "other_ground_truth": int((~same_truth).sum()),
-            "compared": len(names),
-        },
-        "pairs": rows,
-        "configuration": _configuration(old.manifest, new.manifest),
-    }
+        rows.append(Pair(**vars(difference_of(names, keys, instances[kept], before, after)), old=a, new=b))
+    return Comparison(
+        images=ComparedImages(
+            old=len(left.rows),
+            new=len(right.rows),
+            both=len(ids),
+            other_ground_truth=int((~same_truth).sum()),
+            compared=len(names),
+        ),
+        pairs=rows,
+        configuration=_configuration(old.manifest, new.manifest),
+    )
 
 
 def difference_of(
     names: list[str], keys: np.ndarray, instances: np.ndarray, before: np.ndarray, after: np.ndarray
-) -> dict:
+) -> Difference:
     """How n images differ between two sides.
 
     Args:
@@ -144,27 +204,27 @@ def difference_of(
     mean = delta / np.maximum(instances, 1) / IOU_UNIT
     bins = np.clip(np.floor((mean + 1) * DELTA_BINS / 2).astype(int), 0, DELTA_BINS - 1)
     order = sorted(range(len(names)), key=lambda i: (-abs(mean[i]), names[i]))[:MOVERS]
-    return {
-        "old_abo": ratio(int(before.sum()) / IOU_UNIT, total, NO_INSTANCES),
-        "new_abo": ratio(int(after.sum()) / IOU_UNIT, total, NO_INSTANCES),
-        "difference": ratio(int(delta.sum()) / IOU_UNIT, total, NO_INSTANCES),
-        "interval": metric_pair(bounds, NO_INSTANCES if not total else "it takes more than one annotated image"),
-        "better": int((delta > 0).sum()),
-        "worse": int((delta < 0).sum()),
-        "equal": int((delta == 0).sum()),
-        "difference_hist": np.bincount(bins, minlength=DELTA_BINS).tolist(),
-        "movers": [
-            {
-                "id": names[i],
-                "instances": int(instances[i]),
-                "old": metric(float(before[i] / instances[i] / IOU_UNIT), ""),
-                "new": metric(float(after[i] / instances[i] / IOU_UNIT), ""),
-                "difference": metric(float(mean[i]), ""),
-            }
+    return Difference(
+        old_abo=Metric.ratio(int(before.sum()) / IOU_UNIT, total, NO_INSTANCES),
+        new_abo=Metric.ratio(int(after.sum()) / IOU_UNIT, total, NO_INSTANCES),
+        difference=Metric.ratio(int(delta.sum()) / IOU_UNIT, total, NO_INSTANCES),
+        interval=Interval.of(bounds, NO_INSTANCES if not total else "it takes more than one annotated image"),
+        better=int((delta > 0).sum()),
+        worse=int((delta < 0).sum()),
+        equal=int((delta == 0).sum()),
+        difference_hist=np.bincount(bins, minlength=DELTA_BINS).tolist(),
+        movers=[
+            Mover(
+                id=names[i],
+                instances=int(instances[i]),
+                old=Metric(float(before[i] / instances[i] / IOU_UNIT)),
+                new=Metric(float(after[i] / instances[i] / IOU_UNIT)),
+                difference=Metric(float(mean[i])),
+            )
             for i in order
             if delta[i]
         ],
-    }
+    )
 
 
 def _configuration(old: Manifest, new: Manifest) -> list[str]:
@@ -179,36 +239,32 @@ def _configuration(old: Manifest, new: Manifest) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def compare_lines(result: dict) -> list[str]:
+def compare_lines(result: Comparison) -> list[str]:
     """A comparison in text."""
-    n = result["images"]
+    n = result.images
     lines = [
-        f"{n['both']:,} images in both (old {n['old']:,}, new {n['new']:,}), {n['compared']:,} compared: "
-        f"with instances, and equally many on both sides (others {n['other_ground_truth']:,})"
+        f"{n.both:,} images in both (old {n.old:,}, new {n.new:,}), {n.compared:,} compared: "
+        f"with instances, and equally many on both sides (others {n.other_ground_truth:,})"
     ]
-    label = {
-        (r["old"], r["new"]): r["old"] if r["old"] == r["new"] else f"{r['old']} -> {r['new']}" for r in result["pairs"]
-    }
-    width = max(5, *(len(text) for text in label.values()))
+    width = max(5, *(len(pair.label) for pair in result.pairs))
     lines.append(
         f"{'layer':<{width}}  {'old':>6}  {'new':>6}  {'difference':>10}  {'95% interval':>17}  {'better':>7}  {'worse':>7}"
     )
-    for row in result["pairs"]:
-        bounds = row["interval"]["value"]
+    for row in result.pairs:
+        bounds = row.interval.value
         between = "none" if bounds is None else f"{bounds[0]:+.4f} {bounds[1]:+.4f}"
-        cells = ["none" if row[k]["value"] is None else f"{row[k]['value']:.4f}" for k in ("old_abo", "new_abo")]
-        delta = "none" if row["difference"]["value"] is None else f"{row['difference']['value']:+.4f}"
+        cells = ["none" if abo.value is None else f"{abo.value:.4f}" for abo in (row.old_abo, row.new_abo)]
+        delta = "none" if row.difference.value is None else f"{row.difference.value:+.4f}"
         lines.append(
-            f"{label[row['old'], row['new']]:<{width}}  {cells[0]:>6}  {cells[1]:>6}  {delta:>10}  {between:>17}  "
-            f"{row['better']:>7,}  {row['worse']:>7,}"
+            f"{row.label:<{width}}  {cells[0]:>6}  {cells[1]:>6}  {delta:>10}  {between:>17}  "
+            f"{row.better:>7,}  {row.worse:>7,}"
         )
-    last = result["pairs"][-1]
-    if last["movers"]:
-        lines.append(f"moved most ({label[last['old'], last['new']]}, mean best IoU of an image's instances):")
+    last = result.pairs[-1]
+    if last.movers:
+        lines.append(f"moved most ({last.label}, mean best IoU of an image's instances):")
         lines += [
-            f"  {m['difference']['value']:+.3f}  {m['old']['value']:.3f} -> {m['new']['value']:.3f}  {m['id'][:120]}"
-            for m in last["movers"]
+            f"  {m.difference.value:+.3f}  {m.old.value:.3f} -> {m.new.value:.3f}  {m.id[:120]}" for m in last.movers
         ]
-    lines.append("configurations are equal" if not result["configuration"] else "configurations differ:")
-    lines += [f"  {line[:300]}" for line in result["configuration"]]
+    lines.append("configurations are equal" if not result.configuration else "configurations differ:")
+    lines += [f"  {line[:300]}" for line in result.configuration]
     return lines

@@ -8,15 +8,21 @@ import functools
 import importlib.resources
 import json
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from maskmill.pipelines.measuring.bootstrap import REPLICATES
+from maskmill.pipelines.measuring.overlaps import AREA_BINS
 from maskmill.pipelines.measuring.series import series_of, widest
-from maskmill.pipelines.measuring.statistics import AREA_BINS, COUNT_BINS, COVERAGE_BINS, SAMPLE
+from maskmill.pipelines.measuring.statistics import COUNT_BINS, COVERAGE_BINS, SAMPLE
 from maskmill.pipelines.report import figures
-from maskmill.schemas.mask import Layer
+from maskmill.pipelines.report.compare import Comparison
+from maskmill.pipelines.report.model import Document, LayerRow, SeriesRow
+from maskmill.pipelines.report.thumbnails import Thumbnail
+from maskmill.schemas.manifest import Shard
 
 MAX_BYTES = 5_000_000
 ROWS_SHOWN, COLUMNS_SHOWN, CATEGORIES_SHOWN, LEDGER_SHOWN, SHARDS_SHOWN, BUILDS_SHOWN = 24, 12, 150, 60, 32, 8
@@ -29,7 +35,7 @@ EXAMPLE_GROUPS = (
 )
 
 
-def clean(text, limit: int = 80) -> str:
+def clean(text: object, limit: int = 80) -> str:
     """Text of a data set made harmless to read: no control, format or half characters, at most `limit` long.
 
     Autoescape keeps markup out; this keeps out what reorders, hides or breaks lines of text around it.
@@ -85,25 +91,21 @@ def environment() -> jinja2.Environment:
     return env
 
 
-def render_page(document: dict, thumbnails: dict[str, dict]) -> bytes:
+def render_page(document: Document, thumbnails: Mapping[str, Thumbnail]) -> bytes:
     """A document to the page's bytes.
 
     Args:
         document: from `make_document`.
-        thumbnails: example id -> {"url", "width", "height"}; those missing are shown as missing.
+        thumbnails: by example id; those missing are shown as missing.
     """
-    counted = [c for c in document["categories"] if c["instances"]]
-    every = [shard for build in document["builds"] for shard in build["shards"]]
-    layers = [Layer(**layer) for layer in document["builds"][0]["layers"]]
-    spent = sum(stage["total_us"] for stage in document["throughput"]["stages"])
-    stages = [
-        {**stage, "share": stage["total_us"] / spent if spent else 0.0}
-        for stage in document["throughput"]["stages"]
-        if stage["images"]
-    ]
+    counted = [c for c in document.categories if c.instances]
+    every = [shard for build in document.builds for shard in build.shards]
+    layers = document.builds[0].layers
+    timed = [stage for stage in document.throughput.stages if stage.images]
+    spent = sum(stage.total_us for stage in timed)
     drawn = draw_figures(document)
-    names = [f"{build['dataset']}/{build['split']}" for build in document["builds"]]
-    truth = document["instances"]["all"] > 0
+    names = [f"{build.dataset}/{build.split}" for build in document.builds]
+    truth = document.instances.all > 0
     scored = [
         ("abo", "ABO"),
         ("size", "By size"),
@@ -135,15 +137,15 @@ def render_page(document: dict, thumbnails: dict[str, dict]) -> bytes:
             ranking=series_of(layers)[widest(layers)].name,
             categories=counted[:CATEGORIES_SHOWN],
             categories_left=max(0, len(counted) - CATEGORIES_SHOWN),
-            categories_empty=len(document["categories"]) - len(counted),
+            categories_empty=len(document.categories) - len(counted),
             columns_shown=COLUMNS_SHOWN,
-            columns_left=max(0, len(document["series"]) - COLUMNS_SHOWN),
+            columns_left=max(0, len(document.series) - COLUMNS_SHOWN),
             rows_shown=ROWS_SHOWN,
             ledger_shown=LEDGER_SHOWN,
             builds_shown=BUILDS_SHOWN,
             shards_shown=SHARDS_SHOWN,
             shards=_shard_summary(every),
-            stages=stages,
+            stages=[(stage, stage.total_us / spent if spent else 0.0) for stage in timed],
             replicates=REPLICATES,
             sample=SAMPLE,
         )
@@ -151,13 +153,11 @@ def render_page(document: dict, thumbnails: dict[str, dict]) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def render_comparison(result: dict) -> bytes:
+def render_comparison(result: Comparison) -> bytes:
     """A comparison (`pipelines.report.compare`) to a page's bytes."""
-    shown = [row for row in result["pairs"] if result["images"]["compared"]][:FIGURE_LINES]
-    rows = []
-    for row in shown:
-        label = row["old"] if row["old"] == row["new"] else f"{row['old']} → {row['new']}"
-        rows.append((clean(label, 40), [n / result["images"]["compared"] for n in row["difference_hist"]]))
+    images = result.images.compared
+    shown = result.pairs[:FIGURE_LINES] if images else []
+    rows = [(clean(pair.label, 40), [n / images for n in pair.difference_hist]) for pair in shown]
     figure = figures.histograms(
         "Histogram of the difference of each image's mean best IoU, per layer",
         rows,
@@ -173,8 +173,8 @@ def render_comparison(result: dict) -> bytes:
     return page.encode("utf-8", "backslashreplace")
 
 
-def _shard_summary(shards: list[dict]) -> dict:
-    sizes, records = [s["bytes"] for s in shards], [s["records"] for s in shards]
+def _shard_summary(shards: list[Shard]) -> dict[str, Any]:
+    sizes, records = [s.bytes for s in shards], [s.records for s in shards]
     return {
         "count": len(shards),
         "records": sum(records),
@@ -187,50 +187,49 @@ def _shard_summary(shards: list[dict]) -> dict:
     }
 
 
-def draw_figures(document: dict) -> dict[str, Markup]:
+def draw_figures(document: Document) -> dict[str, Markup]:
     """The page's figures as SVG, by name; only those that have something to show."""
     drawn = {}
-    layers = document["layers"][:FIGURE_LINES]
-    if document["instances"]["all"]:
-        total = document["instances"]["all"]
-        shown = [s for s in document["series"] if s["generators"] != ["gt"]][:FIGURE_LINES] or document["series"]
+    layers = document.layers[:FIGURE_LINES]
+    if total := document.instances.all:
+        shown = [s for s in document.series if s.generators != ["gt"]][:FIGURE_LINES] or document.series
         drawn["recall"] = figures.curves(
             "Recall against the IoU threshold, per layer",
-            [(_label(s), [r["value"] for r in s["recall"]]) for s in shown],
-            [f"{t:.2f}"[1:] for t in document["recall_thresholds"]],
+            [(_label(s), [r.value or 0.0 for r in s.recall]) for s in shown],
+            [f"{t:.2f}"[1:] for t in document.recall_thresholds],
             "IoU threshold",
             "recall",
         )
         drawn["best"] = figures.histograms(
             "Histogram of the best IoU of each instance, per layer",
-            [(_label(s), [n / total for n in s["best_iou_hist"]]) for s in shown],
+            [(_label(s), [n / total for n in s.best_iou_hist or ()]) for s in shown],
             [f"IoU {k / 20:.2f} to {(k + 1) / 20:.2f}" for k in range(20)],
             [(k, f"{k / 20:g}") for k in range(0, 21, 5)],
             "best IoU of an instance",
         )
-        made = [layer for layer in layers if layer["generator"] != "gt"] or layers
+        made = [layer for layer in layers if layer.generator != "gt"] or layers
         drawn["kept"] = figures.curves(
             "ABO against the number of masks kept, per layer",
-            [(_label(x), [k["first" if x["ranked"] else "drawn"]["value"] for k in x["kept"]]) for x in made],
-            [str(k["masks"]) for k in made[0]["kept"]],
+            [(_label(x), [(k.first if x.ranked else k.drawn).value or 0.0 for k in x.kept]) for x in made],
+            [str(k.masks) for k in made[0].kept],
             "masks kept per image",
             "ABO",
         )
-    images = document["images"]["measured"]
+    images = document.images.measured
     if images and layers:
         drawn |= _distributions(layers, images)
     return drawn
 
 
-def _label(row: dict) -> str:
-    return clean(row["name"], 40)
+def _label(row: LayerRow | SeriesRow) -> str:
+    return clean(row.name, 40)
 
 
-def _distributions(layers: list[dict], images: int) -> dict[str, Markup]:
+def _distributions(layers: list[LayerRow], images: int) -> dict[str, Markup]:
     # The axes end where the data do. Counts: 0, 1, 2, then up to 4, 8 ...; areas: a halving of the picture per bin.
-    counts = min(COUNT_BINS, 1 + max((k for x in layers for k, n in enumerate(x["masks_hist"]) if n), default=1))
+    counts = min(COUNT_BINS, 1 + max((k for x in layers for k, n in enumerate(x.masks_hist) if n), default=1))
     count_names = ["0", "1", *(f"≤{2 ** (k - 1):,}" for k in range(2, counts))]
-    areas = min(AREA_BINS, 1 + max((k for x in layers for k, n in enumerate(x["area_hist"]) if n), default=1))
+    areas = min(AREA_BINS, 1 + max((k for x in layers for k, n in enumerate(x.area_hist) if n), default=1))
     area_ticks = [
         (0, "all"),
         (3, "1/8"),
@@ -243,21 +242,21 @@ def _distributions(layers: list[dict], images: int) -> dict[str, Markup]:
     return {
         "count": figures.histograms(
             "Histogram of masks per image, per layer",
-            [(_label(x), [n / images for n in x["masks_hist"][:counts]]) for x in layers],
+            [(_label(x), [n / images for n in x.masks_hist[:counts]]) for x in layers],
             [f"{name} masks" for name in count_names],
             [(k + 0.5, name) for k, name in enumerate(count_names)],
             "masks per image",
         ),
         "area": figures.histograms(
             "Histogram of mask area as a share of the picture, per layer",
-            [(_label(x), [n / max(1, x["masks"]) for n in x["area_hist"][:areas]]) for x in layers],
+            [(_label(x), [n / max(1, x.masks) for n in x.area_hist[:areas]]) for x in layers],
             [f"at most 1/{2**k:,} of the picture, more than half of that" for k in range(areas)],
             [(place, text) for place, text in area_ticks if place <= areas],
             "area of a mask, as a share of the picture",
         ),
         "coverage": figures.histograms(
             "Histogram of the share of the picture covered by masks, per layer",
-            [(_label(x), [n / images for n in x["coverage_hist"]]) for x in layers],
+            [(_label(x), [n / images for n in x.coverage_hist]) for x in layers],
             [f"{5 * k}% to {5 * (k + 1)}%" for k in range(COVERAGE_BINS)],
             [(k, f"{100 * k // COVERAGE_BINS}%") for k in range(0, COVERAGE_BINS + 1, 5)],
             "coverage of a picture",

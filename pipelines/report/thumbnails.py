@@ -1,6 +1,7 @@
 """Example images for the page: the objects as annotated beside what the best masks hit, miss and add."""
 
 import base64
+import dataclasses
 import io
 from collections.abc import Callable, Mapping
 
@@ -18,6 +19,18 @@ from maskmill.schemas.mask import MaskSet
 # Okabe and Ito's colours, which people with any colour vision can tell apart, plus hatching that says the same without any.
 HIT, MISS, EXCESS = (0, 158, 115), (213, 94, 0), (86, 180, 233)
 _OUTLINE = (240, 228, 66)
+
+
+Panels = tuple[Image.Image, Image.Image]
+
+
+@dataclasses.dataclass(frozen=True)
+class Thumbnail:
+    """A picture of the page: a data: URL, and its size in pixels."""
+
+    url: str
+    width: int
+    height: int
 
 
 class BestMasks:
@@ -54,9 +67,7 @@ def _hatch(shape: tuple[int, ...], rising: bool, pitch: int = 6) -> np.ndarray:
     return ((x + y if rising else x - y) % pitch) < 2
 
 
-def draw_match(
-    example: ImageExample, annotations: Annotations, masks: list[MaskSet], longer_px: int
-) -> tuple[Image.Image, Image.Image]:
+def draw_match(example: ImageExample, annotations: Annotations, masks: list[MaskSet], longer_px: int) -> Panels:
     """The two panels of an example.
 
     Hit: pixels of an object that its best mask covers. Miss: pixels of an object that its best mask leaves out. Excess:
@@ -107,7 +118,7 @@ def _tint(image: np.ndarray, area: np.ndarray, colour: tuple[int, int, int], opa
     image[area] = (image[area] * (1 - opacity) + np.asarray(colour) * opacity).astype(np.uint8)
 
 
-def draw_plain(example: ImageExample, masks: MaskSet, longer_px: int) -> tuple[Image.Image, Image.Image]:
+def draw_plain(example: ImageExample, masks: MaskSet, longer_px: int) -> Panels:
     """The panels of an example without ground truth: the picture, and one layer's masks on it."""
     from maskmill.pipelines.report.drawing import overlay
 
@@ -119,7 +130,7 @@ def draw_plain(example: ImageExample, masks: MaskSet, longer_px: int) -> tuple[I
     return Image.fromarray(picture), Image.fromarray(overlay(picture, drawn))
 
 
-def encode_pair(panels: tuple[Image.Image, Image.Image], quality: int) -> str:
+def encode_pair(panels: Panels, quality: int) -> str:
     """Two panels of one size side by side as a data: URL."""
     width, height = panels[0].size
     both = Image.new("RGB", (2 * width + 2, height), (128, 128, 128))
@@ -131,8 +142,8 @@ def encode_pair(panels: tuple[Image.Image, Image.Image], quality: int) -> str:
 
 
 def encode_within(
-    panels: Mapping[str, Callable[[int], tuple[Image.Image, Image.Image]]], uses: Mapping[str, int], budget_bytes: int
-) -> dict[str, dict]:
+    panels: Mapping[str, Callable[[int], Panels]], uses: Mapping[str, int], budget_bytes: int
+) -> dict[str, Thumbnail]:
     """Every example as an image, smaller and coarser until all together fit.
 
     Args:
@@ -141,17 +152,18 @@ def encode_within(
         budget_bytes: of all data: URLs on the page together.
 
     Returns:
-        id -> {"url", "width", "height"} in pixels of the pair; empty where not even the smallest fit.
+        id -> the pair; empty where not even the smallest fit.
     """
     for longer_px, quality in ((220, 80), (180, 72), (140, 64), (100, 56), (64, 48)):
-        encoded, total = {}, 0
+        encoded: dict[str, Thumbnail] = {}
+        total = 0
         for identity, draw in panels.items():
             pair = draw(longer_px)
             url = encode_pair(pair, quality)
             total += len(url) * uses[identity]
             if total > budget_bytes:
                 break
-            encoded[identity] = {"url": url, "width": 2 * pair[0].size[0] + 2, "height": pair[0].size[1]}
+            encoded[identity] = Thumbnail(url, 2 * pair[0].size[0] + 2, pair[0].size[1])
         else:
             return encoded
     return {}

@@ -10,12 +10,13 @@ from PIL import Image
 from maskmill.pipelines.dataset.random_access import read_examples
 from maskmill.pipelines.measuring.series import series_of, widest
 from maskmill.pipelines.measuring.statistics import ReportStats
-from maskmill.pipelines.report.agreement import add_agreement
+from maskmill.pipelines.report.agreement import find_agreement
 from maskmill.pipelines.report.document import describe_build, make_document
 from maskmill.pipelines.report.ledger import read_ledger
+from maskmill.pipelines.report.model import AuditSource, Document, to_json
 from maskmill.pipelines.report.page import MAX_BYTES, render_page
 from maskmill.pipelines.report.throughput import read_throughput
-from maskmill.pipelines.report.thumbnails import draw_match, draw_plain, encode_within
+from maskmill.pipelines.report.thumbnails import Panels, Thumbnail, draw_match, draw_plain, encode_within
 from maskmill.schemas import storage
 from maskmill.schemas.errors import ImageError
 from maskmill.schemas.example import ImageExample
@@ -33,27 +34,27 @@ def own_truth(example: ImageExample) -> Annotations:
     return example.annotations
 
 
-def to_bytes(document: dict) -> bytes:
+def to_bytes(document: Document) -> bytes:
     """A document as `report.json` holds it: the same document always gives the same bytes."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+    return json.dumps(to_json(document), sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
 
 
 def draw_thumbnails(
-    folder: str, manifest: Manifest, document: dict, truth: Truth, budget_bytes: int
-) -> dict[str, dict]:
+    folder: str, manifest: Manifest, document: Document, truth: Truth, budget_bytes: int
+) -> dict[str, Thumbnail]:
     """Pictures of the document's examples, read back from the shards; see `encode_within`."""
     layers = list(manifest.layers)
     members = series_of(layers)[widest(layers)].members if layers else ()
-    wanted = Counter(e["id"] for group in document["examples"].values() for e in group)
+    wanted = Counter(example.id for group in vars(document.examples).values() for example in group)
     examples = read_examples(folder, manifest, wanted)
-    panels: dict[str, Callable] = {}
+    panels: dict[str, Callable[[int], Panels]] = {}
     for identity in wanted:
         if identity in examples:
             panels[identity] = functools.partial(_draw, examples[identity], truth(examples[identity]), members)
     return encode_within(panels, wanted, budget_bytes)
 
 
-def _draw(example: ImageExample, annotations: Annotations, members: tuple[int, ...], longer_px: int):
+def _draw(example: ImageExample, annotations: Annotations, members: tuple[int, ...], longer_px: int) -> Panels:
     masks = [example.masks[i] for i in members]
     try:
         if (~annotations.is_crowd).any():
@@ -70,9 +71,10 @@ def write_report(
     stats: ReportStats,
     *,
     truth: Truth = own_truth,
-    audit: dict | None = None,
+    audit: AuditSource | None = None,
+    categories: dict[str, str] | None = None,
     out: str = "",
-) -> dict:
+) -> Document:
     """Writes both files of the report.
 
     Args:
@@ -80,7 +82,7 @@ def write_report(
         manifest: of the build.
         stats: of all its records.
         truth: ground truth of a record, where it is not the record's own.
-        audit: see `describe_build`.
+        audit, categories: see `describe_build`.
         out: where to write, if not in `folder`.
 
     Returns:
@@ -90,9 +92,9 @@ def write_report(
         DamageError: ledger, table or shards are not as they should be.
         OSError: the report cannot be written.
     """
-    if not sum(stats.sums["facts"]["instances"]):
-        add_agreement(folder, manifest, stats)
-    document = make_document([describe_build(manifest, audit)], stats, read_ledger(folder), read_throughput(folder))
+    agreement = None if sum(stats.sums.facts.instances) else find_agreement(folder, manifest, stats)
+    build = describe_build(manifest, audit, categories)
+    document = make_document(build, stats, read_ledger(folder), read_throughput(folder), agreement)
     bare = render_page(document, {})
     thumbnails = draw_thumbnails(folder, manifest, document, truth, MAX_BYTES - len(bare) - _SLACK)
     storage.write_bytes(storage.join(out or folder, REPORT_JSON), to_bytes(document))

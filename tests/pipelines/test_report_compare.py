@@ -20,6 +20,7 @@ from maskmill.pipelines.driver.build import build
 from maskmill.pipelines.measuring.bootstrap import image_key
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.report.compare import compare, difference_of
+from maskmill.pipelines.report.model import to_json
 from maskmill.pipelines.report.record_page import draw_overlay, render_layers
 from maskmill.schemas import rle
 from maskmill.schemas.reader import Dataset
@@ -45,7 +46,7 @@ def images(folder) -> dict[str, dict]:
 
 def test_differences_are_paired_by_image(pair):
     old, new = (images(folder) for folder in pair)
-    result = compare(Dataset.open(pair[0]), Dataset.open(pair[1]))
+    result = to_json(compare(Dataset.open(pair[0]), Dataset.open(pair[1])))
     assert result["images"] == {"old": 40, "new": 30, "both": 30, "other_ground_truth": 0, "compared": 30}
     assert [(row["old"], row["new"]) for row in result["pairs"]] == [
         ("grid-2", "grid-2"),
@@ -113,8 +114,8 @@ def test_the_interval_finds_a_steady_gain_and_no_gain_in_noise():
         names, keys, instances, before, before + noise + (instances * 0.01 * IOU_UNIT).astype(np.int64)
     )
     none = difference_of(names, keys, instances, before, before + noise)
-    assert gain["interval"]["value"][0] > 0
-    assert none["interval"]["value"][0] < 0 < none["interval"]["value"][1]
+    assert gain.interval.value[0] > 0
+    assert none.interval.value[0] < 0 < none.interval.value[1]
 
 
 def test_view_writes_a_page_of_layers(pair, tmp_path, monkeypatch, capsys):

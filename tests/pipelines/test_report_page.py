@@ -9,36 +9,30 @@ import pytest
 from browser import dump_dom
 from pages import HOSTILE, assert_sound
 from PIL import Image
-from reporting import LAYERS, NO_TIMES, build_of, random_record, stats_of, to_annotations
+from reporting import LAYERS, build_of, document_of, random_record, stats_of, to_annotations
 
-from maskmill.pipelines.measuring.statistics import ReportStats, fold_facts
+from maskmill.pipelines.measuring.overlap_stats import fold_overlaps
+from maskmill.pipelines.measuring.overlaps import BUDGETS, ImageOverlaps, LayerOverlaps
+from maskmill.pipelines.measuring.statistics import ReportStats
 from maskmill.pipelines.report.document import make_document
 from maskmill.pipelines.report.ledger import read_ledger
+from maskmill.pipelines.report.model import Document, LedgerExample, LedgerRow, SlowImage, Stage, Throughput
 from maskmill.pipelines.report.page import clean, render_page
-from maskmill.pipelines.report.thumbnails import HIT, MISS, draw_match, encode_within
+from maskmill.pipelines.report.thumbnails import HIT, MISS, Thumbnail, draw_match, encode_within
 from maskmill.pipelines.report.write import to_bytes
 from maskmill.schemas import rle
-from maskmill.schemas.manifest import FAILURES
+from maskmill.schemas.manifest import FAILURES, Shard
 from maskmill.schemas.mask import Layer, MaskSet
 from maskmill.schemas.stats import IOU_UNIT
 
 
-def hostile_document() -> dict:
+def hostile_document() -> Document:
     """A report in which every text that a data set can choose is hostile."""
     layers = tuple(Layer(f"{text[:300]}{i}", f"g{i % 2}", {"note": text}) for i, text in enumerate(HOSTILE[:3]))
     examples = [random_record(i)[0] for i in range(len(HOSTILE) * 2)]
     examples = [type(e)(**{**vars(e), "filename": f"{HOSTILE[i % len(HOSTILE)]}{i}"}) for i, e in enumerate(examples)]
     stats = stats_of(examples, layers)
-    failures = [
-        {
-            "outcome": "failed",
-            "reason": text[:50],
-            "stage": text[:50],
-            "count": 3,
-            "examples": [{"id": text, "message": text}] * 5,
-        }
-        for text in HOSTILE
-    ]
+    failures = [LedgerRow("failed", text[:50], text[:50], 3, [LedgerExample(text, text)] * 5) for text in HOSTILE]
     build = build_of(
         layers,
         written=len(examples),
@@ -49,22 +43,18 @@ def hostile_document() -> dict:
         labels=HOSTILE[1],
         decoder={"name": HOSTILE[0], "reencoded": {HOSTILE[1]: 3}},
         versions={HOSTILE[2]: HOSTILE[0]},
-        shards=[{"name": HOSTILE[0], "records": 1, "bytes": 5, "sha256": "0" * 64, "crc32c": "0" * 8}],
+        shards=[Shard(HOSTILE[0], 1, 5, "0" * 64, "0" * 8)],
     )
-    times = {
-        "stages": [
-            {"stage": HOSTILE[0], "images": 1, "total_us": 5, "max_us": 5, "hist": {"1": 1}}
-            | {"mean_ms": 1.0, "p50_ms": 1.0, "p95_ms": 1.0, "max_ms": 1.0}
-        ],
-        "slowest": [{"id": text, "ms": 1.0} for text in HOSTILE],
-    }
-    return make_document([build], stats, failures, times)
+    times = Throughput(
+        [Stage(HOSTILE[0], 1, 5, 5, {"1": 1}, 1.0, 1.0, 1.0, 1.0)], [SlowImage(text, 1.0) for text in HOSTILE]
+    )
+    return make_document(build, stats, failures, times)
 
 
 def test_hostile_names_stay_text():
     document = hostile_document()
-    url = {"url": "data:image/jpeg;base64,AAAA", "width": 10, "height": 5}
-    page = render_page(document, {e["id"]: url for group in document["examples"].values() for e in group})
+    picture = Thumbnail("data:image/jpeg;base64,AAAA", 10, 5)
+    page = render_page(document, {e.id: picture for group in vars(document.examples).values() for e in group})
     assert_sound(page)
     text = page.decode()
     assert "&lt;script&gt;" in text
@@ -72,7 +62,7 @@ def test_hostile_names_stay_text():
     assert "$^$" in text
     assert "x" * 400 not in text
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x1b]", text)
-    assert json.loads(to_bytes(document))["builds"] == document["builds"]
+    assert json.loads(to_bytes(document))["builds"][0]["dataset"] == HOSTILE[0]
 
 
 @pytest.mark.timeout(600)
@@ -128,21 +118,20 @@ def test_a_hundred_thousand_failures(tmp_path):
     ledger = read_ledger(str(tmp_path))
     assert tracemalloc.get_traced_memory()[1] < 4e6
     tracemalloc.stop()
-    assert [row["count"] for row in ledger] == [33334, 33333, 33333]
-    assert [e["id"][:6] for e in ledger[0]["examples"]] == ["000000", "000003", "000006", "000009", "000012"]
-    build = build_of()
-    build["counts"] |= {"inputs": 100_000, "failed": 100_000}
-    page = render_page(make_document([build], stats_of([]), ledger, NO_TIMES), {})
+    assert [row.count for row in ledger] == [33334, 33333, 33333]
+    assert [e.id[:6] for e in ledger[0].examples] == ["000000", "000003", "000006", "000009", "000012"]
+    counts = {"inputs": 100_000, "written": 0, "failed": 100_000, "skipped": 0}
+    page = render_page(document_of(stats_of([]), failures=ledger, counts=counts), {})
     assert_sound(page)
     assert b"33,334" in page
 
 
 def synthetic(images: int, seed: int) -> ReportStats:
-    """Statistics of made-up images, as rows and facts."""
+    """Statistics of made-up images, as rows and overlaps."""
     rng = np.random.default_rng(seed)
     stats = ReportStats.zero(1, 1)
     for start in range(0, images, 100):
-        rows, facts = [], []
+        rows, overlaps = [], []
         for i in range(start, min(start + 100, images)):
             n = int(rng.integers(0, 12))
             best = (rng.random(n) * IOU_UNIT).astype(int)
@@ -158,12 +147,12 @@ def synthetic(images: int, seed: int) -> ReportStats:
                     "iou_units": [int(best.sum())],
                 }
             )
-            layer = {"area_px": 480 * 640, "area_bins": [1] * 24, "fragments": 3, "duplicates": 0, "ranked": 0}
-            layer |= {"first": [int(best.sum())] * 5, "drawn": [int(best.sum())] * 5}
+            kept = [int(best.sum())] * len(BUDGETS)
+            layer = LayerOverlaps(480 * 640, [1] * 24, 3, 0, 0, kept, kept)
             area, category = rng.integers(1, 90_000, n).tolist(), rng.integers(1, 91, n).tolist()
-            facts.append({"area": area, "category": category, "best": [best.tolist()], "layers": [layer]})
+            overlaps.append(ImageOverlaps(area, category, [best.tolist()], [layer]))
         stats.add_rows(rows, 0)
-        stats.add_facts(fold_facts(facts))
+        stats.add_overlaps(fold_overlaps(overlaps))
     return stats
 
 
@@ -174,8 +163,7 @@ def test_memory_and_size_do_not_grow_with_the_data_set():
         stats = synthetic(images, 1)
         peaks[images] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        build = build_of(LAYERS[:1], written=images)
-        document = make_document([build], stats, [], NO_TIMES)
+        document = document_of(stats, LAYERS[:1])
         sizes[images] = (len(to_bytes(document)), len(render_page(document, {})))
     assert sizes[20_000][0] < 1.25 * sizes[200][0]
     assert sizes[20_000][1] < 1.10 * sizes[200][1]
@@ -186,13 +174,13 @@ def test_many_layers_and_categories_are_cut_on_the_page_only():
     layers = tuple(Layer(f"g-{i}", "g", {}) for i in range(60))
     example = next(e for e in (random_record(i, layers=60)[0] for i in range(9)) if (~e.annotations.is_crowd).any())
     stats = stats_of([example], layers)
-    for table in (stats.sums["facts"], *stats.sums["facts"]["series"]):
-        table["categories"] |= {str(i): 1 for i in range(5000)}
-    document = make_document([build_of(layers, written=1)], stats, [], NO_TIMES)
+    for table in (stats.sums.facts, *stats.sums.facts.series):
+        table.categories.update({str(i): 1 for i in range(5000)})
+    document = document_of(stats, layers)
     page = render_page(document, {})
     assert_sound(page)
     assert len(page) < 1_500_000
-    assert len(document["categories"]) >= 5000
+    assert len(document.categories) >= 5000
     assert b"rarer categories are in report.json only" in page
 
 
@@ -208,8 +196,8 @@ def test_thumbnails_shrink_until_they_fit():
     widths = []
     for budget in (3_000_000, 400_000, 150_000, 100):
         encoded = encode_within(panels, uses, budget)
-        assert sum(len(e["url"]) * uses[i] for i, e in encoded.items()) <= budget
-        widths.append(encoded["0"]["width"] if encoded else 0)
+        assert sum(len(e.url) * uses[i] for i, e in encoded.items()) <= budget
+        widths.append(encoded["0"].width if encoded else 0)
     assert widths == sorted(widths, reverse=True)
     assert widths[0] > widths[2] > widths[3] == 0
 

@@ -9,30 +9,22 @@ import pytest
 from faster_coco_eval import COCO, COCOeval_faster
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reporting import LAYERS, NO_TIMES, build_of, random_record, stats_of, to_annotations
+from reporting import LAYERS, json_of, random_record, stats_of, to_annotations
 
 from maskmill.masks.label_map import encode_label_map
 from maskmill.pipelines.measuring.bootstrap import REPLICATES, image_key, interval, weights
-from maskmill.pipelines.measuring.facts import BUDGETS, measure
+from maskmill.pipelines.measuring.overlaps import BUDGETS, measure
 from maskmill.pipelines.measuring.series import Series, series_of, widest
 from maskmill.pipelines.measuring.statistics import ReportStats
-from maskmill.pipelines.report.document import make_document, merge_documents
-from maskmill.pipelines.report.ledger import merge_ledgers
-from maskmill.pipelines.report.throughput import merge_throughput, with_quantiles
 from maskmill.schemas import rle
-from maskmill.schemas.errors import UsageError
 from maskmill.schemas.mask import Layer, MaskSet
 
 RECORDS = [random_record(seed) for seed in range(150)]
 
 
-def document_of(stats):
-    return make_document([build_of(written=stats.sums["images"])], stats, [], NO_TIMES)
-
-
 @pytest.fixture(scope="module")
 def document():
-    return document_of(stats_of([example for example, _, _ in RECORDS]))
+    return json_of(stats_of([example for example, _, _ in RECORDS]))
 
 
 def iou(a, b):
@@ -99,7 +91,7 @@ def test_sizes_are_cocos():
         example = type(example)(
             **{**vars(example), "annotations": to_annotations([picture], [1], [0]), "best_iou": np.zeros((3, 1))}
         )
-        rows = document_of(stats_of([example]))["series"][0]["by_size"]
+        rows = json_of(stats_of([example]))["series"][0]["by_size"]
         assert [r["instances"] for r in rows if r["size"] == size] == [1]
         assert sum(r["instances"] for r in rows) == 1
         assert [r["abo"]["value"] is None for r in rows] == [r["size"] != size for r in rows]
@@ -206,7 +198,7 @@ def test_recall_is_that_of_cocos_evaluator_where_definitions_coincide():
     evaluator.evaluate()
     evaluator.accumulate()
     theirs = np.asarray(evaluator.eval["recall"])[:, 0, 0, -1]  # [thresholds], all areas, most detections
-    document = make_document([build_of((layer,))], stats_of(examples, (layer,)), [], NO_TIMES)
+    document = json_of(stats_of(examples, (layer,)), (layer,))
     ours = [r["value"] for r in document["series"][0]["recall"]]
     assert ours[1:] == pytest.approx(theirs[1:].tolist(), abs=1e-9)
     assert 0.1 < ours[1] < 0.99
@@ -223,55 +215,6 @@ def test_parts_merge_to_the_whole(chosen, cut):
     backwards = stats_of(examples[cut:]) + stats_of(examples[:cut])
     assert backwards.to_json() == whole.to_json()
     assert ReportStats.from_json(json.loads(json.dumps(whole.to_json()))).to_json() == whole.to_json()
-
-
-def test_documents_of_parts_merge_to_the_document_of_the_whole():
-    examples = [example for example, _, _ in RECORDS]
-    whole = document_of(stats_of(examples))
-    merged = merge_documents(document_of(stats_of(examples[:40])), document_of(stats_of(examples[40:])))
-    assert len(merged.pop("builds")) == 2
-    del whole["builds"]
-    assert merged == whole
-
-
-def test_documents_of_other_layers_do_not_merge():
-    one = document_of(stats_of([]))
-    other = json.loads(json.dumps(one).replace("a-2", "z-2"))
-    with pytest.raises(UsageError, match="different layers"):
-        merge_documents(one, other)
-
-
-def test_ledgers_and_times_merge():
-    a = [
-        {
-            "outcome": "failed",
-            "reason": "truncated",
-            "stage": "decode",
-            "count": 2,
-            "examples": [{"id": "b", "message": ""}],
-        }
-    ]
-    b = [
-        {
-            "outcome": "failed",
-            "reason": "truncated",
-            "stage": "decode",
-            "count": 1,
-            "examples": [{"id": "a", "message": ""}],
-        }
-    ]
-    (row,) = merge_ledgers(a, b)
-    assert row["count"] == 3
-    assert [e["id"] for e in row["examples"]] == ["a", "b"]
-    one = with_quantiles(
-        {
-            "stages": [{"stage": "decode", "images": 1, "total_us": 2000, "max_us": 2000, "hist": {"43": 1}}],
-            "slowest": [{"id": "x", "ms": 2.0}],
-        }
-    )
-    both = merge_throughput(one, json.loads(json.dumps(one)))
-    assert both["stages"][0]["images"] == 2
-    assert both["stages"][0]["mean_ms"] == 2.0
 
 
 def test_bootstrap_weights_are_poisson_and_of_the_id_alone():
@@ -305,21 +248,21 @@ def test_ranked_layers_are_told_by_their_scores():
     ranked = MaskSet(
         example.masks[0].counts, example.masks[0].area, np.linspace(1, 0.5, len(masks[0]), dtype=np.float32)
     )
-    facts = measure((ranked,), LAYERS[:1], series_of(LAYERS[:1]), example.annotations, 23, 31).facts
-    assert facts["layers"][0]["ranked"] == 1
+    overlaps = measure((ranked,), LAYERS[:1], series_of(LAYERS[:1]), example.annotations, 23, 31).overlaps
+    assert overlaps.layers[0].ranked == 1
 
 
 def test_no_images_and_no_truth_are_null_with_reasons():
-    empty = document_of(stats_of([]))
+    empty = json_of(stats_of([]))
     assert empty["verdict"] == "bad"
     assert empty["series"][0]["abo"] == {"value": None, "why": "there is no ground-truth instance that is not a crowd"}
     assert empty["layers"][0]["coverage"] == {"value": None, "why": "there are no images"}
     assert empty["examples"] == {"worst": [], "median": [], "best": [], "random": []}
-    bare = document_of(stats_of([random_record(i, truth=False)[0] for i in range(5)]))
+    bare = json_of(stats_of([random_record(i, truth=False)[0] for i in range(5)]))
     assert bare["series"][0]["interval"]["value"] is None
     assert bare["layers"][0]["masks_per_image"]["value"] is not None
     one = next(e for e, _, _ in RECORDS if (~e.annotations.is_crowd).any())
-    assert document_of(stats_of([one]))["series"][0]["interval"] == {
+    assert json_of(stats_of([one]))["series"][0]["interval"] == {
         "value": None,
         "why": "it takes more than one annotated image",
     }

@@ -6,7 +6,8 @@ curves of the report come from it.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,51 @@ POOL_CELLS = 49  # the trainer pools masks to 7 x 7; a mask smaller than one cel
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerOverlaps:
+    """What one layer of one image adds to the report.
+
+    Attributes:
+        area_px: sum of the masks' areas, pixels.
+        area_bins: `AREA_BINS` numbers of masks, by octave of their area.
+        fragments: masks of less than one of `POOL_CELLS` cells.
+        duplicates: masks equal to another.
+        ranked: 1 where the masks have scores, else 0.
+        first, drawn: per entry of `BUDGETS`, the sum over instances of the best IoU with the first k masks, and its
+            expectation for k masks drawn at random, in units of 1 / `IOU_UNIT`.
+    """
+
+    area_px: int
+    area_bins: list[int]
+    fragments: int
+    duplicates: int
+    ranked: int
+    first: list[int]
+    drawn: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageOverlaps:
+    """What one image adds to the report; N instances that are no crowds, S series, L layers.
+
+    Attributes:
+        area: N areas, pixels.
+        category: N category ids.
+        best: S x N best IoUs, in units of 1 / `IOU_UNIT`.
+        layers: L of them.
+    """
+
+    area: list[int]
+    category: list[int]
+    best: list[list[int]]
+    layers: list[LayerOverlaps]
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "ImageOverlaps":
+        """The inverse of `dataclasses.asdict`, through JSON or not."""
+        return cls(**{**fields, "layers": [LayerOverlaps(**layer) for layer in fields["layers"]]})
+
+
+@dataclasses.dataclass(frozen=True)
 class Measured:
     """What is measured of one image, L layers, S series, G annotations of which N are no crowds.
 
@@ -29,13 +75,13 @@ class Measured:
         best: float64[L, G], best IoU of each annotation in each layer; -1 for crowds.
         covered_px: L pixel counts of the layers' unions.
         iou_units: S sums of best IoUs over the N instances, in units of 1 / `IOU_UNIT`.
-        facts: JSON-able, for `pipelines.measuring.statistics.fold_facts`.
+        overlaps: for `pipelines.measuring.overlap_stats`.
     """
 
     best: np.ndarray
     covered_px: list[int]
     iou_units: list[int]
-    facts: dict
+    overlaps: ImageOverlaps
 
 
 @functools.lru_cache(maxsize=4096)
@@ -65,19 +111,22 @@ def _budget_sums(matrix: np.ndarray) -> tuple[list[int], list[int]]:
     return to_units(first).sum(axis=1).tolist(), to_units(drawn).sum(axis=1).tolist()
 
 
-def _areas(masks: MaskSet, pixels: int) -> dict:
+def _layer_overlaps(masks: MaskSet, matrix: np.ndarray, pixels: int) -> LayerOverlaps:
     area = np.maximum(np.asarray(masks.area, np.int64), 1)  # a foreign shard may hold an empty mask
     bins = np.zeros(AREA_BINS, np.int64)
     if area.size:
         octave = np.frexp((pixels // area).astype(np.float64))[1] - 1  # floor(log2), exact
         bins = np.bincount(np.clip(octave, 0, AREA_BINS - 1), minlength=AREA_BINS)
-    return {
-        "area_px": int(masks.area.sum()),
-        "area_bins": bins.tolist(),
-        "fragments": int((area * POOL_CELLS < pixels).sum()),
-        "duplicates": len(masks) - len(set(masks.counts)),
-        "ranked": int(bool((masks.score != 1).any())),
-    }
+    first, drawn = _budget_sums(matrix)
+    return LayerOverlaps(
+        area_px=int(masks.area.sum()),
+        area_bins=bins.tolist(),
+        fragments=int((area * POOL_CELLS < pixels).sum()),
+        duplicates=len(masks) - len(set(masks.counts)),
+        ranked=int(bool((masks.score != 1).any())),
+        first=first,
+        drawn=drawn,
+    )
 
 
 def measure(
@@ -107,8 +156,7 @@ def measure(
         if matrix.size:
             best[i, singles] = matrix.max(axis=0)
             units[i] = to_units(best[i, singles])
-        first, drawn = _budget_sums(matrix)
-        per_layer.append({**_areas(layer_masks, height * width), "first": first, "drawn": drawn})
+        per_layer.append(_layer_overlaps(layer_masks, matrix, height * width))
     united = np.stack([units[list(s.members)].max(axis=0) for s in series]) if series else units
     return Measured(
         best=best,
@@ -116,10 +164,10 @@ def measure(
             covered_pixels(m, height, width, disjoint=layer.disjoint) for m, layer in zip(masks, layers, strict=True)
         ],
         iou_units=united.sum(axis=1).tolist(),
-        facts={
-            "area": annotations.area[singles].tolist(),
-            "category": annotations.category_id[singles].tolist(),
-            "best": united.tolist(),
-            "layers": per_layer,
-        },
+        overlaps=ImageOverlaps(
+            area=annotations.area[singles].tolist(),
+            category=annotations.category_id[singles].tolist(),
+            best=united.tolist(),
+            layers=per_layer,
+        ),
     )
