@@ -15,7 +15,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--from-shards", action="store_true", help="measure the records again instead of using what the build recorded"
     )
     parser.add_argument("--out", metavar="FOLDER", help="where to write report.html and report.json (default: FOLDER)")
-    parser.add_argument("--json", action="store_true", help="print report.json")
+    printed = parser.add_mutually_exclusive_group()
+    printed.add_argument("--json", action="store_true", help="print report.json")
+    printed.add_argument("--markdown", action="store_true", help="print it for a pull request or a data set's card")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,7 +64,11 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.json:
         print(to_bytes(document).decode(), end="")
+    elif args.markdown:
+        from maskmill.pipelines.report.markdown import to_markdown
+
+        print(to_markdown(document), end="")
     else:
-        print("\n".join(report_lines(document)))
+        print("\n".join(report_lines(document, args.folder)))
         print(storage.join(out, REPORT_HTML))
     return 0

@@ -46,8 +46,8 @@ def summary_lines(manifest: Manifest, folder: str) -> list[str]:
     return lines
 
 
-def report_lines(document: "Document") -> list[str]:
-    """A report's ABO table in text, or why there is none."""
+def report_lines(document: "Document", folder: str) -> list[str]:
+    """A report of the data set in `folder` in text: the ABO table, layers at equal numbers of masks, and how to train."""
     series, total = document.series, document.instances.all
     width = max([len(s.name) for s in series], default=5)
     lines = [f"{document.images.measured:,} images, {total:,} instances; verdict: {document.verdict}"]
@@ -68,4 +68,10 @@ def report_lines(document: "Document") -> list[str]:
             )
         )
         lines.append(f"{s.name:<{width}}  {abo:>6}  {between:>13}  {recall:>10}  {average:>6}  {masks:>11}")
+    ranking = document.ranking
+    if total and ranking.layers:
+        order = ", ".join(f"{x.name} {x.abo.value:.3f}" for x in ranking.layers if x.abo.value is not None)
+        lines.append(f"with {ranking.budget} masks per image, as a view of DetCon samples: {order}")
+    if ranking.train:
+        lines.append(f"next: {' '.join(folder if word == 'OUT' else word for word in ranking.train)}")
     return lines

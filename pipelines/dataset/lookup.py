@@ -41,3 +41,23 @@ def find_record(dataset: Dataset, wanted: str) -> ImageExample:
         )
     identity = hits.column("id")[0].as_py()
     return read_examples(dataset.folder, dataset.manifest, [identity])[identity]
+
+
+def some_ids(dataset: Dataset, count: int) -> list[str]:
+    """Up to `count` record ids at even distances, in the order of records.
+
+    Raises:
+        DamageError: `images.parquet` is missing.
+    """
+    total = dataset.manifest.num_records
+    wanted = {i * total // min(count, total) for i in range(min(count, total))}
+    found, start = [], 0
+    try:
+        with storage.open_read(storage.join(dataset.folder, IMAGES)) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(8192, columns=["id"]):
+                ids = batch.column("id")
+                found += [ids[i - start].as_py() for i in sorted(wanted) if start <= i < start + len(ids)]
+                start += len(ids)
+    except FileNotFoundError:
+        raise DamageError(f"{IMAGES} is missing from {dataset.folder}") from None
+    return found

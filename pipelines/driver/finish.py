@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from maskmill.masks.registry import parse_specs
 from maskmill.pipelines.driver import tfds_metadata
-from maskmill.pipelines.measuring.series import Series, series_of, widest
+from maskmill.pipelines.measuring.series import Series, series_of
 from maskmill.pipelines.measuring.statistics import ReportStats, Row
 from maskmill.pipelines.parts.assemble import load_shards
 from maskmill.pipelines.parts.part import Sidecar, load_sidecar, sidecar_path
@@ -26,6 +26,7 @@ from maskmill.schemas.manifest import FAILURES, IMAGES, MANIFEST, Manifest, dige
 from maskmill.schemas.stats import LayerSums
 
 _LOG = logging.getLogger("maskmill")
+_NOT_COLUMNS = ("masks", "covered_px", "iou_units", "first_units", "drawn_units", "sha256", "ms")
 _STAGES = ("decode", "annotate", "overlap", "encode")
 
 
@@ -79,7 +80,7 @@ def image_schema(series: Sequence[Series], stages: list[str]) -> pa.Schema:
 
 def image_row(row: dict, shard: int, series: Sequence[Series], stages: list[str]) -> dict:
     """A sidecar's row as a row of `image_schema`."""
-    flat = {name: value for name, value in row.items() if name not in ("masks", "covered_px", "iou_units", "ms")}
+    flat = {name: value for name, value in row.items() if name not in _NOT_COLUMNS}
     flat["shard"] = shard
     pixels = row["height"] * row["width"]
     for i, one in enumerate(series):
@@ -156,7 +157,7 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
                     ledger.write(_ledger_line(failure))
                 for row in sidecar.rows:
                     totals.add(row)
-                stats.add_rows(cast("list[Row]", sidecar.rows), widest(layers))
+                stats.add_rows(cast("list[Row]", sidecar.rows))
                 stats.add_overlaps(sidecar.overlaps)
                 rows = [image_row(row, sidecar.shard, series, stages) for row in sidecar.rows]
                 if rows:

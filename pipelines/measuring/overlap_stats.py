@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from maskmill.pipelines.measuring.overlaps import AREA_BINS, BUDGETS, ImageOverlaps
+from maskmill.pipelines.measuring.overlaps import AREA_BINS, BUDGETS, HEAT_CELLS, ImageOverlaps
 from maskmill.schemas.stats import IOU_UNIT
 
 IOU_BINS = 20  # of 0.05: their edges are also the recall thresholds .50, .55 ... .95
@@ -76,12 +76,14 @@ class OverlapStats:
         categories: category id as text -> instances.
         layers: per layer.
         series: per series.
+        heat: where objects lie; see `ImageOverlaps`.
     """
 
     instances: list[int] = dataclasses.field(default_factory=list)
     categories: dict[str, int] = dataclasses.field(default_factory=dict)
     layers: list[LayerOverlapStats] = dataclasses.field(default_factory=list)
     series: list[SeriesOverlapStats] = dataclasses.field(default_factory=list)
+    heat: list[list[int]] = dataclasses.field(default_factory=list)
 
     @classmethod
     def zero(cls, layers: int, series: int) -> "OverlapStats":
@@ -90,6 +92,7 @@ class OverlapStats:
             instances=[0] * len(SIZES),
             layers=[LayerOverlapStats() for _ in range(layers)],
             series=[SeriesOverlapStats() for _ in range(series)],
+            heat=[[0] * HEAT_CELLS for _ in range(HEAT_CELLS)],
         )
 
     @classmethod
@@ -100,6 +103,7 @@ class OverlapStats:
             categories=fields["categories"],
             layers=[LayerOverlapStats(**layer) for layer in fields["layers"]],
             series=[SeriesOverlapStats(**one) for one in fields["series"]],
+            heat=fields["heat"],
         )
 
     def __add__(self, other: "OverlapStats") -> "OverlapStats":
@@ -122,6 +126,7 @@ def fold_overlaps(images: Sequence[ImageOverlaps]) -> OverlapStats:
         categories=dict(zip(names, np.bincount(where, minlength=len(names)).tolist(), strict=True)),
         layers=[_fold_layer(images, index) for index in range(layers)],
         series=[_fold_series(units, size, where, names) for units in best],
+        heat=np.asarray([image.heat for image in images], np.int64).sum(axis=0).tolist(),
     )
 
 

@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.masks.overlap import covered_pixels, iou_matrix
+from maskmill.masks.overlap import boxes, covered_pixels, iou_matrix
 from maskmill.pipelines.measuring.series import Series
 from maskmill.schemas.image import Annotations
 from maskmill.schemas.mask import Layer, MaskSet
 from maskmill.schemas.stats import to_units
 
-BUDGETS = (1, 2, 4, 8, 16)  # masks kept; "all" is the layer's own sum
+BUDGETS = (1, 2, 4, 8, 16, 32)  # masks kept; "all" is the layer's own sum
+DECISION_BUDGET = 16  # what the trainer samples per view: layers are ranked at this number of masks
+HEAT_CELLS = 12  # per side of the map of where objects lie
+HEAT_UNIT = 1000  # a cell wholly inside an object's box counts as this much
 AREA_BINS = 24  # bin k: a mask of more than 2**-(k+1) and at most 2**-k of the picture
 POOL_CELLS = 49  # the trainer pools masks to 7 x 7; a mask smaller than one cell can vanish there
 
@@ -54,12 +57,15 @@ class ImageOverlaps:
         category: N category ids.
         best: S x N best IoUs, in units of 1 / `IOU_UNIT`.
         layers: L of them.
+        heat: `HEAT_CELLS` rows, from the top, of as many sums over instances of how much of a cell the instance's box
+            fills, in units of 1 / `HEAT_UNIT`.
     """
 
     area: list[int]
     category: list[int]
     best: list[list[int]]
     layers: list[LayerOverlaps]
+    heat: list[list[int]]
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "ImageOverlaps":
@@ -75,6 +81,7 @@ class Measured:
         best: float64[L, G], best IoU of each annotation in each layer; -1 for crowds.
         covered_px: L pixel counts of the layers' unions.
         iou_units: S sums of best IoUs over the N instances, in units of 1 / `IOU_UNIT`.
+        first_units, drawn_units: L such sums for `DECISION_BUDGET` masks, the first, and drawn at random.
         overlaps: for `pipelines.measuring.overlap_stats`.
     """
 
@@ -82,6 +89,14 @@ class Measured:
     covered_px: list[int]
     iou_units: list[int]
     overlaps: ImageOverlaps
+
+    @property
+    def first_units(self) -> list[int]:
+        return [layer.first[BUDGETS.index(DECISION_BUDGET)] for layer in self.overlaps.layers]
+
+    @property
+    def drawn_units(self) -> list[int]:
+        return [layer.drawn[BUDGETS.index(DECISION_BUDGET)] for layer in self.overlaps.layers]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -129,6 +144,20 @@ def _layer_overlaps(masks: MaskSet, matrix: np.ndarray, pixels: int) -> LayerOve
     )
 
 
+def _heat(counts: tuple[bytes, ...], height: int, width: int) -> list[list[int]]:
+    """See `ImageOverlaps`. From boxes, because drawing every instance would cost as much as a scale of FH."""
+    found = boxes(counts, height, width)
+    edges = np.arange(HEAT_CELLS + 1)
+
+    def filled(start: np.ndarray, length: np.ndarray, side: int) -> np.ndarray:
+        low, high = start[:, None] * HEAT_CELLS / side, (start + length)[:, None] * HEAT_CELLS / side
+        return np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, 1)
+
+    rows, columns = filled(found[:, 1], found[:, 3], height), filled(found[:, 0], found[:, 2], width)
+    heat: list[list[int]] = np.rint(rows[:, :, None] * columns[:, None, :] * HEAT_UNIT).astype(int).sum(axis=0).tolist()
+    return heat
+
+
 def measure(
     masks: Sequence[MaskSet],
     layers: Sequence[Layer],
@@ -169,5 +198,6 @@ def measure(
             category=annotations.category_id[singles].tolist(),
             best=united.tolist(),
             layers=per_layer,
+            heat=_heat(counts, height, width),
         ),
     )

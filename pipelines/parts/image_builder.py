@@ -113,6 +113,7 @@ class ImageBuilder:
         with watch.stage("overlap"):
             measured = measure(masks, self.layers, self.series, annotations, height, width)
         with watch.stage("encode"):
+            sha256 = hashlib.sha256(data).hexdigest()
             try:
                 payload = encode_example(
                     ImageExample(
@@ -122,7 +123,7 @@ class ImageBuilder:
                         width=width,
                         filename=item.id,
                         source_id=item.source_id,
-                        sha256=hashlib.sha256(data).hexdigest(),
+                        sha256=sha256,
                         label=item.label,
                         synset=item.synset,
                         text=item.text,
@@ -149,6 +150,9 @@ class ImageBuilder:
             "masks": [len(m) for m in masks],
             "covered_px": measured.covered_px,
             "iou_units": measured.iou_units,
+            "first_units": measured.first_units,
+            "drawn_units": measured.drawn_units,
+            "sha256": sha256,
             "ms": {name: round(ms, 3) for name, ms in watch.ms.items()},
         }
         return Built(payload, None, row, measured.overlaps)

@@ -31,8 +31,25 @@ def _names(manifest: Manifest) -> list[str]:
     return [one.name for one in series_of(manifest.layers)]
 
 
+def _members(manifest: Manifest) -> dict[str, list[str]]:
+    """Series -> the names of its layers."""
+    return {one.name: [manifest.layers[i].name for i in one.members] for one in series_of(manifest.layers)}
+
+
+def side_names(old: str, new: str) -> tuple[str, str]:
+    """What two folders are called: their last component, or as many as it takes to tell them apart."""
+    paths = [[part for part in folder.split("/") if part] or [folder] for folder in (old, new)]
+    for count in range(1, max(map(len, paths)) + 1):
+        left, right = ("/".join(parts[-count:]) for parts in paths)
+        if left != right:
+            return left, right
+    return f"{old} (old)", f"{new} (new)"
+
+
 def pair_series(old: Manifest, new: Manifest, asked: Sequence[str] = ()) -> list[tuple[str, str]]:
     """Which layers are compared: those asked for as OLD=NEW, else those of one name, else the widest of each.
+
+    Unions of layers are compared only where they are of the same layers: with one more layer any union fits better.
 
     Raises:
         UsageError: a pair that is not OLD=NEW, or names what there is not.
@@ -46,8 +63,8 @@ def pair_series(old: Manifest, new: Manifest, asked: Sequence[str] = ()) -> list
                 raise UsageError(f"--layers {text!r}: {side} has no {name!r}; it has {', '.join(_names(manifest))}")
         pairs.append((left, right))
     if not pairs:
-        both = set(_names(new))
-        pairs = [(name, name) for name in _names(old) if name in both]
+        there = _members(new)
+        pairs = [(name, name) for name, layers in _members(old).items() if there.get(name) == layers]
     return pairs or [(_names(old)[widest(old.layers)], _names(new)[widest(new.layers)])]
 
 
@@ -60,7 +77,9 @@ class _Table:
 
 
 def _read(dataset: Dataset, names: Sequence[str]) -> _Table:
+    layers = [layer for name in names for layer in _members(dataset.manifest)[name]]
     wanted = ["id", "instances", *dict.fromkeys(f"{name}/iou_units" for name in names)]
+    wanted += dict.fromkeys(f"{layer}/masks" for layer in layers)
     try:
         with storage.open_read(storage.join(dataset.folder, IMAGES)) as stream:
             table = pq.read_table(stream, columns=wanted)
@@ -114,10 +133,12 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Pair(Difference):
-    """One layer or union of layers on each side, and how they differ."""
+    """One layer or union of layers on each side, their masks per image, and how they differ."""
 
     old: str
     new: str
+    old_masks: Metric
+    new_masks: Metric
 
     @property
     def label(self) -> str:
@@ -127,8 +148,9 @@ class Pair(Difference):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Two data sets of the same pictures."""
+    """Two data sets of the same pictures; `sides` are their names."""
 
+    sides: tuple[str, str]
     images: ComparedImages
     pairs: list[Pair]
     configuration: list[str]
@@ -164,8 +186,14 @@ def compare(old: Dataset, new: Dataset, asked: Sequence[str] = ()) -> Comparison
     for a, b in pairs:
         before = left.columns[f"{a}/iou_units"][at_left][kept].astype(np.int64)
         after = right.columns[f"{b}/iou_units"][at_right][kept].astype(np.int64)
-        rows.append(Pair(**vars(difference_of(names, keys, instances[kept], before, after)), old=a, new=b))
+        masks = [
+            Metric.ratio(_masks(side, dataset, name)[at][kept].sum().item(), len(names), "no image is compared")
+            for side, dataset, name, at in ((left, old, a, at_left), (right, new, b, at_right))
+        ]
+        difference = difference_of(names, keys, instances[kept], before, after)
+        rows.append(Pair(**vars(difference), old=a, new=b, old_masks=masks[0], new_masks=masks[1]))
     return Comparison(
+        sides=side_names(old.folder, new.folder),
         images=ComparedImages(
             old=len(left.rows),
             new=len(right.rows),
@@ -176,6 +204,13 @@ def compare(old: Dataset, new: Dataset, asked: Sequence[str] = ()) -> Comparison
         pairs=rows,
         configuration=_configuration(old.manifest, new.manifest),
     )
+
+
+def _masks(table: _Table, dataset: Dataset, series: str) -> np.ndarray:
+    """Masks of a series in every image: int64[n]."""
+    columns = [table.columns[f"{layer}/masks"] for layer in _members(dataset.manifest)[series]]
+    total: np.ndarray = np.stack(columns).astype(np.int64).sum(axis=0)
+    return total
 
 
 def difference_of(
@@ -241,22 +276,25 @@ def _configuration(old: Manifest, new: Manifest) -> list[str]:
 
 def compare_lines(result: Comparison) -> list[str]:
     """A comparison in text."""
-    n = result.images
+    n, (old, new) = result.images, result.sides
+    columns = [max(6, len(name)) for name in (old, new)]
     lines = [
-        f"{n.both:,} images in both (old {n.old:,}, new {n.new:,}), {n.compared:,} compared: "
+        f"{n.both:,} images in both ({old} {n.old:,}, {new} {n.new:,}), {n.compared:,} compared: "
         f"with instances, and equally many on both sides (others {n.other_ground_truth:,})"
     ]
     width = max(5, *(len(pair.label) for pair in result.pairs))
     lines.append(
-        f"{'layer':<{width}}  {'old':>6}  {'new':>6}  {'difference':>10}  {'95% interval':>17}  {'better':>7}  {'worse':>7}"
+        f"{'layer':<{width}}  {old:>{columns[0]}}  {new:>{columns[1]}}  {'difference':>10}  {'95% interval':>17}  "
+        f"{'masks/image':>16}  {'better':>7}  {'worse':>7}"
     )
     for row in result.pairs:
         bounds = row.interval.value
         between = "none" if bounds is None else f"{bounds[0]:+.4f} {bounds[1]:+.4f}"
         cells = ["none" if abo.value is None else f"{abo.value:.4f}" for abo in (row.old_abo, row.new_abo)]
+        masks = " -> ".join("none" if m.value is None else f"{m.value:.1f}" for m in (row.old_masks, row.new_masks))
         delta = "none" if row.difference.value is None else f"{row.difference.value:+.4f}"
         lines.append(
-            f"{row.label:<{width}}  {cells[0]:>6}  {cells[1]:>6}  {delta:>10}  {between:>17}  "
+            f"{row.label:<{width}}  {cells[0]:>{columns[0]}}  {cells[1]:>{columns[1]}}  {delta:>10}  {between:>17}  {masks:>16}  "
             f"{row.better:>7,}  {row.worse:>7,}"
         )
     last = result.pairs[-1]

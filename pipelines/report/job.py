@@ -15,7 +15,7 @@ import apache_beam as beam
 
 from maskmill.pipelines.measuring.overlap_stats import BATCH, fold_overlaps
 from maskmill.pipelines.measuring.overlaps import ImageOverlaps
-from maskmill.pipelines.measuring.series import series_of, widest
+from maskmill.pipelines.measuring.series import series_of
 from maskmill.pipelines.measuring.statistics import ReportStats, Row
 from maskmill.pipelines.report.audit import AuditTask
 from maskmill.pipelines.report.remeasure import measure_shard
@@ -53,7 +53,7 @@ class CombineReport(beam.CombineFn):
         return self._fold(accumulator) if len(accumulator.rows) >= BATCH else accumulator
 
     def _fold(self, accumulator: _Accumulator) -> _Accumulator:
-        accumulator.stats.add_rows(accumulator.rows, widest(self.layers))
+        accumulator.stats.add_rows(accumulator.rows)
         accumulator.stats.add_overlaps(fold_overlaps(accumulator.overlaps))
         accumulator.rows, accumulator.overlaps = [], []
         return accumulator

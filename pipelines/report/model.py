@@ -9,17 +9,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from maskmill.pipelines.measuring.overlap_stats import Size
 from maskmill.pipelines.measuring.series import Kind
-from maskmill.pipelines.measuring.statistics import ReportStats
+from maskmill.pipelines.measuring.statistics import Sums
 from maskmill.schemas.manifest import Shard
 from maskmill.schemas.mask import Layer
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Annotations beyond the type are JSON Schema's words, as (word, value).
 Count = Annotated[int, ("minimum", 0)]
 Share = Annotated[float, ("minimum", 0), ("maximum", 1)]
 Sha256 = Annotated[str, ("pattern", "^[0-9a-f]{64}$")]
-State = Literal["good", "look", "bad"]
+State = Literal["good", "warn", "bad"]
 
 
 def _or_why(value: dict[str, Any]) -> dict[str, Any]:
@@ -194,6 +194,66 @@ class CategoryRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class BudgetABO:
+    """ABO with at most so many masks of an image."""
+
+    masks: Annotated[int, ("minimum", 1)] | Literal["all"]
+    abo: Metric
+
+
+@dataclasses.dataclass(frozen=True)
+class RankedLayer:
+    """A layer among the others at equal numbers of masks: the first k where it ranks its masks, else k drawn at random.
+
+    `interval` is of its ABO at the ranking's budget; `lead` how far that is above the next layer's, over the same images.
+    """
+
+    name: str
+    generator: str
+    ranked: bool
+    masks_per_image: Metric
+    budgets: list[BudgetABO]
+    abo: Metric
+    interval: Interval
+    lead: Metric
+    lead_interval: Interval
+    recall_50: Metric
+    recall_70: Metric
+    average_recall: Metric
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Which layer to train on: layers at one budget of masks, the best first; ground truth apart, as the bound of all."""
+
+    budget: Annotated[int, ("minimum", 1)]
+    layers: list[RankedLayer]
+    references: list[RankedLayer]
+    train: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectMap:
+    """Where objects lie: per cell of the picture, from its upper left, the share of instances whose box is over it."""
+
+    share: list[list[Share]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RepeatedPictures:
+    """Pictures whose files are equal: of `looked_at` distinct ones (all, or a sample), those in several records.
+
+    `records` are those too many; `ids` the first of them, picture by picture.
+    """
+
+    looked_at: Count
+    all_looked_at: bool
+    pictures: Count
+    records: Count
+    ids: list[list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Agreement:
     """Row i, column j: mean over masks of layer i of the best IoU with any mask of layer j. Only without ground truth."""
 
@@ -204,7 +264,7 @@ class Agreement:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """An image that the page shows."""
+    """An image that the page shows, and the mean best IoU of its instances in one layer."""
 
     id: str
     instances: Count
@@ -212,13 +272,25 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
-class Examples:
-    """The images shown, by how they were chosen."""
+class LayerExamples:
+    """The images shown under every layer, as this layer fits them."""
 
+    layer: str
+    images: list[Example]
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """The images shown.
+
+    `by_layer` are the same few of every layer, from hard to easy; the others are the extremes and the middle of `layer`.
+    """
+
+    layer: str
+    by_layer: list[LayerExamples]
     worst: list[Example]
     median: list[Example]
     best: list[Example]
-    random: list[Example]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,36 +353,25 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True)
-class Headline:
-    """The layer that the page's first line speaks of."""
-
-    series: str
-    abo: Metric
-    interval: Interval
-    recall_50: Metric
-    average_recall: Metric
-    masks_per_image: Metric
-    coverage: Metric
-
-
-@dataclasses.dataclass(frozen=True)
 class Numbers:
     """Every number of a report but the verdict on them."""
 
-    builds: list[Build]
+    build: Build
     images: Images
     instances: Instances
+    ranking: Ranking
     series: list[SeriesRow]
     layers: list[LayerRow]
     categories: list[CategoryRow]
     agreement: Agreement | None
+    object_map: ObjectMap | None
+    repeats: RepeatedPictures
     examples: Examples
     failures: list[LedgerRow]
-    statistics: ReportStats
+    statistics: Sums
     throughput: Throughput
     recall_thresholds: list[Share]
     iou_edges: list[Share]
-    headline: Headline | None
 
 
 @dataclasses.dataclass(frozen=True)

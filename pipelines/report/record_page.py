@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from maskmill.pipelines.report.drawing import palette, picture_of
-from maskmill.pipelines.report.page import MAX_BYTES, environment, resource
+from maskmill.pipelines.report.templating import MAX_BYTES, environment, resource
 from maskmill.schemas import rle
 from maskmill.schemas.example import ImageExample
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import cast
 
 from maskmill.pipelines.measuring.overlaps import ImageOverlaps, measure
-from maskmill.pipelines.measuring.series import series_of, widest
+from maskmill.pipelines.measuring.series import series_of
 from maskmill.pipelines.measuring.statistics import ReportStats, Row
 from maskmill.pipelines.parts.part import load_sidecar
 from maskmill.pipelines.parts.plan import load_plan
@@ -34,7 +34,7 @@ def recorded_stats(folder: str, manifest: Manifest) -> ReportStats | None:
         sidecar = load_sidecar(folder, task)
         if sidecar is None:
             return None
-        stats.add_rows(cast("list[Row]", sidecar.rows), widest(manifest.layers))
+        stats.add_rows(cast("list[Row]", sidecar.rows))
         stats.add_overlaps(sidecar.overlaps)
     return stats if stats.sums.images == manifest.num_records else None
 
@@ -57,6 +57,9 @@ def measure_example(example: ImageExample, layers: Sequence[Layer], truth: Annot
         "masks": [len(m) for m in example.masks],
         "covered_px": measured.covered_px,
         "iou_units": measured.iou_units,
+        "first_units": measured.first_units,
+        "drawn_units": measured.drawn_units,
+        "sha256": example.sha256,
     }
     return row, measured.overlaps
 

@@ -1,22 +1,27 @@
 """Statistics to `report.json` and `report.html` in a build's folder."""
 
-import functools
 import json
-from collections import Counter
 from collections.abc import Callable
-
-from PIL import Image
+from typing import Any
 
 from maskmill.pipelines.dataset.random_access import read_examples
-from maskmill.pipelines.measuring.series import series_of, widest
 from maskmill.pipelines.measuring.statistics import ReportStats
 from maskmill.pipelines.report.agreement import find_agreement
 from maskmill.pipelines.report.document import describe_build, make_document
 from maskmill.pipelines.report.ledger import read_ledger
 from maskmill.pipelines.report.model import AuditSource, Document, to_json
-from maskmill.pipelines.report.page import MAX_BYTES, render_page
+from maskmill.pipelines.report.page import CARDS_SHOWN, MATCH, OBJECTS, PictureKey, render_page
+from maskmill.pipelines.report.templating import MAX_BYTES
 from maskmill.pipelines.report.throughput import read_throughput
-from maskmill.pipelines.report.thumbnails import Panels, Thumbnail, draw_match, draw_plain, encode_within
+from maskmill.pipelines.report.thumbnails import (
+    Panels,
+    Thumbnail,
+    blank,
+    draw_masks,
+    draw_match,
+    draw_objects,
+    encode_within,
+)
 from maskmill.schemas import storage
 from maskmill.schemas.errors import ImageError
 from maskmill.schemas.example import ImageExample
@@ -41,28 +46,36 @@ def to_bytes(document: Document) -> bytes:
 
 def draw_thumbnails(
     folder: str, manifest: Manifest, document: Document, truth: Truth, budget_bytes: int
-) -> dict[str, Thumbnail]:
+) -> dict[PictureKey, Thumbnail]:
     """Pictures of the document's examples, read back from the shards; see `encode_within`."""
-    layers = list(manifest.layers)
-    members = series_of(layers)[widest(layers)].members if layers else ()
-    wanted = Counter(example.id for group in vars(document.examples).values() for example in group)
-    examples = read_examples(folder, manifest, wanted)
-    panels: dict[str, Callable[[int], Panels]] = {}
-    for identity in wanted:
-        if identity in examples:
-            panels[identity] = functools.partial(_draw, examples[identity], truth(examples[identity]), members)
-    return encode_within(panels, wanted, budget_bytes)
+    shown = document.examples
+    best = [i for i, layer in enumerate(manifest.layers) if layer.name == shown.layer]
+    matched = list(dict.fromkeys(e.id for e in (*shown.worst, *shown.median, *shown.best)))
+    common = [e.id for e in shown.by_layer[0].images] if shown.by_layer else []
+    examples = read_examples(folder, manifest, {*matched, *common})
+    drawings: dict[PictureKey, Callable[[int], Panels]] = {}
+    for identity in (identity for identity in common if identity in examples):
+        own = examples[identity]
+        drawings[PictureKey(OBJECTS, identity)] = _decoded(draw_objects, own, truth(own))
+        for i, layer in enumerate(manifest.layers[:CARDS_SHOWN]):
+            drawings[PictureKey(layer.name, identity)] = _decoded(draw_masks, own, own.masks[i])
+    for identity in (identity for identity in matched if identity in examples):
+        own = examples[identity]
+        drawings[PictureKey(MATCH, identity)] = _decoded(draw_match, own, truth(own), [own.masks[i] for i in best])
+    return encode_within(drawings, budget_bytes)
 
 
-def _draw(example: ImageExample, annotations: Annotations, members: tuple[int, ...], longer_px: int) -> Panels:
-    masks = [example.masks[i] for i in members]
-    try:
-        if (~annotations.is_crowd).any():
-            return draw_match(example, annotations, masks, longer_px)
-        return draw_plain(example, masks[0], longer_px)
-    except ImageError:  # stored bytes that no longer decode are for `validate` to report
-        blank = Image.new("RGB", (longer_px, longer_px * 3 // 4), (128, 128, 128))
-        return blank, blank
+def _decoded(draw: Callable[..., Any], example: ImageExample, *values: Any) -> Callable[[int], Panels]:
+    """A drawing of a record at a longer side: one panel or several, blank where the picture no longer decodes."""
+
+    def panels(longer_px: int) -> Panels:
+        try:
+            drawn = draw(example, *values, longer_px)
+        except ImageError:
+            return [blank(longer_px)]
+        return drawn if isinstance(drawn, list) else [drawn]
+
+    return panels
 
 
 def write_report(
@@ -92,7 +105,7 @@ def write_report(
         DamageError: ledger, table or shards are not as they should be.
         OSError: the report cannot be written.
     """
-    agreement = None if sum(stats.sums.facts.instances) else find_agreement(folder, manifest, stats)
+    agreement = None if sum(stats.sums.overlaps.instances) else find_agreement(folder, manifest, stats)
     build = describe_build(manifest, audit, categories)
     document = make_document(build, stats, read_ledger(folder), read_throughput(folder), agreement)
     bare = render_page(document, {})

@@ -1,5 +1,7 @@
 """The page: safe with hostile names, bounded in size, the same bytes, and quiet in a real browser."""
 
+import dataclasses
+import hashlib
 import json
 import re
 import tracemalloc
@@ -16,8 +18,11 @@ from maskmill.pipelines.measuring.overlaps import BUDGETS, ImageOverlaps, LayerO
 from maskmill.pipelines.measuring.statistics import ReportStats
 from maskmill.pipelines.report.document import make_document
 from maskmill.pipelines.report.ledger import read_ledger
+from maskmill.pipelines.report.markdown import to_markdown
 from maskmill.pipelines.report.model import Document, LedgerExample, LedgerRow, SlowImage, Stage, Throughput
-from maskmill.pipelines.report.page import clean, render_page
+from maskmill.pipelines.report.page import PictureKey, natural, render_page
+from maskmill.pipelines.report.page_figures import draw_figures
+from maskmill.pipelines.report.templating import clean
 from maskmill.pipelines.report.thumbnails import HIT, MISS, Thumbnail, draw_match, encode_within
 from maskmill.pipelines.report.write import to_bytes
 from maskmill.schemas import rle
@@ -54,7 +59,9 @@ def hostile_document() -> Document:
 def test_hostile_names_stay_text():
     document = hostile_document()
     picture = Thumbnail("data:image/jpeg;base64,AAAA", 10, 5)
-    page = render_page(document, {e.id: picture for group in vars(document.examples).values() for e in group})
+    page = render_page(
+        document, {PictureKey(x.layer, e.id): picture for x in document.examples.by_layer for e in x.images}
+    )
     assert_sound(page)
     text = page.decode()
     assert "&lt;script&gt;" in text
@@ -62,7 +69,7 @@ def test_hostile_names_stay_text():
     assert "$^$" in text
     assert "x" * 400 not in text
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x1b]", text)
-    assert json.loads(to_bytes(document))["builds"][0]["dataset"] == HOSTILE[0]
+    assert json.loads(to_bytes(document))["build"]["dataset"] == HOSTILE[0]
 
 
 @pytest.mark.timeout(600)
@@ -145,18 +152,22 @@ def synthetic(images: int, seed: int) -> ReportStats:
                     "masks": [int(rng.integers(1, 200))],
                     "covered_px": [480 * 640],
                     "iou_units": [int(best.sum())],
+                    "first_units": [int(best.sum())],
+                    "drawn_units": [int(best.sum())],
+                    "sha256": hashlib.sha256(b"%d" % i).hexdigest(),
                 }
             )
             kept = [int(best.sum())] * len(BUDGETS)
             layer = LayerOverlaps(480 * 640, [1] * 24, 3, 0, 0, kept, kept)
             area, category = rng.integers(1, 90_000, n).tolist(), rng.integers(1, 91, n).tolist()
-            overlaps.append(ImageOverlaps(area, category, [best.tolist()], [layer]))
-        stats.add_rows(rows, 0)
+            overlaps.append(ImageOverlaps(area, category, [best.tolist()], [layer], [[n] * 12] * 12))
+        stats.add_rows(rows)
         stats.add_overlaps(fold_overlaps(overlaps))
     return stats
 
 
-def test_memory_and_size_do_not_grow_with_the_data_set():
+def test_memory_and_size_do_not_grow_with_the_data_set(monkeypatch):
+    monkeypatch.setattr("maskmill.pipelines.measuring.repeats.KEPT", 100)  # a bound that the smaller set reaches too
     sizes, peaks = {}, {}
     for images in (200, 20_000):
         tracemalloc.start()
@@ -174,7 +185,7 @@ def test_many_layers_and_categories_are_cut_on_the_page_only():
     layers = tuple(Layer(f"g-{i}", "g", {}) for i in range(60))
     example = next(e for e in (random_record(i, layers=60)[0] for i in range(9)) if (~e.annotations.is_crowd).any())
     stats = stats_of([example], layers)
-    for table in (stats.sums.facts, *stats.sums.facts.series):
+    for table in (stats.sums.overlaps, *stats.sums.overlaps.series):
         table.categories.update({str(i): 1 for i in range(5000)})
     document = document_of(stats, layers)
     page = render_page(document, {})
@@ -190,13 +201,13 @@ def test_thumbnails_shrink_until_they_fit():
 
     def draw(longer_px):
         panel = noise.resize((longer_px, longer_px * 2 // 3))
-        return panel, panel
+        return [panel, panel]
 
-    panels, uses = {str(i): draw for i in range(12)}, dict.fromkeys(map(str, range(12)), 2)
+    panels = {str(i): draw for i in range(12)}
     widths = []
-    for budget in (3_000_000, 400_000, 150_000, 100):
-        encoded = encode_within(panels, uses, budget)
-        assert sum(len(e.url) * uses[i] for i, e in encoded.items()) <= budget
+    for budget in (3_000_000, 200_000, 75_000, 100):
+        encoded = encode_within(panels, budget)
+        assert sum(len(e.url) for e in encoded.values()) <= budget
         widths.append(encoded["0"].width if encoded else 0)
     assert widths == sorted(widths, reverse=True)
     assert widths[0] > widths[2] > widths[3] == 0
@@ -221,3 +232,51 @@ def test_the_match_shows_hits_and_misses_where_they_are():
     assert nearest(30, 55) == "hit"
     assert nearest(30, 25) == "miss"
     assert nearest(5, 5) == "grey"
+
+
+def test_names_sort_as_people_count():
+    assert sorted(["fh-1000", "fh-500", "mcg-16", "fh-1500", "a"], key=natural) == [
+        "a",
+        "fh-500",
+        "fh-1000",
+        "fh-1500",
+        "mcg-16",
+    ]
+    assert natural("²") < natural("³")
+
+
+def test_the_page_leads_from_every_layer_to_its_pictures():
+    document = document_of(stats_of([random_record(i)[0] for i in range(30)]))
+    tags = assert_sound(render_page(document, {}))
+    links = [value for name, value in tags.attributes if name == "href"]
+    assert {f"#layer-{i}" for i in range(len(LAYERS))} <= set(links)
+    assert {link[1:] for link in links} <= set(tags.ids)
+
+
+def test_figures_show_what_differs_in_colours_of_their_own():
+    layers = (Layer("fh-1", "fh", {}), Layer("gt", "gt", {}), Layer("grid-2", "grid", {}))
+    document = document_of(stats_of([random_record(i)[0] for i in range(30)], layers), layers)
+    figures = draw_figures(document)
+    assert "var(--truth)" in figures["count"]
+    assert "var(--truth)" not in figures["kept"]
+    assert "fh-*" not in figures["recall"]
+    highest = max(k.drawn.value for x in document.layers if x.generator != "gt" for k in x.kept)
+    axis = max(float(v) for v in re.findall(r'text-anchor="end">([\d.]+)<', figures["kept"]))
+    assert highest <= axis < 1.7 * highest
+    alike = dataclasses.replace(document.layers[0], masks_hist=[0, 30, *[0] * 16])
+    figures = draw_figures(dataclasses.replace(document, layers=[alike, *document.layers[1:]]))
+    assert figures["count_constant"] == "fh-1 (1 mask)"
+    assert ">fh-1<" not in figures["count"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_markdown_means_nothing_by_a_name(text):
+    layers = (Layer(text[:60] or "x", "g", {}),)
+    document = document_of(stats_of([random_record(i, layers=1)[0] for i in range(4)], layers), layers, dataset=text)
+    lines = to_markdown(document).splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 3
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {11}
+    shown = "\n".join(lines[: lines.index("```")])
+    assert not re.search(r"(?<!\\)[<>\[`]", shown.replace("`" + "0" * 12 + "`", ""))
+    assert lines.count("```") == 2
