@@ -287,3 +287,21 @@ def test_a_report_in_markdown(built, coco, tmp_path, capsys):
     assert "| grid-2 | 4.0 | 100.0% |" in out
     assert main(["report", str(built), "--markdown", "--json"]) == 2
     assert "--json: not allowed with argument --markdown" in capsys.readouterr().err
+
+
+def test_the_documentation_reads_the_table_as_it_is(built, monkeypatch):
+    """The columns that docs/report.md lists are those there are, and its example gives the report's ABO."""
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict = {}
+    exec(code.replace("OUT/", f"{built}/").replace("fh-1000", "grid-5"), names)
+    assert names["abo"] == pytest.approx(load_manifest(str(built)).abo["grid-5"]["abo"], abs=1e-12)
+    section = text.split("## `images.parquet`")[1]
+    listed = set(re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE))))
+    patterns = {"^ms/.*": "ms/STAGE", "^.*/iou_units": "SERIES/iou_units", "^.*/(masks|coverage)$": r"LAYER/\1"}
+    found = set()
+    for name in names["table"].column_names:
+        for pattern, general in patterns.items():
+            name = re.sub(pattern, general, name)
+        found.add(name)
+    assert listed == found
