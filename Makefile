@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .PHONY: help demo train-demo test processes flips flink-test spark-test dask-test prism-test clusters-test docker-check
-.PHONY: lint types format bench clean
+.PHONY: schema lint types format bench clean
 help:
 	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
 	@echo "make train-demo  install the trainer and train briefly on the demo's shards"
@@ -85,6 +85,10 @@ types: $(VENV)/dev
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# report.json's schema, from the types of pipelines/report/model.py; a test says when it is not current.
+schema: $(VENV)/base
+	$(BIN)/python -m maskmill.pipelines.report.json_schema schemas/report.schema.json
 
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.build

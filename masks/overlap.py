@@ -28,3 +28,10 @@ def covered_pixels(masks: MaskSet, height: int, width: int, *, disjoint: bool) -
     if disjoint or len(masks) < 2:
         return int(masks.area.sum())
     return int(coco_mask.area(coco_mask.merge(_coco(masks.counts, height, width))))
+
+
+def boxes(masks: tuple[bytes, ...], height: int, width: int) -> np.ndarray:
+    """Bounding boxes of masks: float64[len(masks), 4], COCO's x, y, width, height in pixels."""
+    if not masks:
+        return np.zeros((0, 4))
+    return np.asarray(coco_mask.toBbox(_coco(masks, height, width)), np.float64).reshape(-1, 4)

@@ -22,17 +22,19 @@ def run(args: argparse.Namespace) -> int:
     from maskmill.pipelines.commands.cli import print_json
     from maskmill.pipelines.driver.build import output_errors
     from maskmill.pipelines.report.compare import compare, compare_lines
+    from maskmill.pipelines.report.model import to_json
     from maskmill.schemas import storage
     from maskmill.schemas.reader import Dataset
 
-    result = compare(Dataset.open(args.old), Dataset.open(args.new), args.layers or ())
+    old, new = Dataset.open(args.old), Dataset.open(args.new)
+    result = compare(old, new, args.layers or ())
     if args.html:
-        from maskmill.pipelines.report.page import render_comparison
+        from maskmill.pipelines.report.compare_page import make_page
 
         with output_errors(args.html):
-            storage.write_bytes(args.html, render_comparison(result))
+            storage.write_bytes(args.html, make_page(old, new, result))
     if args.json:
-        print_json(result)
+        print_json(to_json(result))
     else:
         print("\n".join(compare_lines(result)))
     return 0

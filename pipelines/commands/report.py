@@ -15,7 +15,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--from-shards", action="store_true", help="measure the records again instead of using what the build recorded"
     )
     parser.add_argument("--out", metavar="FOLDER", help="where to write report.html and report.json (default: FOLDER)")
-    parser.add_argument("--json", action="store_true", help="print report.json")
+    printed = parser.add_mutually_exclusive_group()
+    printed.add_argument("--json", action="store_true", help="print report.json")
+    printed.add_argument("--markdown", action="store_true", help="print it for a pull request or a data set's card")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or args.folder
     work = args.out or storage.join(args.folder, WORK)
     with output_errors(out):
-        truth, audit = own_truth, None
+        truth, audit, categories = own_truth, None, None
         stats = None if args.annotations or args.from_shards else recorded_stats(args.folder, dataset.manifest)
         if args.annotations:
             from maskmill.pipelines.report.audit import Audit
@@ -48,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
                 stats = measured_stats(args.folder, dataset.manifest, work, tasks, args.beam_args)
             finally:
                 found.forget(tasks)
-            truth, audit = found.truth, found.describe(stats.sums)
+            truth, categories = found.truth, found.categories
+            audit = found.describe(stats.sums.audit)
         elif stats is None:
             if not args.from_shards:
                 logging.getLogger("maskmill").warning(
@@ -57,12 +60,18 @@ def run(args: argparse.Namespace) -> int:
             from maskmill.pipelines.report.job import measured_stats
 
             stats = measured_stats(args.folder, dataset.manifest, work, (), args.beam_args)
-        document = write_report(args.folder, dataset.manifest, stats, truth=truth, audit=audit, out=out)
+        document = write_report(
+            args.folder, dataset.manifest, stats, truth=truth, audit=audit, categories=categories, out=out
+        )
         if not args.out or storage.is_same(args.folder, out):
             renew_checksums(out, (REPORT_HTML, REPORT_JSON))
     if args.json:
         print(to_bytes(document).decode(), end="")
+    elif args.markdown:
+        from maskmill.pipelines.report.markdown import to_markdown
+
+        print(to_markdown(document), end="")
     else:
-        print("\n".join(report_lines(document)))
+        print("\n".join(report_lines(document, args.folder)))
         print(storage.join(out, REPORT_HTML))
     return 0

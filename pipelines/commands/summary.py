@@ -1,18 +1,22 @@
 """A finished data set in a few lines of text."""
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from maskmill.pipelines.driver.progress import amount
 from maskmill.pipelines.report.ledger import read_ledger
 from maskmill.schemas import storage
 from maskmill.schemas.manifest import FAILURES, Manifest
 
+if TYPE_CHECKING:  # `maskmill status` need not load what measures
+    from maskmill.pipelines.report.model import Document
 
-def failure_counts(folder: str) -> Counter:
+
+def failure_counts(folder: str) -> "Counter[str]":
     """Reason -> number of lines of the ledger. Raises DamageError where the ledger is not readable."""
-    counts: Counter = Counter()
+    counts: Counter[str] = Counter()
     for row in read_ledger(folder):
-        counts[row["reason"]] += row["count"]
+        counts[row.reason] += row.count
     return counts
 
 
@@ -46,31 +50,32 @@ def summary_lines(manifest: Manifest, folder: str) -> list[str]:
     return lines
 
 
-def report_lines(document: dict) -> list[str]:
-    """A report's ABO table in text, or why there is none."""
-    series = document["series"]
-    total = document["instances"]["all"]
-    width = max([len(s["name"]) for s in series], default=5)
-    lines = [f"{document['images']['measured']:,} images, {total:,} instances; verdict: {document['verdict']}"]
-    lines += [
-        f"  {check['state']}: {check['name']}: {check['text']}"
-        for check in document["checks"]
-        if check["state"] != "good"
-    ]
+def report_lines(document: "Document", folder: str) -> list[str]:
+    """A report of the data set in `folder` in text: the ABO table, layers at equal numbers of masks, and how to train."""
+    series, total = document.series, document.instances.all
+    width = max([len(s.name) for s in series], default=5)
+    lines = [f"{document.images.measured:,} images, {total:,} instances; verdict: {document.verdict}"]
+    lines += [f"  {check.state}: {check.name}: {check.text}" for check in document.checks if check.state != "good"]
     lines.append(
         f"{'layer':<{width}}  {'ABO':>6}  {'95% interval':>13}  {'recall .50':>10}  {'AR':>6}  {'masks/image':>11}"
     )
     for s in series:
-        bounds = s["interval"]["value"]
+        bounds = s.interval.value
         between = "none" if bounds is None else f"{bounds[0]:.4f}-{bounds[1]:.4f}"
         abo, recall, average, masks = (
-            "none" if m["value"] is None else f"{m['value']:{form}}"
+            "none" if m.value is None else f"{m.value:{form}}"
             for m, form in (
-                (s["abo"], ".4f"),
-                (s["recall"][0], ".1%"),
-                (s["average_recall"], ".4f"),
-                (s["masks_per_image"], ".1f"),
+                (s.abo, ".4f"),
+                (s.recall[0], ".1%"),
+                (s.average_recall, ".4f"),
+                (s.masks_per_image, ".1f"),
             )
         )
-        lines.append(f"{s['name']:<{width}}  {abo:>6}  {between:>13}  {recall:>10}  {average:>6}  {masks:>11}")
+        lines.append(f"{s.name:<{width}}  {abo:>6}  {between:>13}  {recall:>10}  {average:>6}  {masks:>11}")
+    ranking = document.ranking
+    if total and ranking.layers:
+        order = ", ".join(f"{x.name} {x.abo.value:.3f}" for x in ranking.layers if x.abo.value is not None)
+        lines.append(f"with {ranking.budget} masks per image, as a view of DetCon samples: {order}")
+    if ranking.train:
+        lines.append(f"next: {' '.join(folder if word == 'OUT' else word for word in ranking.train)}")
     return lines

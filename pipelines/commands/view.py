@@ -1,12 +1,24 @@
 """`maskmill view`: one image with its masks and ground truth, drawn."""
 
 import argparse
+import shlex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from maskmill.schemas.reader import Dataset
+
+OFFERED = 10
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     parser.add_argument("folder", metavar="FOLDER", help="a finished dataset; local or gs://")
-    parser.add_argument("id", metavar="ID", help="record id (path of the picture), COCO image id, or file name")
+    parser.add_argument(
+        "id",
+        metavar="ID",
+        nargs="?",
+        help="record id (path of the picture), COCO image id, or file name; none: some ids",
+    )
     parser.add_argument(
         "--out", metavar="FILE", help="file to write (default: the picture's name + .masks.png or .masks.html, here)"
     )
@@ -29,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
     from maskmill.schemas.reader import Dataset
 
     dataset = Dataset.open(args.folder)
+    if args.id is None:
+        print("\n".join(offered_lines(dataset)))
+        return 0
     example = find_record(dataset, args.id)
     names = [layer.name for layer in dataset.manifest.layers]
     if args.layers:
@@ -57,3 +72,18 @@ def run(args: argparse.Namespace) -> int:
         storage.write_bytes(out, content)
     print(out)
     return 0
+
+
+def offered_lines(dataset: "Dataset") -> list[str]:
+    """Some ids to view, spread over the data set, and how to go on."""
+    from maskmill.pipelines.dataset.lookup import some_ids
+
+    ids = some_ids(dataset, OFFERED)
+    if not ids:
+        return [f"{dataset.folder} has no record to view"]
+    total = dataset.manifest.num_records
+    return [
+        f"{len(ids):,} of {total:,} records of {dataset.folder}:",
+        *(f"  {identity}" for identity in ids),
+        f"next: maskmill view {shlex.quote(dataset.folder)} {shlex.quote(ids[0])}",
+    ]

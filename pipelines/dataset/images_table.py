@@ -107,6 +107,11 @@ def iou_units_column(series: str) -> str:
     return f"{series}/iou_units"
 
 
+def masks_column(layer: str) -> str:
+    """Name of the column of a layer's numbers of masks."""
+    return f"{layer}/masks"
+
+
 def _columns(series: Sequence[Series], stages: Sequence[str]) -> list[str]:
     """Names of all columns in order: identity and sizes, then of each series, then of each stage."""
     names = list(_FIXED)

@@ -38,3 +38,20 @@ def find_record(dataset: Dataset, wanted: str) -> ImageExample:
     if len(hits) > 1:
         raise InputError(f"{wanted!r} is the name of {len(hits)} records: {', '.join(hits[:5])}")
     return read_examples(dataset.folder, dataset.manifest, hits)[hits[0]]
+
+
+def some_ids(dataset: Dataset, count: int) -> list[str]:
+    """Up to `count` record ids at even distances, in the order of records.
+
+    Raises:
+        DamageError: `images.parquet` is missing or damaged.
+    """
+    total = dataset.manifest.num_records
+    wanted = sorted({i * total // min(count, total) for i in range(min(count, total))})
+    found: list[str] = []
+    start = 0
+    for rows in ImagesTable(dataset.folder).batches(["id"]):
+        ids = rows["id"]
+        found += [ids[i - start] for i in wanted if start <= i < start + len(ids)]
+        start += len(ids)
+    return found

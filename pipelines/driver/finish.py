@@ -5,13 +5,14 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from typing import cast
 
 from maskmill.pipelines.dataset.checksums import HashedStream, file_of, read_file, write_checksums
 from maskmill.pipelines.dataset.images_table import ImageRow, ImagesWriter
 from maskmill.pipelines.dataset.publish import publish_config, publish_layer, publish_message
 from maskmill.pipelines.driver import tfds_metadata
-from maskmill.pipelines.measuring.series import series_of, widest
-from maskmill.pipelines.measuring.statistics import ReportStats
+from maskmill.pipelines.measuring.series import series_of
+from maskmill.pipelines.measuring.statistics import ReportStats, Row
 from maskmill.pipelines.parts.assemble import load_shards
 from maskmill.pipelines.parts.generators import Prepared, parse_specs
 from maskmill.pipelines.parts.part import Sidecar, load_sidecar, sidecar_path
@@ -144,8 +145,8 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
                     ledger.write(_ledger_line(failure, plan))
                 for row in sidecar.rows:
                     totals.add(row)
-                stats.add_rows(sidecar.rows, widest(layers))
-                stats.add_facts(sidecar.facts)
+                stats.add_rows(cast("list[Row]", sidecar.rows))
+                stats.add_overlaps(sidecar.overlaps)
                 writer.write([ImageRow.of_built(row, sidecar.shard) for row in sidecar.rows])
     counts = {
         "inputs": plan.inputs + plan.refused,

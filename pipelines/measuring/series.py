@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 from maskmill.schemas.mask import Layer
 
 ALL = "all"
+Kind = Literal["layer", "generator", "all"]
 GROUND_TRUTH = "gt"  # generator whose ABO is 1 by construction; it belongs to no union
 
 
@@ -20,7 +22,7 @@ class Series:
     """
 
     name: str
-    kind: str
+    kind: Kind
     members: tuple[int, ...]
 
 

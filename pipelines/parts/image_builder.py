@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from maskmill.pipelines.measuring.facts import measure
+from maskmill.pipelines.measuring.overlaps import ImageOverlaps, measure
 from maskmill.pipelines.measuring.series import series_of
 from maskmill.pipelines.parts.config import Settings
 from maskmill.pipelines.parts.generators import Prepared, parse_specs
@@ -29,13 +29,13 @@ class Built:
         payload: the serialized Example; empty when refused.
         refusal: why there is no record, or None.
         row: the image's row of `images.parquet` (see `image_row`); {} when refused. JSON-able.
-        facts: what the report measures of it (see `Measured.facts`); {} when refused. JSON-able.
+        overlaps: what the report measures of it; None when refused.
     """
 
     payload: bytes
     refusal: Refusal | None
     row: dict
-    facts: dict = dataclasses.field(default_factory=dict)
+    overlaps: ImageOverlaps | None = None
 
 
 class Stopwatch:
@@ -107,6 +107,7 @@ class ImageBuilder:
         with watch.stage("overlap"):
             measured = measure(masks, self.layers, self.series, annotations, height, width)
         with watch.stage("encode"):
+            sha256 = hashlib.sha256(data).hexdigest()
             try:
                 payload = encode_example(
                     ImageExample(
@@ -116,7 +117,7 @@ class ImageBuilder:
                         width=width,
                         filename=item.id,
                         source_id=item.source_id,
-                        sha256=hashlib.sha256(data).hexdigest(),
+                        sha256=sha256,
                         label=item.label,
                         synset=item.synset,
                         text=item.text,
@@ -143,9 +144,12 @@ class ImageBuilder:
             "masks": [len(m) for m in masks],
             "covered_px": measured.covered_px,
             "iou_units": measured.iou_units,
+            "first_units": measured.first_units,
+            "drawn_units": measured.drawn_units,
+            "sha256": sha256,
             "ms": {name: round(ms, 3) for name, ms in watch.ms.items()},
         }
-        return Built(payload, None, row, measured.facts)
+        return Built(payload, None, row, measured.overlaps)
 
     @staticmethod
     def _generate(generator, name: str, record: ImageRecord) -> tuple[MaskSet, ...]:

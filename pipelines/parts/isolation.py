@@ -19,6 +19,7 @@ import sys
 import tempfile
 from typing import IO
 
+from maskmill.pipelines.measuring.overlaps import ImageOverlaps
 from maskmill.pipelines.parts.config import Settings
 from maskmill.pipelines.parts.image_builder import Built, ImageBuilder
 from maskmill.pipelines.reading.inputs import Input, Refusal
@@ -136,7 +137,8 @@ class ChildProcess:
                     return Built(b"", lost, {})
                 continue
             refusal = Refusal(**{**head["refusal"], "attempts": attempt}) if head["refusal"] else None
-            return Built(payload, refusal, head["row"], head["facts"])
+            overlaps = ImageOverlaps.from_json(head["overlaps"]) if head["overlaps"] else None
+            return Built(payload, refusal, head["row"], overlaps)
         raise AssertionError("unreachable: the last attempt returns")
 
     def _post_mortem(self, item: Input, attempt: int) -> Refusal:
@@ -182,6 +184,7 @@ def serve() -> None:
             built = builder.build(Input.from_json(head["item"].encode()), data)
             signal.setitimer(signal.ITIMER_REAL, 0)
             refusal = dataclasses.asdict(built.refusal) if built.refusal else None
-            _send(answers, {"refusal": refusal, "row": built.row, "facts": built.facts}, built.payload)
+            overlaps = dataclasses.asdict(built.overlaps) if built.overlaps else None
+            _send(answers, {"refusal": refusal, "row": built.row, "overlaps": overlaps}, built.payload)
     except (EOFError, BrokenPipeError):
         pass

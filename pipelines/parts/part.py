@@ -13,7 +13,7 @@ from typing import Protocol
 
 import google_crc32c
 
-from maskmill.pipelines.measuring.statistics import FactsFolder
+from maskmill.pipelines.measuring.overlap_stats import OverlapAccumulator, OverlapStats
 from maskmill.pipelines.parts.image_builder import Built
 from maskmill.pipelines.parts.plan import DIGEST_DIGITS, PartTask, read_part
 from maskmill.pipelines.reading.inputs import Input, Refusal
@@ -45,8 +45,8 @@ class Sidecar:
         records, bytes, sha256, crc32c: of the part's file.
         failures: ledger lines, as dicts.
         rows: one per record, in its order (see `ImageBuilder`).
-        facts: their measurements for the report, folded to sums (see `fold_facts`). Only what `rows` cannot give is here:
-            choices of examples and bootstrap sums would be larger than the rows that they follow from.
+        overlaps: their measurements for the report, added up. Only what `rows` cannot give is here: choices of examples
+            and bootstrap sums would be larger than the rows that they follow from.
         seconds: wall time.
     """
 
@@ -60,7 +60,7 @@ class Sidecar:
     crc32c: str
     failures: list[dict]
     rows: list[dict]
-    facts: dict
+    overlaps: OverlapStats
     seconds: float
 
     @property
@@ -82,8 +82,9 @@ def sidecar_path(folder: str, name: str) -> str:
 def load_sidecar(folder: str, task: PartTask) -> Sidecar | None:
     """The sidecar of a committed part of this plan, or None."""
     try:
-        sidecar = Sidecar(**json.loads(storage.read_bytes(sidecar_path(folder, task.name))))
-    except (FileNotFoundError, ValueError, TypeError):
+        fields = json.loads(storage.read_bytes(sidecar_path(folder, task.name)))
+        sidecar = Sidecar(**{**fields, "overlaps": OverlapStats.from_json(fields["overlaps"])})
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None  # not there, or torn by a machine that lost power: not committed
     return sidecar if sidecar.plan_digest == task.plan_digest else None
 
@@ -122,7 +123,7 @@ def build_part(
     sha, crc, size = hashlib.sha256(), google_crc32c.Checksum(), 0
     failures: list[Refusal] = []
     rows: list[dict] = []
-    facts = FactsFolder()
+    overlaps = OverlapAccumulator()
     with (
         storage.create(part_path(folder, task)) as file,
         contextlib.closing(read_ahead(items, threads, read_timeout)) as reads,
@@ -138,7 +139,8 @@ def build_part(
             crc.update(record)
             size += len(record)
             rows.append(built.row)
-            facts.add(built.facts)
+            if built.overlaps is not None:
+                overlaps.add(built.overlaps)
     sidecar = Sidecar(
         shard=task.shard,
         part=task.part,
@@ -150,8 +152,8 @@ def build_part(
         crc32c=crc.hexdigest().decode(),
         failures=[{**dataclasses.asdict(f), "message": f.message[:MESSAGE_LIMIT]} for f in failures],
         rows=rows,
-        facts=facts.result(),
+        overlaps=overlaps.result(),
         seconds=round(time.perf_counter() - start, 3),
     )
-    storage.write_bytes(sidecar_path(folder, task.name), json.dumps(vars(sidecar)).encode() + b"\n")
+    storage.write_bytes(sidecar_path(folder, task.name), json.dumps(dataclasses.asdict(sidecar)).encode() + b"\n")
     return sidecar

@@ -1,187 +1,170 @@
-"""The report as one JSON document: every number that the page shows, and the integers they follow from.
-
-A document is a function of what it holds under `builds`, `failures`, `statistics` and `throughput`; the rest is derived.
-That is what makes documents of disjoint parts merge to the document of the whole.
-"""
+"""From statistics to the report's document: every number that the page shows, and the integers they follow from."""
 
 import math
 from collections.abc import Sequence
 
 from maskmill.pipelines.measuring.bootstrap import interval
-from maskmill.pipelines.measuring.facts import BUDGETS
+from maskmill.pipelines.measuring.overlap_stats import IOU_BINS, SIZES, OverlapStats
+from maskmill.pipelines.measuring.overlaps import BUDGETS, DECISION_BUDGET, HEAT_UNIT
+from maskmill.pipelines.measuring.repeats import Repeats
 from maskmill.pipelines.measuring.series import GROUND_TRUTH, Series, series_of
-from maskmill.pipelines.measuring.statistics import IOU_BINS, SIZES, ReportStats
+from maskmill.pipelines.measuring.statistics import Pick, ReportStats, ordered
 from maskmill.pipelines.report.checks import find_checks, worst_state
-from maskmill.pipelines.report.ledger import merge_ledgers
-from maskmill.pipelines.report.throughput import merge_throughput
-from maskmill.schemas.errors import UsageError
-from maskmill.schemas.manifest import Manifest, canonical_json
+from maskmill.pipelines.report.model import (
+    Agreement,
+    AuditSource,
+    BudgetABO,
+    Build,
+    CategoryRow,
+    Document,
+    Example,
+    Examples,
+    Images,
+    Instances,
+    Interval,
+    Kept,
+    LayerExamples,
+    LayerRow,
+    LedgerRow,
+    Metric,
+    Numbers,
+    ObjectMap,
+    RankedLayer,
+    Ranking,
+    RepeatedPictures,
+    SeriesRow,
+    SizeRow,
+    Throughput,
+)
+from maskmill.schemas.manifest import Manifest
 from maskmill.schemas.mask import Layer
 from maskmill.schemas.stats import IOU_UNIT
 
-SCHEMA_VERSION = 1
 THRESHOLDS = tuple(k / IOU_BINS for k in range(10, IOU_BINS))  # .50 .55 ... .95
-SHOWN_EXAMPLES = 12
+SHOWN_EXAMPLES = 6
+SHOWN_BY_LAYER = (0.1, 0.5, 0.9)  # the images under every layer: at these shares of the sample, by the best layer's fit
+TABLE_BUDGETS = (4, 8, 16, 32)
+PRESETS = {"imagenet": "detcon_b_in1k_300"}  # by `--dataset`; detcon_b_coco for all others
 NO_IMAGES = "there are no images"
+ONE_IMAGE = "it takes more than one annotated image"
+NO_NEXT = "there is no layer after it"
+SHOWN_REPEATS = 20
 NO_INSTANCES = "there is no ground-truth instance that is not a crowd"
 
 
-def metric(value: float | None, why: str) -> dict:
-    """A number, or null with the reason why there is none."""
-    return {"value": None, "why": why} if value is None else {"value": value}
-
-
-def ratio(numerator: float, denominator: float, why: str) -> dict:
-    """A quotient, or null with a reason where it would divide by zero."""
-    return metric(numerator / denominator if denominator else None, why)
-
-
-def describe_build(manifest: Manifest, audit: dict | None = None) -> dict:
+def describe_build(
+    manifest: Manifest, audit: AuditSource | None = None, categories: dict[str, str] | None = None
+) -> Build:
     """What a report says of where its numbers come from: an allow-list, so that no machine's secrets reach a page.
 
     Args:
         manifest: of the build.
         audit: what `--annotations` brought in place of the build's own ground truth, or None.
+        categories: category id as text -> name, where the manifest's are not those of the ground truth.
     """
-    return {
-        "dataset": manifest.dataset,
-        "split": manifest.split,
-        "counts": manifest.counts,
-        "config": manifest.config,
-        "config_digest": manifest.config_digest,
-        "plan_digest": manifest.plan_digest,
-        "layers": [
-            {
-                "name": x.name,
-                "generator": x.generator,
-                "params": x.params,
-                "provenance": x.provenance,
-                "disjoint": x.disjoint,
-            }
-            for x in manifest.layers
-        ],
-        "categories": manifest.categories if audit is None else audit["categories"],
-        "labels": manifest.labels,
-        "decoder": manifest.decoder,
-        "versions": manifest.versions,
-        "shards": [
-            {"name": s.name, "records": s.records, "bytes": s.bytes, "sha256": s.sha256, "crc32c": s.crc32c}
-            for s in manifest.shards
-        ],
-        "audit": None if audit is None else {name: value for name, value in audit.items() if name != "categories"},
-    }
-
-
-def make_document(builds: list[dict], stats: ReportStats, failures: list[dict], throughput: dict) -> dict:
-    """The document of these parts.
-
-    Args:
-        builds: from `describe_build`, one per build; all with the same layers.
-        stats: of all their records.
-        failures: from `read_ledger`.
-        throughput: from `read_throughput`.
-    """
-    layers = [Layer(**layer) for layer in builds[0]["layers"]]
-    series = series_of(layers)
-    sums = stats.sums
-    facts = sums["facts"]
-    total = sum(facts["instances"])
-    counts = {
-        name: sum(build["counts"].get(name, 0) for build in builds)
-        for name in ("inputs", "written", "failed", "skipped", "dropped_annotations")
-    }
-    document: dict = {
-        "schema_version": SCHEMA_VERSION,
-        "builds": builds,
-        "images": {
-            **counts,
-            "measured": sums["images"],
-            "annotated": sums["annotated_images"],
-            "pixels": sums["image_px"],
-        },
-        "instances": {"all": total, "crowds": sums["crowds"], **dict(zip(SIZES, facts["instances"], strict=True))},
-        "recall_thresholds": list(THRESHOLDS),
-        "iou_edges": [k / IOU_BINS for k in range(IOU_BINS + 1)],
-        "series": [_series(one, i, layers, sums) for i, one in enumerate(series)],
-        "layers": [_layer(layer, i, layers, stats) for i, layer in enumerate(layers)],
-        "categories": _categories(builds, facts),
-        "agreement": _agreement(stats, layers) if not total else None,
-        "examples": choose_examples(stats),
-        "failures": failures,
-        "statistics": stats.to_json(),
-        "throughput": throughput,
-    }
-    document["headline"] = _headline(document)
-    document["checks"] = find_checks(document)
-    document["verdict"] = worst_state(document["checks"])
-    return document
-
-
-def merge_documents(a: dict, b: dict) -> dict:
-    """The report of two disjoint parts of a data set as the report of the whole.
-
-    Raises:
-        UsageError: the parts have other layers, or were written by another version of the report.
-    """
-    for document in (a, b):
-        if document["schema_version"] != SCHEMA_VERSION:
-            raise UsageError(
-                f"a report of schema version {document['schema_version']} cannot be merged; this is version {SCHEMA_VERSION}"
-            )
-    if a["builds"][0]["layers"] != b["builds"][0]["layers"]:
-        raise UsageError("the two reports are of different layers; only parts of one data set merge")
-    return make_document(
-        sorted([*a["builds"], *b["builds"]], key=canonical_json),
-        ReportStats.from_json(a["statistics"]) + ReportStats.from_json(b["statistics"]),
-        merge_ledgers(a["failures"], b["failures"]),
-        merge_throughput(a["throughput"], b["throughput"]),
+    return Build(
+        dataset=manifest.dataset,
+        split=manifest.split,
+        counts=manifest.counts,
+        config=manifest.config,
+        config_digest=manifest.config_digest,
+        plan_digest=manifest.plan_digest,
+        layers=list(manifest.layers),
+        categories=manifest.categories if categories is None else categories,
+        labels=manifest.labels,
+        decoder=manifest.decoder,
+        versions=manifest.versions,
+        shards=list(manifest.shards),
+        audit=audit,
     )
 
 
-def _series(series: Series, index: int, layers: list[Layer], sums: dict) -> dict:
-    facts = sums["facts"]
-    own = facts["series"][index]
-    instances = facts["instances"]
+def make_document(
+    build: Build,
+    stats: ReportStats,
+    failures: list[LedgerRow],
+    throughput: Throughput,
+    agreement: Agreement | None = None,
+) -> Document:
+    """The document of a data set.
+
+    Args:
+        build: from `describe_build`.
+        stats: of all its records.
+        failures: from `read_ledger`.
+        throughput: from `read_throughput`.
+        agreement: from `find_agreement`, where there is no ground truth.
+    """
+    layers = build.layers
+    sums = stats.sums
+    overlaps = sums.overlaps
+    inputs, written, failed, skipped, dropped = (
+        build.counts.get(name, 0) for name in ("inputs", "written", "failed", "skipped", "dropped_annotations")
+    )
+    series = [_series(one, i, layers, stats) for i, one in enumerate(series_of(layers))]
+    rows = [_layer(layer, i, stats) for i, layer in enumerate(layers)]
+    total = sum(overlaps.instances)
+    ranking = rank_layers(build, stats, series, rows)
+    numbers = Numbers(
+        build=build,
+        images=Images(inputs, written, failed, skipped, dropped, sums.images, sums.annotated_images, sums.image_px),
+        instances=Instances(total, sums.crowds, *overlaps.instances),
+        ranking=ranking,
+        series=series,
+        layers=rows,
+        categories=_categories(build, overlaps),
+        agreement=agreement if not total else None,
+        object_map=_object_map(overlaps.heat, total),
+        repeats=_repeats(stats.repeats),
+        examples=choose_examples(stats, layers, ranking),
+        failures=failures,
+        statistics=sums,
+        throughput=throughput,
+        recall_thresholds=list(THRESHOLDS),
+        iou_edges=[k / IOU_BINS for k in range(IOU_BINS + 1)],
+    )
+    checks = find_checks(numbers)
+    return Document(**vars(numbers), checks=checks, verdict=worst_state(checks))
+
+
+def _series(series: Series, index: int, layers: list[Layer], stats: ReportStats) -> SeriesRow:
+    sums, overlaps = stats.sums, stats.sums.overlaps
+    own, instances = overlaps.series[index], overlaps.instances
     total = sum(instances)
-    bounds = interval(sums["replicates"]["iou"][index], sums["replicates"]["instances"], IOU_UNIT)
-    enough = sums["annotated_images"] > 1
-    per_category = [own["categories"][c] / IOU_UNIT / n for c, n in sorted(facts["categories"].items())]
-    hist = [sum(size[k] for size in own["hist"]) for k in range(IOU_BINS)]
+    bounds = interval(sums.replicates.iou[index], sums.replicates.instances, IOU_UNIT)
+    per_category = [own.categories[c] / IOU_UNIT / n for c, n in sorted(overlaps.categories.items())]
+    hist = [sum(size[k] for size in own.hist) for k in range(IOU_BINS)]
     recalls = [_recall(hist, k) for k in range(10, IOU_BINS)]
-    masks = sum(sums["rows"][i]["masks"] for i in series.members)
-    return {
-        "name": series.name,
-        "kind": series.kind,
-        "generators": sorted({layers[i].generator for i in series.members}),
-        "layers": [layers[i].name for i in series.members],
-        "abo": ratio(sum(own["iou"]) / IOU_UNIT, total, NO_INSTANCES),
-        "interval": metric_pair(
-            bounds if enough else None, NO_INSTANCES if not total else "it takes more than one annotated image"
+    masks = sum(sums.rows[i].masks for i in series.members)
+    return SeriesRow(
+        name=series.name,
+        kind=series.kind,
+        generators=sorted({layers[i].generator for i in series.members}),
+        layers=[layers[i].name for i in series.members],
+        abo=Metric.ratio(sum(own.iou) / IOU_UNIT, total, NO_INSTANCES),
+        interval=Interval.of(
+            bounds if sums.annotated_images > 1 else None,
+            NO_INSTANCES if not total else ONE_IMAGE,
         ),
-        "class_mean_abo": ratio(math.fsum(per_category), len(per_category), NO_INSTANCES),
-        "recall": [ratio(hit, total, NO_INSTANCES) for hit in recalls],
-        "average_recall": ratio(sum(recalls) / len(recalls), total, NO_INSTANCES),
-        "by_size": [
-            {
-                "size": size,
-                "instances": n,
-                "abo": ratio(own["iou"][s] / IOU_UNIT, n, f"there is no {size} instance"),
-                "average_recall": ratio(
-                    sum(_recall(own["hist"][s], k) for k in range(10, IOU_BINS)) / len(THRESHOLDS),
+        class_mean_abo=Metric.ratio(math.fsum(per_category), len(per_category), NO_INSTANCES),
+        recall=[Metric.ratio(hit, total, NO_INSTANCES) for hit in recalls],
+        average_recall=Metric.ratio(sum(recalls) / len(recalls), total, NO_INSTANCES),
+        by_size=[
+            SizeRow(
+                size=size,
+                instances=n,
+                abo=Metric.ratio(own.iou[s] / IOU_UNIT, n, f"there is no {size} instance"),
+                average_recall=Metric.ratio(
+                    sum(_recall(own.hist[s], k) for k in range(10, IOU_BINS)) / len(THRESHOLDS),
                     n,
                     f"there is no {size} instance",
                 ),
-            }
+            )
             for s, (size, n) in enumerate(zip(SIZES, instances, strict=True))
         ],
-        "best_iou_hist": hist if total else None,
-        "masks_per_image": ratio(masks, sums["images"], NO_IMAGES),
-    }
-
-
-def metric_pair(bounds: tuple[float, float] | None, why: str) -> dict:
-    """An interval, or null with a reason."""
-    return {"value": None, "why": why} if bounds is None else {"value": list(bounds)}
+        best_iou_hist=hist if total else None,
+        masks_per_image=Metric.ratio(masks, sums.images, NO_IMAGES),
+    )
 
 
 def _recall(hist: list[int], first_bin: int) -> int:
@@ -189,119 +172,171 @@ def _recall(hist: list[int], first_bin: int) -> int:
     return sum(hist[first_bin:])
 
 
-def _layer(layer: Layer, index: int, layers: list[Layer], stats: ReportStats) -> dict:
-    rows, facts = stats.sums["rows"][index], stats.sums["facts"]["layers"][index]
-    own = stats.sums["facts"]["series"][index]
-    images, pixels, masks = stats.sums["images"], stats.sums["image_px"], rows["masks"]
-    total = sum(stats.sums["facts"]["instances"])
+def _layer(layer: Layer, index: int, stats: ReportStats) -> LayerRow:
+    rows, overlaps = stats.sums.rows[index], stats.sums.overlaps.layers[index]
+    own = stats.sums.overlaps.series[index]
+    images, pixels, masks = stats.sums.images, stats.sums.image_px, rows.masks
+    total = sum(stats.sums.overlaps.instances)
     no_masks = "the layer has no masks"
     curve = [
-        {
-            "masks": budget,
-            "first": ratio(facts["first"][i] / IOU_UNIT, total, NO_INSTANCES),
-            "drawn": ratio(facts["drawn"][i] / IOU_UNIT, total, NO_INSTANCES),
-        }
+        Kept(
+            masks=budget,
+            first=Metric.ratio(overlaps.first[i] / IOU_UNIT, total, NO_INSTANCES),
+            drawn=Metric.ratio(overlaps.drawn[i] / IOU_UNIT, total, NO_INSTANCES),
+        )
         for i, budget in enumerate(BUDGETS)
     ]
-    every = ratio(sum(own["iou"]) / IOU_UNIT, total, NO_INSTANCES)
-    return {
-        "name": layer.name,
-        "generator": layer.generator,
-        "masks": masks,
-        "masks_per_image": ratio(masks, images, NO_IMAGES),
-        "most_masks": metric(stats.most_masks[index] if images else None, NO_IMAGES),
-        "images_without": rows["masks_hist"][0],
-        "ranked": facts["ranked_images"] > 0,
-        "coverage": ratio(rows["covered_px"], pixels, NO_IMAGES),
-        "overlap": ratio(facts["area_px"] - rows["covered_px"], pixels, NO_IMAGES),
-        "mean_area": ratio(facts["area_px"], masks, no_masks),
-        "fragments": ratio(facts["fragments"], masks, no_masks),
-        "duplicates": ratio(facts["duplicates"], masks, no_masks),
-        "masks_hist": rows["masks_hist"],
-        "coverage_hist": rows["coverage_hist"],
-        "area_hist": facts["area_hist"],
-        "kept": [*curve, {"masks": "all", "first": every, "drawn": every}],
-    }
+    every = Metric.ratio(sum(own.iou) / IOU_UNIT, total, NO_INSTANCES)
+    return LayerRow(
+        name=layer.name,
+        generator=layer.generator,
+        masks=masks,
+        masks_per_image=Metric.ratio(masks, images, NO_IMAGES),
+        most_masks=Metric.of(stats.most_masks[index] if images else None, NO_IMAGES),
+        images_without=rows.masks_hist[0],
+        ranked=overlaps.ranked_images > 0,
+        coverage=Metric.ratio(rows.covered_px, pixels, NO_IMAGES),
+        overlap=Metric.ratio(overlaps.area_px - rows.covered_px, pixels, NO_IMAGES),
+        mean_area=Metric.ratio(overlaps.area_px, masks, no_masks),
+        fragments=Metric.ratio(overlaps.fragments, masks, no_masks),
+        duplicates=Metric.ratio(overlaps.duplicates, masks, no_masks),
+        masks_hist=rows.masks_hist,
+        coverage_hist=rows.coverage_hist,
+        area_hist=overlaps.area_hist,
+        kept=[*curve, Kept("all", every, every)],
+    )
 
 
-def _categories(builds: list[dict], facts: dict) -> list[dict]:
+def _categories(build: Build, overlaps: OverlapStats) -> list[CategoryRow]:
     """Every category, named or met, with its ABO per series; those with instances first, by their number."""
-    names = {c: name for build in builds for c, name in build["categories"].items()}
     rows = [
-        {
-            "id": int(c),
-            "name": names.get(c, c),
-            "instances": facts["categories"].get(c, 0),
-            "abo": [
-                ratio(
-                    own["categories"].get(c, 0) / IOU_UNIT,
-                    facts["categories"].get(c, 0),
+        CategoryRow(
+            id=int(c),
+            name=build.categories.get(c, c),
+            instances=overlaps.categories.get(c, 0),
+            abo=[
+                Metric.ratio(
+                    own.categories.get(c, 0) / IOU_UNIT,
+                    overlaps.categories.get(c, 0),
                     "the category has no instance",
                 )
-                for own in facts["series"]
+                for own in overlaps.series
             ],
-        }
-        for c in {*names, *facts["categories"]}
+        )
+        for c in {*build.categories, *overlaps.categories}
     ]
-    return sorted(rows, key=lambda row: (-row["instances"], row["id"]))
+    return sorted(rows, key=lambda row: (-row.instances, row.id))
 
 
-def _agreement(stats: ReportStats, layers: list[Layer]) -> dict | None:
-    """How well each layer's masks are matched in each other layer, over the images drawn at random."""
-    tables = [entry["agreement"] for entry in stats.picks["sample"] if "agreement" in entry]
-    if len(layers) < 2 or not tables:
-        return None
-    rows = []
-    for i in range(len(layers)):
-        row = []
-        for j in range(len(layers)):
-            units, masks = (sum(table[i][j][k] for table in tables) for k in (0, 1))
-            row.append(ratio(units / IOU_UNIT, masks, "the layer has no masks in these images"))
-        rows.append(row)
-    return {"images": len(tables), "layers": [layer.name for layer in layers], "mean_best_iou": rows}
+def rank_layers(build: Build, stats: ReportStats, series: Sequence[SeriesRow], rows: Sequence[LayerRow]) -> Ranking:
+    """Layers at `DECISION_BUDGET` masks, the best first; by name where there is no ground truth.
+
+    The interval of a lead is paired: both layers are weighed with the same bootstrap draws, so that what is common to both
+    (hard images) cancels.
+    """
+    made = [i for i, layer in enumerate(build.layers) if layer.generator != GROUND_TRUTH]
+    references = [i for i in range(len(rows)) if i not in made]
+    if not made:  # ground truth is all there is to train on
+        made, references = references, []
+    made.sort(key=lambda i: (-(_at_budget(rows[i]).value or 0.0), i))
+    following = [*made[1:], None] if made else []
+    ranked = [_ranked(stats, series, rows, i, after) for i, after in zip(made, following, strict=True)]
+    train = []
+    if made and _at_budget(rows[made[0]]).value is not None:
+        preset = PRESETS.get(str(build.config.get("dataset", "")), "detcon_b_coco")
+        train = (
+            f"detcon train --preset {preset} --data OUT --workdir RUN --set data.layers={rows[made[0]].name}".split()
+        )
+    return Ranking(DECISION_BUDGET, ranked, [_ranked(stats, series, rows, i, None) for i in references], train)
 
 
-def choose_examples(stats: ReportStats) -> dict[str, list[dict]]:
-    """The images shown: the worst, those about the median of the random sample, the best, and the first of the sample."""
-    scored = sorted(
-        (e for e in stats.picks["sample"] if e["score"] is not None), key=lambda e: (e["score"], e["key"], e["id"])
+def _at_budget(row: LayerRow) -> Metric:
+    kept = next(kept for kept in row.kept if kept.masks == DECISION_BUDGET)
+    return kept.first if row.ranked else kept.drawn
+
+
+def _ranked(
+    stats: ReportStats, series: Sequence[SeriesRow], rows: Sequence[LayerRow], index: int, after: int | None
+) -> RankedLayer:
+    row, own = rows[index], series[index]
+    abo = _at_budget(row)
+    drawn = stats.sums.replicates.instances
+    enough = stats.sums.annotated_images > 1
+    why = NO_INSTANCES if abo.value is None else ONE_IMAGE
+
+    def replicates(i: int) -> list[int]:
+        return (stats.sums.replicates.first if rows[i].ranked else stats.sums.replicates.drawn)[i]
+
+    bounds = interval(replicates(index), drawn, IOU_UNIT) if enough else None
+    lead, lead_interval = Metric.of(None, NO_NEXT), Interval.of(None, NO_NEXT)
+    if after is not None:
+        other = _at_budget(rows[after]).value
+        lead = Metric.of(None if abo.value is None or other is None else abo.value - other, NO_INSTANCES)
+        apart = [a - b for a, b in zip(replicates(index), replicates(after), strict=True)]
+        lead_interval = Interval.of(interval(apart, drawn, IOU_UNIT) if enough else None, why)
+    return RankedLayer(
+        name=row.name,
+        generator=row.generator,
+        ranked=row.ranked,
+        masks_per_image=row.masks_per_image,
+        budgets=[
+            BudgetABO(kept.masks, kept.first if row.ranked else kept.drawn)
+            for kept in row.kept
+            if kept.masks == "all" or kept.masks in TABLE_BUDGETS
+        ],
+        abo=abo,
+        interval=Interval.of(bounds, why),
+        lead=lead,
+        lead_interval=lead_interval,
+        recall_50=own.recall[THRESHOLDS.index(0.5)],
+        recall_70=own.recall[THRESHOLDS.index(0.7)],
+        average_recall=own.average_recall,
     )
-    start = max(0, (len(scored) - SHOWN_EXAMPLES) // 2)
-    chosen: dict[str, Sequence[dict]] = {
-        "worst": stats.picks["worst"],
-        "median": scored[start : start + SHOWN_EXAMPLES],
-        "best": stats.picks["best"],
-        "random": stats.picks["sample"],
-    }
-    return {
-        name: [
-            {
-                "id": e["id"],
-                "instances": e["instances"],
-                "mean_best_iou": metric(
-                    None if e["score"] is None else e["score"] / IOU_UNIT, "the image has no instance"
-                ),
-            }
-            for e in entries[:SHOWN_EXAMPLES]
-        ]
-        for name, entries in chosen.items()
-    }
 
 
-def _headline(document: dict) -> dict | None:
-    """The single layer that the page's first line speaks of: the one of highest ABO, ground truth aside."""
-    own = [s for s in document["series"] if s["kind"] == "layer"]
-    made = [s for s in own if s["generators"] != [GROUND_TRUTH]] or own
-    if not made:
+def _object_map(heat: list[list[int]], total: int) -> ObjectMap | None:
+    if not total:
         return None
-    best = max(made, key=lambda s: -1.0 if s["abo"]["value"] is None else s["abo"]["value"])
-    layer = next(x for x in document["layers"] if x["name"] == best["name"])
-    return {
-        "series": best["name"],
-        "abo": best["abo"],
-        "interval": best["interval"],
-        "recall_50": best["recall"][0],
-        "average_recall": best["average_recall"],
-        "masks_per_image": best["masks_per_image"],
-        "coverage": layer["coverage"],
-    }
+    return ObjectMap([[min(1.0, cell / HEAT_UNIT / total) for cell in row] for row in heat])
+
+
+def _repeats(repeats: Repeats) -> RepeatedPictures:
+    found = sorted((c for c in repeats.pictures.values() if c.count > 1), key=lambda c: (-c.count, c.ids))
+    return RepeatedPictures(
+        looked_at=len(repeats.pictures),
+        all_looked_at=repeats.complete,
+        pictures=len(found),
+        records=sum(copies.count - 1 for copies in found),
+        ids=[copies.ids for copies in found[:SHOWN_REPEATS]],
+    )
+
+
+def choose_examples(stats: ReportStats, layers: Sequence[Layer], ranking: Ranking) -> Examples:
+    """The images shown: a few under every layer, and the worst, middle and best of the best layer."""
+    names = [layer.name for layer in layers]
+    if not ranking.layers:
+        return Examples("", [], [], [], [])
+    best = names.index(ranking.layers[0].name)
+    scored = ordered(stats.picks.sample, best)
+    shown = (
+        [scored[int(share * len(scored))] for share in SHOWN_BY_LAYER] if len(scored) >= len(SHOWN_BY_LAYER) else scored
+    )
+    if not scored:
+        shown = stats.picks.sample[: len(SHOWN_BY_LAYER)]
+    start = max(0, (len(scored) - SHOWN_EXAMPLES // 2) // 2)
+    return Examples(
+        layer=names[best],
+        by_layer=[LayerExamples(name, _shown(shown, i)) for i, name in enumerate(names)],
+        worst=_shown(stats.picks.worst[best][:SHOWN_EXAMPLES], best),
+        median=_shown(scored[start : start + SHOWN_EXAMPLES // 2], best),
+        best=_shown(stats.picks.best[best][: SHOWN_EXAMPLES // 2], best),
+    )
+
+
+def _shown(picks: Sequence[Pick], layer: int) -> list[Example]:
+    why = "the image has no instance"
+    scores = [pick.score(layer) for pick in picks]
+    return [
+        Example(pick.id, pick.instances, Metric.of(None if score is None else score / IOU_UNIT, why))
+        for pick, score in zip(picks, scores, strict=True)
+    ]

@@ -1,6 +1,7 @@
 """Masks on pictures, for people: overlays of layers and ground truth."""
 
 import colorsys
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -29,7 +30,7 @@ def picture_of(example: ImageExample) -> np.ndarray:
     return decode_picture(example)
 
 
-def overlay(image: np.ndarray, masks, *, opacity: float = 0.45) -> np.ndarray:
+def overlay(image: np.ndarray, masks: Iterable[np.ndarray], *, opacity: float = 0.45) -> np.ndarray:
     """Tints each mask in a colour of its own and draws its outline.
 
     Args:
@@ -52,7 +53,7 @@ def overlay(image: np.ndarray, masks, *, opacity: float = 0.45) -> np.ndarray:
     return result
 
 
-def layer_masks(example: ImageExample, index: int, limit: int = 500):
+def layer_masks(example: ImageExample, index: int, limit: int = 500) -> Iterator[np.ndarray]:
     """The first `limit` masks of a layer, drawn: bool[height, width] each."""
     for counts in example.masks[index].counts[:limit]:
         yield rle.decode_mask(counts, example.height, example.width)

@@ -6,12 +6,14 @@ library: matplotlib took some seconds to start and draw, a good part of a small 
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 COLOURS = 8  # --s0 .. --s7 of report.css
 _DASHES = ("", "6 3", "2 2", "8 3 2 3")
 _WIDTH = 540
+_LIMITS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
 _MARKERS = (
     "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0 -7.2 0Z",  # circle
     "M-3.2 -3.2H3.2V3.2H-3.2Z",  # square
@@ -46,15 +48,24 @@ def _figure(title: str, height: float, parts: list[Markup]) -> Markup:
     return head + Markup("").join(parts) + Markup("</svg>")
 
 
-def _style(index: int) -> tuple[str, str, str]:
-    """(colour, dash, marker path) of a line: three ways to tell it from its neighbours."""
-    return f"var(--s{index % COLOURS})", _DASHES[index // COLOURS % len(_DASHES)], _MARKERS[index % len(_MARKERS)]
+class Look(NamedTuple):
+    """How a layer is drawn, in every figure of a page alike: three ways to tell it from its neighbours."""
+
+    colour: str
+    dash: str
+    marker: str
 
 
-def _legend(labels: Sequence[str]) -> Markup:
+def look(index: int) -> Look:
+    """The look of the layer of this place; -1 for ground truth, which is grey."""
+    if index < 0:
+        return Look("var(--truth)", "2 3", _MARKERS[0])
+    return Look(f"var(--s{index % COLOURS})", _DASHES[index // COLOURS % len(_DASHES)], _MARKERS[index % len(_MARKERS)])
+
+
+def _legend(lines: Sequence[tuple[str, Look]]) -> Markup:
     rows = []
-    for i, label in enumerate(labels):
-        colour, dash, marker = _style(i)
+    for label, (colour, dash, marker) in lines:
         rows.append(
             Markup(
                 '<span><svg width="28" height="10" viewBox="-14 -5 28 10" aria-hidden="true"><path d="M-14 0H14" '
@@ -66,7 +77,7 @@ def _legend(labels: Sequence[str]) -> Markup:
 
 def curves(
     title: str,
-    lines: Sequence[tuple[str, Sequence[float]]],
+    lines: Sequence[tuple[str, Look, Sequence[float]]],
     x_labels: Sequence[str],
     x_name: str,
     y_name: str,
@@ -75,15 +86,15 @@ def curves(
 
     Args:
         title: what it shows, for those who cannot see it.
-        lines: (label, a value in 0..1 per place).
+        lines: (label, its look, a value in 0..1 per place).
         x_labels: text of each place; empty for none.
         x_name, y_name: of the axes.
     """
     left, right, top, height = 46, 14, 12, 250
     bottom = top + height
-    # From zero, to the first quarter that holds every value: low curves stay readable, and no axis exaggerates.
-    highest = max((v for _, values in lines for v in values), default=1.0)
-    limit = next(edge for edge in (0.25, 0.5, 0.75, 1.0) if highest <= edge or edge == 1.0)
+    # From zero, so that no axis exaggerates, to the first round number that holds every value.
+    highest = max((v for _, _, values in lines for v in values), default=1.0)
+    limit = next((edge for edge in _LIMITS if highest <= edge), 1.0)
     step = (_WIDTH - left - right) / max(1, len(x_labels) - 1)
 
     def place(k: int, value: float) -> tuple[float, float]:
@@ -99,8 +110,7 @@ def curves(
             parts.append(_text(left + k * step, bottom + 18, label))
     parts.append(_text((left + _WIDTH - right) / 2, bottom + 36, x_name, extra=' class="name"'))
     parts.append(_text(0, 0, y_name, extra=f' class="name" transform="translate(11 {top + height / 2:g}) rotate(-90)"'))
-    for i, (label, values) in enumerate(lines):
-        colour, dash, marker = _style(i)
+    for label, (colour, dash, marker), values in lines:
         points = [place(k, v) for k, v in enumerate(values)]
         path = "L".join(f"{_num(x)} {_num(y)}" for x, y in points)
         parts.append(
@@ -113,12 +123,12 @@ def curves(
                     marker, colour, _num(x), _num(y), label, where, f"{values[k]:.4f}"
                 )
             )
-    return _legend([label for label, _ in lines]) + _figure(title, bottom + 44, parts)
+    return _legend([line[:2] for line in lines]) + _figure(title, bottom + 44, parts)
 
 
 def histograms(
     title: str,
-    rows: Sequence[tuple[str, Sequence[float]]],
+    rows: Sequence[tuple[str, Look, Sequence[float]]],
     bins: Sequence[str],
     ticks: Sequence[tuple[float, str]],
     x_name: str,
@@ -127,17 +137,17 @@ def histograms(
 
     Args:
         title: what it shows, for those who cannot see it.
-        rows: (label, share per bin).
+        rows: (label, its look, share per bin).
         bins: what each bin holds, in words.
         ticks: (place, text); place k is the left edge of bin k.
         x_name: of the axis.
     """
-    names = [_short(label) for label, _ in rows]
-    left, right, row, gap = 54 + 6.6 * max(map(len, names), default=0), 8, 40, 12
+    names = [_short(label) for label, _, _ in rows]
+    left, right, row, gap = 54 + 6.6 * max(map(len, names), default=0), 8, 26, 9
     step = (_WIDTH - left - right) / len(bins)
     parts = []
     y = 8.0
-    for i, ((label, shares), name) in enumerate(zip(rows, names, strict=True)):
+    for (label, style, shares), name in zip(rows, names, strict=True):
         base = y + row
         highest = max(shares, default=0.0)
         parts.append(_text(0, base - row / 2 + 4, name, "start", ' class="label"'))
@@ -148,14 +158,12 @@ def histograms(
                 continue
             size = max(row * share / highest, 0.8)  # what is there stays visible
             parts.append(
-                Markup(
-                    '<rect x="{}" y="{}" width="{}" height="{}" fill="var(--s{})"><title>{}, {}: {}</title></rect>'
-                ).format(
+                Markup('<rect x="{}" y="{}" width="{}" height="{}" fill="{}"><title>{}, {}: {}</title></rect>').format(
                     _num(left + k * step + step * 0.07),
                     _num(base - size),
                     _num(step * 0.86),
                     _num(size),
-                    i % COLOURS,
+                    style.colour,
                     label,
                     bins[k],
                     f"{share:.2%}",
@@ -167,6 +175,26 @@ def histograms(
         parts += [_line(x, y - gap, x, y - gap + 4, "base"), _text(x, y - gap + 18, text)]
     parts.append(_text((left + _WIDTH - right) / 2, y - gap + 36, x_name, extra=' class="name"'))
     return _figure(title, y - gap + 44, parts)
+
+
+def heat(title: str, share: Sequence[Sequence[float]]) -> Markup:
+    """A map of cells, darker where the share is higher, with the highest share written below.
+
+    Args:
+        title: what it shows, for those who cannot see it.
+        share: rows from the top, a value in 0..1 per cell.
+    """
+    side, highest = 18, max((v for row in share for v in row), default=0.0) or 1.0
+    parts = [
+        Markup(
+            '<rect x="{}" y="{}" width="{}" height="{}" fill="var(--bar)" fill-opacity="{}"><title>{}</title></rect>'
+        ).format(x * side, y * side, side - 1, side - 1, _num(value / highest), f"{value:.1%} of objects")
+        for y, row in enumerate(share)
+        for x, value in enumerate(row)
+    ]
+    width, height = side * len(share[0]), side * len(share)
+    head = Markup('<svg class="heat" role="img" viewBox="0 0 {} {}" aria-label="{}">').format(width, height, title)
+    return head + Markup("").join(parts) + Markup("</svg>")
 
 
 def _short(label: str, limit: int = 24) -> str:

@@ -8,12 +8,15 @@ import dataclasses
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 
-from maskmill.pipelines.measuring.series import series_of, widest
-from maskmill.pipelines.measuring.statistics import FOLD, ReportStats, fold_facts
+from maskmill.pipelines.measuring.overlap_stats import BATCH, fold_overlaps
+from maskmill.pipelines.measuring.overlaps import ImageOverlaps
+from maskmill.pipelines.measuring.series import series_of
+from maskmill.pipelines.measuring.statistics import ReportStats, Row
 from maskmill.pipelines.report.audit import AuditTask
 from maskmill.pipelines.report.remeasure import measure_shard
 from maskmill.schemas import storage
@@ -27,12 +30,12 @@ LOCAL_ERRORS: list[Exception] = []
 @dataclasses.dataclass
 class _Accumulator:
     stats: ReportStats
-    rows: list[dict]
-    facts: list[dict]
+    rows: list[Row]
+    overlaps: list[ImageOverlaps]
 
 
 class CombineReport(beam.CombineFn):
-    """(row, facts) -> the JSON form of `ReportStats`. What is in flight is bounded: at most `FOLD` images wait to be folded.
+    """(row, overlaps) -> the JSON form of `ReportStats`. What is in flight is bounded: at most `BATCH` images wait.
 
     Attributes:
         layers: of the data set.
@@ -41,34 +44,34 @@ class CombineReport(beam.CombineFn):
     def __init__(self, layers: Sequence[Layer]):
         self.layers = tuple(layers)
 
-    def create_accumulator(self):
+    def create_accumulator(self) -> _Accumulator:
         return _Accumulator(ReportStats.zero(len(self.layers), len(series_of(self.layers))), [], [])
 
-    def add_input(self, accumulator, element):
+    def add_input(self, accumulator: _Accumulator, element: tuple[Row, ImageOverlaps]) -> _Accumulator:
         accumulator.rows.append(element[0])
-        accumulator.facts.append(element[1])
-        return self._fold(accumulator) if len(accumulator.rows) >= FOLD else accumulator
+        accumulator.overlaps.append(element[1])
+        return self._fold(accumulator) if len(accumulator.rows) >= BATCH else accumulator
 
-    def _fold(self, accumulator):
-        accumulator.stats.add_rows(accumulator.rows, widest(self.layers))
-        accumulator.stats.add_facts(fold_facts(accumulator.facts))
-        accumulator.rows, accumulator.facts = [], []
+    def _fold(self, accumulator: _Accumulator) -> _Accumulator:
+        accumulator.stats.add_rows(accumulator.rows)
+        accumulator.stats.add_overlaps(fold_overlaps(accumulator.overlaps))
+        accumulator.rows, accumulator.overlaps = [], []
         return accumulator
 
-    def merge_accumulators(self, accumulators):
+    def merge_accumulators(self, accumulators: Iterable[_Accumulator]) -> _Accumulator:
         merged = self.create_accumulator()
         for accumulator in accumulators:
             merged.stats += self._fold(accumulator).stats
         return merged
 
-    def compact(self, accumulator):
+    def compact(self, accumulator: _Accumulator) -> _Accumulator:
         return self._fold(accumulator)
 
-    def extract_output(self, accumulator):
+    def extract_output(self, accumulator: _Accumulator) -> dict[str, Any]:
         return self._fold(accumulator).stats.to_json()
 
 
-def _save(stats: dict, path: str) -> None:
+def _save(stats: dict[str, Any], path: str) -> None:
     storage.write_bytes(path, json.dumps(stats).encode())
 
 
@@ -118,7 +121,9 @@ def measured_stats(
             storage.remove(path)
 
 
-def _guarded(task: AuditTask, folder: str, shards: Sequence[Shard], layers: Sequence[Layer]) -> Iterator[tuple]:
+def _guarded(
+    task: AuditTask, folder: str, shards: Sequence[Shard], layers: Sequence[Layer]
+) -> Iterator[tuple[Row, ImageOverlaps]]:
     try:
         yield from measure_shard(task, folder, shards, layers)
     except Exception as error:

@@ -3,31 +3,35 @@
 import heapq
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from typing import Literal
 
+from maskmill.pipelines.report.model import LedgerExample, LedgerRow
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError
 from maskmill.schemas.manifest import FAILURES
 
-EXAMPLES = 5  # ids named per kind, the first in the order of ids, so that merged ledgers name the same
+EXAMPLES = 5  # ids named per kind, the first in the order of ids
+Outcome = Literal["failed", "skipped"]
+_Kind = tuple[Outcome, str, str]
 
 
-def read_ledger(folder: str) -> list[dict]:
+def read_ledger(folder: str) -> list[LedgerRow]:
     """`failures.jsonl` as kinds; memory does not grow with its length.
 
     Returns:
-        [{"outcome", "reason", "stage", "count", "examples": [{"id", "message"}]}], most frequent first.
+        One row per outcome, reason and stage, most frequent first.
 
     Raises:
         DamageError: the ledger is missing or a line of it is broken.
     """
-    kinds: dict[tuple, int] = defaultdict(int)
-    examples: dict[tuple, list[tuple[str, str]]] = defaultdict(list)
+    kinds: dict[_Kind, int] = defaultdict(int)
+    examples: dict[_Kind, list[tuple[str, str]]] = defaultdict(list)
     try:
         with storage.open_read(storage.join(folder, FAILURES)) as stream:
             for line in stream:
                 row = json.loads(line)
-                kind = (str(row["outcome"]), str(row["reason"]), str(row["stage"]))
+                outcome: Outcome = "skipped" if row["outcome"] == "skipped" else "failed"
+                kind = (outcome, str(row["reason"]), str(row["stage"]))
                 kinds[kind] += 1
                 named = examples[kind]
                 named.append((str(row["id"]), str(row["message"])))
@@ -39,25 +43,10 @@ def read_ledger(folder: str) -> list[dict]:
         raise DamageError(f"{FAILURES} in {folder} is not a regular file") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamageError(f"{FAILURES} in {folder} is damaged: {error}") from error
-    rows = (_row(kind, count, examples[kind]) for kind, count in kinds.items())
-    return _ordered(rows)
+    rows = [_row(kind, count, examples[kind]) for kind, count in kinds.items()]
+    return sorted(rows, key=lambda r: (-r.count, r.outcome, r.reason, r.stage))
 
 
-def merge_ledgers(a: list[dict], b: list[dict]) -> list[dict]:
-    """The ledger of two disjoint sets of inputs."""
-    kinds: dict[tuple, list[dict]] = defaultdict(list)
-    for row in (*a, *b):
-        kinds[row["outcome"], row["reason"], row["stage"]].append(row)
-    return _ordered(
-        _row(kind, sum(r["count"] for r in rows), [(e["id"], e["message"]) for r in rows for e in r["examples"]])
-        for kind, rows in kinds.items()
-    )
-
-
-def _row(kind: tuple, count: int, named: list[tuple[str, str]]) -> dict:
-    examples = [{"id": identity, "message": message} for identity, message in heapq.nsmallest(EXAMPLES, named)]
-    return {"outcome": kind[0], "reason": kind[1], "stage": kind[2], "count": count, "examples": examples}
-
-
-def _ordered(rows: Iterable[dict]) -> list[dict]:
-    return sorted(rows, key=lambda r: (-r["count"], r["outcome"], r["reason"], r["stage"]))
+def _row(kind: _Kind, count: int, named: list[tuple[str, str]]) -> LedgerRow:
+    outcome, reason, stage = kind
+    return LedgerRow(outcome, reason, stage, count, [LedgerExample(*e) for e in heapq.nsmallest(EXAMPLES, named)])

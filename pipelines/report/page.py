@@ -4,146 +4,100 @@ Everything from a data set passes Jinja's autoescape and `clean`; the page has n
 Its size is bounded: tables are cut at fixed lengths, and thumbnails get what room the numbers leave.
 """
 
-import functools
-import importlib.resources
-import json
-import unicodedata
-
-import jinja2
-from markupsafe import Markup
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from maskmill.pipelines.measuring.bootstrap import REPLICATES
-from maskmill.pipelines.measuring.series import series_of, widest
-from maskmill.pipelines.measuring.statistics import AREA_BINS, COUNT_BINS, COVERAGE_BINS, SAMPLE
-from maskmill.pipelines.report import figures
-from maskmill.schemas.mask import Layer
+from maskmill.pipelines.measuring.series import GROUND_TRUTH
+from maskmill.pipelines.measuring.statistics import SAMPLE
+from maskmill.pipelines.report import page_figures
+from maskmill.pipelines.report.model import Document, SeriesRow
+from maskmill.pipelines.report.templating import environment, resource
+from maskmill.pipelines.report.thumbnails import MASKS_DRAWN, Thumbnail
+from maskmill.schemas.manifest import Shard
 
-MAX_BYTES = 5_000_000
-ROWS_SHOWN, COLUMNS_SHOWN, CATEGORIES_SHOWN, LEDGER_SHOWN, SHARDS_SHOWN, BUILDS_SHOWN = 24, 12, 150, 60, 32, 8
-FIGURE_LINES = 16
-EXAMPLE_GROUPS = (
-    ("worst", "Worst"),
-    ("median", "About the median"),
-    ("best", "Best"),
-    ("random", "Drawn at random"),
-)
+ROWS_SHOWN, COLUMNS_SHOWN, CATEGORIES_SHOWN, LEDGER_SHOWN, SHARDS_SHOWN = 24, 12, 150, 60, 32
+CARDS_SHOWN = 16  # layers of which pictures are shown
+EXAMPLE_GROUPS = (("worst", "Worst"), ("median", "About the median"), ("best", "Best"))
+OBJECTS, MATCH = "", "*"  # in place of a layer's name, which is neither: the objects, and the best layer's match
 
 
-def clean(text, limit: int = 80) -> str:
-    """Text of a data set made harmless to read: no control, format or half characters, at most `limit` long.
+class PictureKey(NamedTuple):
+    """What a picture of the page shows: a layer's masks (or `OBJECTS`, or `MATCH`) on a record's picture."""
 
-    Autoescape keeps markup out; this keeps out what reorders, hides or breaks lines of text around it.
-    """
-    text = str(text)
-    if len(text) > limit:
-        head = limit * 2 // 3
-        text = f"{text[:head]}…{text[-(limit - head - 1) :]}"
-    # Cc, Cf, Cs, Co, Cn; joiners are kept, because scripts and emoji need them.
-    return "".join(c if c in "\u200c\u200d" or unicodedata.category(c)[0] != "C" else "\ufffd" for c in text)
+    layer: str
+    id: str
 
 
-def _bytes(value: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= size:
-            return f"{value / size:,.1f} {unit}"
-    return f"{value:,} bytes"
+def natural(name: str) -> list[str | int]:
+    """A sort key under which fh-1000 follows fh-500."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
-def _share(value: float, digits: int) -> str:
-    """A percentage that says "all" and "nothing" only where they are true: 0.9999 is 99.9%, not 100.0%."""
-    percent = 100 * value
-    low, high = 10.0**-digits, 100 - 10.0**-digits
-    if 0 < percent < low / 2:
-        return f"<{low:.{digits}f}%"
-    if high + low / 2 <= percent < 100:
-        return f">{high:.{digits}f}%"
-    return f"{percent:.{digits}f}%"
+def _told_apart(series: Sequence[SeriesRow]) -> list[int]:
+    """Places of the series that tables compare: layers by name, then unions; ground truth only where it is alone."""
+    made = [i for i, s in enumerate(series) if s.generators != [GROUND_TRUTH]] or list(range(len(series)))
+    return sorted(made, key=lambda i: (series[i].kind != "layer", series[i].kind == "all", natural(series[i].name)))
 
 
-def resource(name: str) -> str:
-    """Text of a file of this package."""
-    return importlib.resources.files("maskmill.pipelines.report").joinpath(name).read_text(encoding="utf-8")
+def _highest(values: Sequence[float | None]) -> float:
+    return max((value for value in values if value is not None), default=0.0)
 
 
-@functools.lru_cache(maxsize=1)
-def environment() -> jinja2.Environment:
-    """Jinja as this package uses it: everything escaped, a missing name is an error."""
-    env = jinja2.Environment(
-        loader=jinja2.FunctionLoader(resource),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    env.filters |= {
-        "clean": clean,
-        "number": lambda value, digits: "none" if value is None else f"{value:,.{digits}f}",
-        "thousands": lambda value: f"{value:,}",
-        "share": _share,
-        "bytes": _bytes,
-        "tojson_text": lambda value: json.dumps(value, sort_keys=True),
-    }
-    return env
-
-
-def render_page(document: dict, thumbnails: dict[str, dict]) -> bytes:
+def render_page(document: Document, pictures: Mapping[PictureKey, Thumbnail]) -> bytes:
     """A document to the page's bytes.
 
     Args:
         document: from `make_document`.
-        thumbnails: example id -> {"url", "width", "height"}; those missing are shown as missing.
+        pictures: of its examples; those missing are shown as missing.
     """
-    counted = [c for c in document["categories"] if c["instances"]]
-    every = [shard for build in document["builds"] for shard in build["shards"]]
-    layers = [Layer(**layer) for layer in document["builds"][0]["layers"]]
-    spent = sum(stage["total_us"] for stage in document["throughput"]["stages"])
-    stages = [
-        {**stage, "share": stage["total_us"] / spent if spent else 0.0}
-        for stage in document["throughput"]["stages"]
-        if stage["images"]
-    ]
-    drawn = draw_figures(document)
-    names = [f"{build['dataset']}/{build['split']}" for build in document["builds"]]
-    truth = document["instances"]["all"] > 0
-    scored = [
-        ("abo", "ABO"),
-        ("size", "By size"),
-        ("category", "By category"),
-        ("recall", "Recall"),
-        ("kept", "Masks kept"),
-    ]
-    sections = [
-        *(scored if truth else [("agreement", "Agreement")]),
-        ("distributions", "Masks"),
-        ("examples", "Examples"),
-        ("failures", "Failures"),
-        ("throughput", "Throughput"),
-        ("shards", "Shards"),
-        ("provenance", "Provenance"),
-        ("definitions", "Definitions"),
-    ]
+    counted = [c for c in document.categories if c.instances]
+    timed = [stage for stage in document.throughput.stages if stage.images]
+    spent = sum(stage.total_us for stage in timed)
+    told = _told_apart(document.series)
+    columns = told[:COLUMNS_SHOWN]
+    rows = [document.series[i] for i in told[:ROWS_SHOWN]]
+    ranking = document.ranking
+    cards = ranking.layers[:CARDS_SHOWN]
+    by_layer = {own.layer: own.images for own in document.examples.by_layer}
+    truth = document.instances.all > 0
     text = (
         environment()
         .get_template("report.html.j2")
         .render(
             doc=document,
             css=resource("report.css"),
-            title=", ".join(dict.fromkeys(names)),
-            sections=sections,
-            figures=drawn,
-            thumbnails=thumbnails,
+            title=f"{document.build.dataset}/{document.build.split}",
+            sections=_sections(truth),
+            figures=page_figures.draw_figures(document),
+            pictures=pictures,
+            ranked=[*ranking.layers, *ranking.references][:ROWS_SHOWN],
+            highest_abo=_highest([b.abo.value for layer in ranking.layers for b in layer.budgets]),
+            cards=[(i, layer, by_layer.get(layer.name, [])) for i, layer in enumerate(cards)],
+            card_of={layer.name: i for i, layer in enumerate(cards)},
+            common=document.examples.by_layer[0].images if document.examples.by_layer else [],
             example_groups=EXAMPLE_GROUPS,
-            ranking=series_of(layers)[widest(layers)].name,
+            series=rows,
+            highest_size=[
+                _highest([size.abo.value for row in rows for size in row.by_size]),
+                _highest([size.average_recall.value for row in rows for size in row.by_size]),
+            ],
+            columns=[(i, document.series[i].name) for i in columns],
+            highest_category=_highest(
+                [c.abo[i].value for c in counted for i in columns if document.series[i].kind == "layer"]
+            ),
             categories=counted[:CATEGORIES_SHOWN],
             categories_left=max(0, len(counted) - CATEGORIES_SHOWN),
-            categories_empty=len(document["categories"]) - len(counted),
-            columns_shown=COLUMNS_SHOWN,
-            columns_left=max(0, len(document["series"]) - COLUMNS_SHOWN),
+            categories_empty=len(document.categories) - len(counted),
+            columns_left=max(0, len(told) - COLUMNS_SHOWN),
+            layers=sorted(document.layers, key=lambda layer: natural(layer.name))[:ROWS_SHOWN],
             rows_shown=ROWS_SHOWN,
             ledger_shown=LEDGER_SHOWN,
-            builds_shown=BUILDS_SHOWN,
             shards_shown=SHARDS_SHOWN,
-            shards=_shard_summary(every),
-            stages=stages,
+            masks_drawn=MASKS_DRAWN,
+            shards=_shard_summary(document.build.shards),
+            stages=[(stage, stage.total_us / spent if spent else 0.0) for stage in timed],
             replicates=REPLICATES,
             sample=SAMPLE,
         )
@@ -151,30 +105,27 @@ def render_page(document: dict, thumbnails: dict[str, dict]) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def render_comparison(result: dict) -> bytes:
-    """A comparison (`pipelines.report.compare`) to a page's bytes."""
-    shown = [row for row in result["pairs"] if result["images"]["compared"]][:FIGURE_LINES]
-    rows = []
-    for row in shown:
-        label = row["old"] if row["old"] == row["new"] else f"{row['old']} → {row['new']}"
-        rows.append((clean(label, 40), [n / result["images"]["compared"] for n in row["difference_hist"]]))
-    figure = figures.histograms(
-        "Histogram of the difference of each image's mean best IoU, per layer",
-        rows,
-        [f"{(k - 20) / 20:+.2f} to {(k - 19) / 20:+.2f}" for k in range(40)],
-        [(k, f"{(k - 20) / 20:+g}" if k != 20 else "0") for k in range(0, 41, 10)],
-        "difference of mean best IoU",
-    )
-    page = (
-        environment()
-        .get_template("compare.html.j2")
-        .render(result=result, css=resource("report.css"), figure=figure if rows else "")
-    )
-    return page.encode("utf-8", "backslashreplace")
+def _sections(truth: bool) -> list[tuple[str, str]]:
+    scored = [
+        ("decision", "Which layer"),
+        ("pictures", "Pictures"),
+        ("objects", "Objects"),
+        ("category", "By category"),
+    ]
+    return [
+        *(scored if truth else [("agreement", "Agreement"), ("pictures", "Pictures")]),
+        *([("curves", "Curves")] if truth else []),
+        ("distributions", "Masks"),
+        *([("examples", "Examples")] if truth else []),
+        ("failures", "Failures"),
+        ("throughput", "Throughput"),
+        ("provenance", "Provenance"),
+        ("definitions", "Definitions"),
+    ]
 
 
-def _shard_summary(shards: list[dict]) -> dict:
-    sizes, records = [s["bytes"] for s in shards], [s["records"] for s in shards]
+def _shard_summary(shards: list[Shard]) -> dict[str, Any]:
+    sizes, records = [s.bytes for s in shards], [s.records for s in shards]
     return {
         "count": len(shards),
         "records": sum(records),
@@ -184,82 +135,4 @@ def _shard_summary(shards: list[dict]) -> dict:
         "fewest": min(records, default=0),
         "most": max(records, default=0),
         "first": shards[:SHARDS_SHOWN],
-    }
-
-
-def draw_figures(document: dict) -> dict[str, Markup]:
-    """The page's figures as SVG, by name; only those that have something to show."""
-    drawn = {}
-    layers = document["layers"][:FIGURE_LINES]
-    if document["instances"]["all"]:
-        total = document["instances"]["all"]
-        shown = [s for s in document["series"] if s["generators"] != ["gt"]][:FIGURE_LINES] or document["series"]
-        drawn["recall"] = figures.curves(
-            "Recall against the IoU threshold, per layer",
-            [(_label(s), [r["value"] for r in s["recall"]]) for s in shown],
-            [f"{t:.2f}"[1:] for t in document["recall_thresholds"]],
-            "IoU threshold",
-            "recall",
-        )
-        drawn["best"] = figures.histograms(
-            "Histogram of the best IoU of each instance, per layer",
-            [(_label(s), [n / total for n in s["best_iou_hist"]]) for s in shown],
-            [f"IoU {k / 20:.2f} to {(k + 1) / 20:.2f}" for k in range(20)],
-            [(k, f"{k / 20:g}") for k in range(0, 21, 5)],
-            "best IoU of an instance",
-        )
-        made = [layer for layer in layers if layer["generator"] != "gt"] or layers
-        drawn["kept"] = figures.curves(
-            "ABO against the number of masks kept, per layer",
-            [(_label(x), [k["first" if x["ranked"] else "drawn"]["value"] for k in x["kept"]]) for x in made],
-            [str(k["masks"]) for k in made[0]["kept"]],
-            "masks kept per image",
-            "ABO",
-        )
-    images = document["images"]["measured"]
-    if images and layers:
-        drawn |= _distributions(layers, images)
-    return drawn
-
-
-def _label(row: dict) -> str:
-    return clean(row["name"], 40)
-
-
-def _distributions(layers: list[dict], images: int) -> dict[str, Markup]:
-    # The axes end where the data do. Counts: 0, 1, 2, then up to 4, 8 ...; areas: a halving of the picture per bin.
-    counts = min(COUNT_BINS, 1 + max((k for x in layers for k, n in enumerate(x["masks_hist"]) if n), default=1))
-    count_names = ["0", "1", *(f"≤{2 ** (k - 1):,}" for k in range(2, counts))]
-    areas = min(AREA_BINS, 1 + max((k for x in layers for k, n in enumerate(x["area_hist"]) if n), default=1))
-    area_ticks = [
-        (0, "all"),
-        (3, "1/8"),
-        (6, "1/64"),
-        (10, "1/1,000"),
-        (13, "1/8,000"),
-        (17, "1/131,000"),
-        (20, "1/1,000,000"),
-    ]
-    return {
-        "count": figures.histograms(
-            "Histogram of masks per image, per layer",
-            [(_label(x), [n / images for n in x["masks_hist"][:counts]]) for x in layers],
-            [f"{name} masks" for name in count_names],
-            [(k + 0.5, name) for k, name in enumerate(count_names)],
-            "masks per image",
-        ),
-        "area": figures.histograms(
-            "Histogram of mask area as a share of the picture, per layer",
-            [(_label(x), [n / max(1, x["masks"]) for n in x["area_hist"][:areas]]) for x in layers],
-            [f"at most 1/{2**k:,} of the picture, more than half of that" for k in range(areas)],
-            [(place, text) for place, text in area_ticks if place <= areas],
-            "area of a mask, as a share of the picture",
-        ),
-        "coverage": figures.histograms(
-            "Histogram of the share of the picture covered by masks, per layer",
-            [(_label(x), [n / images for n in x["coverage_hist"]]) for x in layers],
-            [f"{5 * k}% to {5 * (k + 1)}%" for k in range(COVERAGE_BINS)],
-            [(k, f"{100 * k // COVERAGE_BINS}%") for k in range(0, COVERAGE_BINS + 1, 5)],
-            "coverage of a picture",
-        ),
     }

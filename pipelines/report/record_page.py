@@ -5,13 +5,14 @@ Checkboxes and CSS do the switching, so it works with scripts forbidden, as they
 
 import base64
 import io
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from maskmill.pipelines.report.drawing import palette, picture_of
-from maskmill.pipelines.report.page import MAX_BYTES, environment, resource
+from maskmill.pipelines.report.templating import MAX_BYTES, environment, resource
 from maskmill.schemas import rle
 from maskmill.schemas.example import ImageExample
 
@@ -20,7 +21,7 @@ _SIDES = (1280, 960, 640, 400, 240, 120)
 _OPACITY = 110  # of 255
 
 
-def _url(image: Image.Image, kind: str, **options) -> str:
+def _url(image: Image.Image, kind: str, **options: int) -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
@@ -62,7 +63,7 @@ def render_layers(example: ImageExample, names: list[str], categories: dict[str,
     gt = example.annotations
     singles = np.flatnonzero(~gt.is_crowd)
     labels = list(dict.fromkeys(categories.get(str(c), str(c)) for c in gt.category_id.tolist()))
-    rows: list[dict] = []
+    rows: list[dict[str, Any]] = []
     for i, (name, masks) in enumerate(zip(names, example.masks, strict=True)):
         mean = float(example.best_iou[i, singles].mean()) if singles.size else None
         rows.append({"name": name, "counts": masks.counts, "mean": mean, "note": ""})

@@ -5,13 +5,13 @@ that measures many shards is `pipelines.report.job`.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
-from maskmill.pipelines.measuring.facts import measure
-from maskmill.pipelines.measuring.series import series_of, widest
-from maskmill.pipelines.measuring.statistics import ReportStats
+from maskmill.pipelines.measuring.overlaps import ImageOverlaps, measure
+from maskmill.pipelines.measuring.series import series_of
+from maskmill.pipelines.measuring.statistics import ReportStats, Row
 from maskmill.pipelines.parts.part import load_sidecar
 from maskmill.pipelines.parts.plan import load_plan
-from maskmill.pipelines.reading.annotations import parse_annotations
 from maskmill.pipelines.report.audit import AuditTask, read_entries
 from maskmill.schemas.errors import DamageError
 from maskmill.schemas.example import ImageExample, check_example
@@ -38,13 +38,13 @@ def _recorded_stats(folder: str, manifest: Manifest) -> ReportStats | None:
         sidecar = load_sidecar(folder, task)
         if sidecar is None:
             return None
-        stats.add_rows(sidecar.rows, widest(manifest.layers))
-        stats.add_facts(sidecar.facts)
-    return stats if stats.sums["images"] == manifest.num_records else None
+        stats.add_rows(cast("list[Row]", sidecar.rows))
+        stats.add_overlaps(sidecar.overlaps)
+    return stats if stats.sums.images == manifest.num_records else None
 
 
-def measure_example(example: ImageExample, layers: Sequence[Layer], truth: Annotations) -> tuple[dict, dict]:
-    """One record as the report counts it: what of its row `fold_rows` needs, and its facts.
+def measure_example(example: ImageExample, layers: Sequence[Layer], truth: Annotations) -> tuple[Row, ImageOverlaps]:
+    """One record as the report counts it: what of its row `fold_rows` needs, and its overlaps.
 
     Args:
         example: a record whose RLEs were checked.
@@ -52,7 +52,7 @@ def measure_example(example: ImageExample, layers: Sequence[Layer], truth: Annot
         truth: its ground truth, or what stands in for it.
     """
     measured = measure(example.masks, layers, series_of(layers), truth, example.height, example.width)
-    row = {
+    row: Row = {
         "id": example.filename,
         "height": example.height,
         "width": example.width,
@@ -61,12 +61,17 @@ def measure_example(example: ImageExample, layers: Sequence[Layer], truth: Annot
         "masks": [len(m) for m in example.masks],
         "covered_px": measured.covered_px,
         "iou_units": measured.iou_units,
+        "first_units": measured.first_units,
+        "drawn_units": measured.drawn_units,
+        "sha256": example.sha256,
     }
-    return row, measured.facts
+    return row, measured.overlaps
 
 
-def measure_shard(task: AuditTask, folder: str, shards: Sequence[Shard], layers: Sequence[Layer]) -> Iterator[tuple]:
-    """(row, facts) of every record of a shard, against its own ground truth or the task's entries."""
+def measure_shard(
+    task: AuditTask, folder: str, shards: Sequence[Shard], layers: Sequence[Layer]
+) -> Iterator[tuple[Row, ImageOverlaps]]:
+    """(row, overlaps) of every record of a shard, against its own ground truth or the task's entries."""
     shard = shards[task.shard]
     entries = read_entries(task) if task.audits else {}
     for example in read_shard(folder, shard, len(layers)):
@@ -80,11 +85,8 @@ def measure_shard(task: AuditTask, folder: str, shards: Sequence[Shard], layers:
         entry = entries.get(example.filename)
         truth, dropped, mismatch = Annotations(), 0, 0
         if entry is not None:
-            if entry["size"] not in (None, [example.height, example.width]):
-                mismatch = 1
-            else:
-                truth, dropped = parse_annotations(
-                    tuple(entry["annotations"]), example.height, example.width, drop_bad=True
-                )
-        row, facts = measure_example(example, layers, truth)
-        yield row | {"audit_dropped": dropped, "size_mismatch": mismatch}, facts
+            mismatch = int(not entry.fits(example))
+            truth, dropped = entry.truth(example)
+        row, overlaps = measure_example(example, layers, truth)
+        row["audit_dropped"], row["size_mismatch"] = dropped, mismatch
+        yield row, overlaps

@@ -1,15 +1,17 @@
-"""Example images for the page: the objects as annotated beside what the best masks hit, miss and add."""
+"""Pictures for the page: a layer's masks, and the objects as annotated beside what the best masks hit, miss and add."""
 
 import base64
+import dataclasses
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from maskmill.masks.overlap import iou_matrix
-from maskmill.pipelines.report.drawing import picture_of
+from maskmill.pipelines.report.drawing import overlay, picture_of
 from maskmill.schemas import rle
 from maskmill.schemas.example import ImageExample
 from maskmill.schemas.image import Annotations
@@ -18,6 +20,20 @@ from maskmill.schemas.mask import MaskSet
 # Okabe and Ito's colours, which people with any colour vision can tell apart, plus hatching that says the same without any.
 HIT, MISS, EXCESS = (0, 158, 115), (213, 94, 0), (86, 180, 233)
 _OUTLINE = (240, 228, 66)
+
+
+MASKS_DRAWN = 100
+Panels = Sequence[Image.Image]  # of one size
+Key = TypeVar("Key")
+
+
+@dataclasses.dataclass(frozen=True)
+class Thumbnail:
+    """A picture of the page: a data: URL, and its size in pixels."""
+
+    url: str
+    width: int
+    height: int
 
 
 class BestMasks:
@@ -29,7 +45,7 @@ class BestMasks:
         iou: per instance, its IoU; 0 where there is none.
     """
 
-    def __init__(self, masks: list[MaskSet], annotations: Annotations, height: int, width: int):
+    def __init__(self, masks: Sequence[MaskSet], annotations: Annotations, height: int, width: int):
         self.instances = np.flatnonzero(~annotations.is_crowd).tolist()
         every = tuple(c for layer in masks for c in layer.counts)
         truth = tuple(annotations.counts[i] for i in self.instances)
@@ -54,9 +70,7 @@ def _hatch(shape: tuple[int, ...], rising: bool, pitch: int = 6) -> np.ndarray:
     return ((x + y if rising else x - y) % pitch) < 2
 
 
-def draw_match(
-    example: ImageExample, annotations: Annotations, masks: list[MaskSet], longer_px: int
-) -> tuple[Image.Image, Image.Image]:
+def draw_match(example: ImageExample, annotations: Annotations, masks: Sequence[MaskSet], longer_px: int) -> Panels:
     """The two panels of an example.
 
     Hit: pixels of an object that its best mask covers. Miss: pixels of an object that its best mask leaves out. Excess:
@@ -74,10 +88,8 @@ def draw_match(
     Raises:
         ImageError: the stored picture cannot be decoded.
     """
-    image = picture_of(example)
-    scale = longer_px / max(image.shape[:2])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    picture = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+    picture = _small(example, longer_px)
+    size = (picture.shape[1], picture.shape[0])
     best = BestMasks(masks, annotations, example.height, example.width)
     left, grey = picture.copy(), cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     right = np.repeat((grey * 0.6 + 96).astype(np.uint8)[:, :, None], 3, axis=2)
@@ -100,58 +112,76 @@ def draw_match(
         _tint(right, area, colour, 0.62)
         if rising is not None:
             _tint(right, area & _hatch(area.shape, rising), (255, 255, 255) if rising else (0, 0, 0), 0.55)
-    return Image.fromarray(left), Image.fromarray(right)
+    return [Image.fromarray(left), Image.fromarray(right)]
+
+
+def _small(example: ImageExample, longer_px: int) -> np.ndarray:
+    """The record's picture at a longer side of `longer_px`: uint8[height, width, 3], writable."""
+    image = picture_of(example)
+    scale = longer_px / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
 
 
 def _tint(image: np.ndarray, area: np.ndarray, colour: tuple[int, int, int], opacity: float) -> None:
     image[area] = (image[area] * (1 - opacity) + np.asarray(colour) * opacity).astype(np.uint8)
 
 
-def draw_plain(example: ImageExample, masks: MaskSet, longer_px: int) -> tuple[Image.Image, Image.Image]:
-    """The panels of an example without ground truth: the picture, and one layer's masks on it."""
-    from maskmill.pipelines.report.drawing import overlay
+def draw_objects(example: ImageExample, annotations: Annotations, longer_px: int) -> Image.Image:
+    """The picture with the outlines of its objects, those that are no crowds."""
+    picture = _small(example, longer_px)
+    size = (picture.shape[1], picture.shape[0])
+    for index in np.flatnonzero(~annotations.is_crowd).tolist():
+        own = _scaled(rle.decode_mask(annotations.counts[index], example.height, example.width), size)
+        lines, _ = cv2.findContours(own.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, lines, -1, (0, 0, 0), 2)
+        cv2.drawContours(picture, lines, -1, _OUTLINE, 1)
+    return Image.fromarray(picture)
 
-    image = picture_of(example)
-    scale = longer_px / max(image.shape[:2])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    picture = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
-    drawn = [_scaled(rle.decode_mask(c, example.height, example.width), size) for c in masks.counts[:200]]
-    return Image.fromarray(picture), Image.fromarray(overlay(picture, drawn))
+
+def draw_masks(example: ImageExample, masks: MaskSet, longer_px: int) -> Image.Image:
+    """The picture with one layer's masks on it, the first `MASKS_DRAWN` of them."""
+    picture = _small(example, longer_px)
+    size = (picture.shape[1], picture.shape[0])
+    drawn = [_scaled(rle.decode_mask(c, example.height, example.width), size) for c in masks.counts[:MASKS_DRAWN]]
+    return Image.fromarray(overlay(picture, drawn))
 
 
-def encode_pair(panels: tuple[Image.Image, Image.Image], quality: int) -> str:
-    """Two panels of one size side by side as a data: URL."""
+def blank(longer_px: int) -> Image.Image:
+    """What stands in for a picture whose stored bytes no longer decode, which is for `validate` to report."""
+    return Image.new("RGB", (longer_px, longer_px * 3 // 4), (128, 128, 128))
+
+
+def encode_panels(panels: Panels, quality: int) -> Thumbnail:
+    """Panels of one size side by side, as a JPEG in a data: URL."""
     width, height = panels[0].size
-    both = Image.new("RGB", (2 * width + 2, height), (128, 128, 128))
-    both.paste(panels[0], (0, 0))
-    both.paste(panels[1], (width + 2, 0))
+    sheet = Image.new("RGB", ((width + 2) * len(panels) - 2, height), (128, 128, 128))
+    for i, panel in enumerate(panels):
+        sheet.paste(panel, (i * (width + 2), 0))
     buffer = io.BytesIO()
-    both.save(buffer, "JPEG", quality=quality, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    sheet.save(buffer, "JPEG", quality=quality, optimize=True)
+    url = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Thumbnail(url, *sheet.size)
 
 
-def encode_within(
-    panels: Mapping[str, Callable[[int], tuple[Image.Image, Image.Image]]], uses: Mapping[str, int], budget_bytes: int
-) -> dict[str, dict]:
-    """Every example as an image, smaller and coarser until all together fit.
+def encode_within(drawings: Mapping[Key, Callable[[int], Panels]], budget_bytes: int) -> dict[Key, Thumbnail]:
+    """Every drawing as a picture of the page, smaller and coarser until all together fit.
 
     Args:
-        panels: id -> function that draws its panels at a given longer side.
-        uses: id -> how often the page shows it; every use repeats its bytes.
-        budget_bytes: of all data: URLs on the page together.
+        drawings: functions that draw panels at a given longer side.
+        budget_bytes: of all data: URLs together.
 
     Returns:
-        id -> {"url", "width", "height"} in pixels of the pair; empty where not even the smallest fit.
+        A thumbnail per drawing; empty where not even the smallest fit.
     """
-    for longer_px, quality in ((220, 80), (180, 72), (140, 64), (100, 56), (64, 48)):
-        encoded, total = {}, 0
-        for identity, draw in panels.items():
-            pair = draw(longer_px)
-            url = encode_pair(pair, quality)
-            total += len(url) * uses[identity]
+    for longer_px, quality in ((240, 78), (180, 72), (140, 64), (100, 56), (64, 48)):
+        encoded: dict[Key, Thumbnail] = {}
+        total = 0
+        for key, draw in drawings.items():
+            encoded[key] = encode_panels(draw(longer_px), quality)
+            total += len(encoded[key].url)
             if total > budget_bytes:
                 break
-            encoded[identity] = {"url": url, "width": 2 * pair[0].size[0] + 2, "height": pair[0].size[1]}
         else:
             return encoded
     return {}

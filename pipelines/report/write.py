@@ -1,19 +1,26 @@
 """Statistics to `report.json` and `report.html` in a build's folder."""
 
-import functools
 import json
-from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from maskmill.pipelines.dataset.random_access import read_examples
-from maskmill.pipelines.measuring.series import series_of, widest
 from maskmill.pipelines.measuring.statistics import ReportStats
-from maskmill.pipelines.report.agreement import add_agreement
+from maskmill.pipelines.report.agreement import find_agreement
 from maskmill.pipelines.report.document import describe_build, make_document
 from maskmill.pipelines.report.ledger import read_ledger
-from maskmill.pipelines.report.page import MAX_BYTES, render_page
+from maskmill.pipelines.report.model import AuditSource, Document, to_json
+from maskmill.pipelines.report.page import CARDS_SHOWN, MATCH, OBJECTS, PictureKey, render_page
+from maskmill.pipelines.report.templating import MAX_BYTES
 from maskmill.pipelines.report.throughput import read_throughput
-from maskmill.pipelines.report.thumbnails import draw_match, draw_plain, encode_within
+from maskmill.pipelines.report.thumbnails import (
+    Panels,
+    Thumbnail,
+    draw_masks,
+    draw_match,
+    draw_objects,
+    encode_within,
+)
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, ImageError
 from maskmill.schemas.example import ImageExample
@@ -30,36 +37,45 @@ def own_truth(example: ImageExample) -> Annotations:
     return example.annotations
 
 
-def to_bytes(document: dict) -> bytes:
+def to_bytes(document: Document) -> bytes:
     """A document as `report.json` holds it: the same document always gives the same bytes."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+    return json.dumps(to_json(document), sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
 
 
 def draw_thumbnails(
-    folder: str, manifest: Manifest, document: dict, truth: Truth, budget_bytes: int
-) -> dict[str, dict]:
+    folder: str, manifest: Manifest, document: Document, truth: Truth, budget_bytes: int
+) -> dict[PictureKey, Thumbnail]:
     """Pictures of the document's examples, read back from the shards; see `encode_within`."""
-    layers = list(manifest.layers)
-    members = series_of(layers)[widest(layers)].members if layers else ()
-    wanted = Counter(e["id"] for group in document["examples"].values() for e in group)
-    examples = read_examples(folder, manifest, wanted)
-    panels: dict[str, Callable] = {}
-    for identity in wanted:
-        if identity in examples:
-            panels[identity] = functools.partial(_draw, examples[identity], truth(examples[identity]), members)
-    return encode_within(panels, wanted, budget_bytes)
+    shown = document.examples
+    best = [i for i, layer in enumerate(manifest.layers) if layer.name == shown.layer]
+    matched = list(dict.fromkeys(e.id for e in (*shown.worst, *shown.median, *shown.best)))
+    common = [e.id for e in shown.by_layer[0].images] if shown.by_layer else []
+    examples = read_examples(folder, manifest, {*matched, *common})
+    drawings: dict[PictureKey, Callable[[int], Panels]] = {}
+    for identity in (identity for identity in common if identity in examples):
+        own = examples[identity]
+        drawings[PictureKey(OBJECTS, identity)] = _decoded(draw_objects, own, truth(own))
+        for i, layer in enumerate(manifest.layers[:CARDS_SHOWN]):
+            drawings[PictureKey(layer.name, identity)] = _decoded(draw_masks, own, own.masks[i])
+    for identity in (identity for identity in matched if identity in examples):
+        own = examples[identity]
+        drawings[PictureKey(MATCH, identity)] = _decoded(draw_match, own, truth(own), [own.masks[i] for i in best])
+    return encode_within(drawings, budget_bytes)
 
 
-def _draw(example: ImageExample, annotations: Annotations, members: tuple[int, ...], longer_px: int):
-    masks = [example.masks[i] for i in members]
-    try:
-        if (~annotations.is_crowd).any():
-            return draw_match(example, annotations, masks, longer_px)
-        return draw_plain(example, masks[0], longer_px)
-    except ImageError as error:
-        raise DamageError(
-            f"{example.filename!r}: {error}; `maskmill validate --deep` finds all such pictures"
-        ) from error
+def _decoded(draw: Callable[..., Any], example: ImageExample, *values: Any) -> Callable[[int], Panels]:
+    """A drawing of a record at a longer side: one panel or several."""
+
+    def panels(longer_px: int) -> Panels:
+        try:
+            drawn = draw(example, *values, longer_px)
+        except ImageError as error:
+            raise DamageError(
+                f"{example.filename!r}: {error}; `maskmill validate --deep` finds all such pictures"
+            ) from error
+        return drawn if isinstance(drawn, list) else [drawn]
+
+    return panels
 
 
 def write_report(
@@ -68,9 +84,10 @@ def write_report(
     stats: ReportStats,
     *,
     truth: Truth = own_truth,
-    audit: dict | None = None,
+    audit: AuditSource | None = None,
+    categories: dict[str, str] | None = None,
     out: str = "",
-) -> dict:
+) -> Document:
     """Writes both files of the report.
 
     Args:
@@ -78,7 +95,7 @@ def write_report(
         manifest: of the build.
         stats: of all its records.
         truth: ground truth of a record, where it is not the record's own.
-        audit: see `describe_build`.
+        audit, categories: see `describe_build`.
         out: where to write, if not in `folder`.
 
     Returns:
@@ -88,9 +105,9 @@ def write_report(
         DamageError: ledger, table or shards are not as they should be.
         OSError: the report cannot be written.
     """
-    if not sum(stats.sums["facts"]["instances"]):
-        add_agreement(folder, manifest, stats)
-    document = make_document([describe_build(manifest, audit)], stats, read_ledger(folder), read_throughput(folder))
+    agreement = None if sum(stats.sums.overlaps.instances) else find_agreement(folder, manifest, stats)
+    build = describe_build(manifest, audit, categories)
+    document = make_document(build, stats, read_ledger(folder), read_throughput(folder), agreement)
     bare = render_page(document, {})
     thumbnails = draw_thumbnails(folder, manifest, document, truth, MAX_BYTES - len(bare) - _SLACK)
     storage.write_bytes(storage.join(out or folder, REPORT_JSON), to_bytes(document))

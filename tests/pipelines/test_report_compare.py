@@ -19,7 +19,8 @@ from maskmill.pipelines.commands.cli import main
 from maskmill.pipelines.driver.build import build
 from maskmill.pipelines.measuring.bootstrap import image_key
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
-from maskmill.pipelines.report.compare import compare, difference_of
+from maskmill.pipelines.report.compare import compare, difference_of, side_names
+from maskmill.pipelines.report.model import to_json
 from maskmill.pipelines.report.record_page import draw_overlay, render_layers
 from maskmill.schemas import rle
 from maskmill.schemas.reader import Dataset
@@ -45,7 +46,8 @@ def images(folder) -> dict[str, dict]:
 
 def test_differences_are_paired_by_image(pair):
     old, new = (images(folder) for folder in pair)
-    result = compare(Dataset.open(pair[0]), Dataset.open(pair[1]))
+    result = to_json(compare(Dataset.open(pair[0]), Dataset.open(pair[1]), ("grid-2", "gt", "grid-*")))
+    assert result["sides"] == ["old", "new"]
     assert result["images"] == {"old": 40, "new": 30, "both": 30, "other_ground_truth": 0, "compared": 30}
     assert [(row["old"], row["new"]) for row in result["pairs"]] == [
         ("grid-2", "grid-2"),
@@ -59,6 +61,14 @@ def test_differences_are_paired_by_image(pair):
         assert row["old_abo"]["value"] == pytest.approx(before / IOU_UNIT / instances, abs=1e-12)
         assert row["difference"]["value"] == pytest.approx((after - before) / IOU_UNIT / instances, abs=1e-12)
         assert row["better"] + row["worse"] + row["equal"] == sum(row["difference_hist"]) == 30
+        layers = {
+            "grid-2": (["grid-2"],) * 2,
+            "gt": (["gt"],) * 2,
+            "grid-*": (["grid-1", "grid-2"], ["grid-2", "grid-5"]),
+        }
+        for side, rows, members in zip(("old", "new"), (old, new), layers[row["old"]], strict=True):
+            masks = sum(rows[i][f"{layer}/masks"] for i in new for layer in members)
+            assert row[f"{side}_masks"]["value"] == masks / 30
     same, union = result["pairs"][0], result["pairs"][2]
     assert same["difference"]["value"] == 0.0
     assert same["interval"]["value"] == [0.0, 0.0]
@@ -113,8 +123,8 @@ def test_the_interval_finds_a_steady_gain_and_no_gain_in_noise():
         names, keys, instances, before, before + noise + (instances * 0.01 * IOU_UNIT).astype(np.int64)
     )
     none = difference_of(names, keys, instances, before, before + noise)
-    assert gain["interval"]["value"][0] > 0
-    assert none["interval"]["value"][0] < 0 < none["interval"]["value"][1]
+    assert gain.interval.value[0] > 0
+    assert none.interval.value[0] < 0 < none.interval.value[1]
 
 
 def test_view_writes_a_page_of_layers(pair, tmp_path, monkeypatch, capsys):
@@ -162,3 +172,54 @@ def test_checkboxes_switch_layers_without_scripts(pair, tmp_path):
         shots.append(np.asarray(Image.open(shot).convert("RGB"), int))
     assert (np.abs(shots[0] - shots[1]).sum(axis=2) > 30).sum() > 100
     assert base64.b64decode(re.search(r'id="lp" src="data:image/jpeg;base64,([^"]+)"', page)[1])[:2] == b"\xff\xd8"
+
+
+def test_unions_are_compared_where_they_are_of_the_same_layers(pair):
+    """With one more layer any union fits better, which says nothing of the masks."""
+    old, new = Dataset.open(pair[0]), Dataset.open(pair[1])
+    assert [p.label for p in compare(old, new).pairs] == ["grid-2", "gt"]
+    assert [p.label for p in compare(old, old).pairs] == ["grid-1", "grid-2", "gt", "grid-*"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ("/data/a", "/data/b/", ("a", "b")),
+        ("/a/out", "gs://bucket/b/out", ("a/out", "b/out")),
+        ("out", "/x/out", ("out", "x/out")),
+        ("/x/out", "/x/out", ("/x/out (old)", "/x/out (new)")),
+    ],
+)
+def test_sides_are_called_as_their_folders(old, new, names):
+    assert side_names(old, new) == names
+
+
+def test_images_that_moved_are_shown(pair, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main(["compare", *pair, "--layers", "grid-1=grid-5", "--html", str(page)]) == 0
+    content = page.read_bytes()
+    tags = assert_sound(content)
+    assert tags.seen.count("img") == 4
+    (size,) = {
+        Image.open(io.BytesIO(base64.b64decode(found))).size for found in re.findall(rb"jpeg;base64,([^\"]+)", content)
+    }
+    assert size == (3 * 240 + 4, 180)  # the objects and two matches of pictures of 64 x 48
+    assert "masks/image" in capsys.readouterr().out
+    assert b"1.0 \xe2\x86\x92 25.0" in content
+
+
+def test_view_without_an_id_offers_some(pair, capsys):
+    assert main(["view", pair[0]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    ids = [line.strip() for line in lines[1:-1]]
+    assert lines[0] == f"10 of 40 records of {pair[0]}:"
+    assert len(ids) == len(set(ids) & set(images(pair[0]))) == 10
+    assert lines[-1] == f"next: maskmill view {pair[0]} {ids[0]}"
+
+
+@pytest.mark.timeout(600)
+def test_switches_do_not_push_the_picture_down(pair, tmp_path):
+    """With a dozen layers the picture still begins where it does with one: the page's text order puts it first."""
+    assert main(["view", pair[0], "3", "--html", "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert page.index('class="stack"') < page.index('class="switches"')

@@ -1,5 +1,7 @@
 """The page: safe with hostile names, bounded in size, the same bytes, and quiet in a real browser."""
 
+import dataclasses
+import hashlib
 import json
 import re
 import tracemalloc
@@ -9,36 +11,33 @@ import pytest
 from browser import dump_dom
 from pages import HOSTILE, assert_sound
 from PIL import Image
-from reporting import LAYERS, NO_TIMES, build_of, random_record, stats_of, to_annotations
+from reporting import LAYERS, build_of, document_of, random_record, stats_of, to_annotations
 
-from maskmill.pipelines.measuring.statistics import ReportStats, fold_facts
+from maskmill.pipelines.measuring.overlap_stats import fold_overlaps
+from maskmill.pipelines.measuring.overlaps import BUDGETS, ImageOverlaps, LayerOverlaps
+from maskmill.pipelines.measuring.statistics import ReportStats
 from maskmill.pipelines.report.document import make_document
 from maskmill.pipelines.report.ledger import read_ledger
-from maskmill.pipelines.report.page import clean, render_page
-from maskmill.pipelines.report.thumbnails import HIT, MISS, draw_match, encode_within
+from maskmill.pipelines.report.markdown import to_markdown
+from maskmill.pipelines.report.model import Document, LedgerExample, LedgerRow, SlowImage, Stage, Throughput
+from maskmill.pipelines.report.page import PictureKey, natural, render_page
+from maskmill.pipelines.report.page_figures import draw_figures
+from maskmill.pipelines.report.templating import clean
+from maskmill.pipelines.report.thumbnails import HIT, MISS, Thumbnail, draw_match, encode_within
 from maskmill.pipelines.report.write import to_bytes
 from maskmill.schemas import rle
-from maskmill.schemas.manifest import FAILURES
+from maskmill.schemas.manifest import FAILURES, Shard
 from maskmill.schemas.mask import Layer, MaskSet
 from maskmill.schemas.stats import IOU_UNIT
 
 
-def hostile_document() -> dict:
+def hostile_document() -> Document:
     """A report in which every text that a data set can choose is hostile."""
     layers = tuple(Layer(f"{text[:300]}{i}", f"g{i % 2}", {"note": text}) for i, text in enumerate(HOSTILE[:3]))
     examples = [random_record(i)[0] for i in range(len(HOSTILE) * 2)]
     examples = [type(e)(**{**vars(e), "filename": f"{HOSTILE[i % len(HOSTILE)]}{i}"}) for i, e in enumerate(examples)]
     stats = stats_of(examples, layers)
-    failures = [
-        {
-            "outcome": "failed",
-            "reason": text[:50],
-            "stage": text[:50],
-            "count": 3,
-            "examples": [{"id": text, "message": text}] * 5,
-        }
-        for text in HOSTILE
-    ]
+    failures = [LedgerRow("failed", text[:50], text[:50], 3, [LedgerExample(text, text)] * 5) for text in HOSTILE]
     build = build_of(
         layers,
         written=len(examples),
@@ -49,22 +48,20 @@ def hostile_document() -> dict:
         labels=HOSTILE[1],
         decoder={"name": HOSTILE[0], "reencoded": {HOSTILE[1]: 3}},
         versions={HOSTILE[2]: HOSTILE[0]},
-        shards=[{"name": HOSTILE[0], "records": 1, "bytes": 5, "sha256": "0" * 64, "crc32c": "0" * 8}],
+        shards=[Shard(HOSTILE[0], 1, 5, "0" * 64, "0" * 8)],
     )
-    times = {
-        "stages": [
-            {"stage": HOSTILE[0], "images": 1, "total_us": 5, "max_us": 5, "hist": {"1": 1}}
-            | {"mean_ms": 1.0, "p50_ms": 1.0, "p95_ms": 1.0, "max_ms": 1.0}
-        ],
-        "slowest": [{"id": text, "ms": 1.0} for text in HOSTILE],
-    }
-    return make_document([build], stats, failures, times)
+    times = Throughput(
+        [Stage(HOSTILE[0], 1, 5, 5, {"1": 1}, 1.0, 1.0, 1.0, 1.0)], [SlowImage(text, 1.0) for text in HOSTILE]
+    )
+    return make_document(build, stats, failures, times)
 
 
 def test_hostile_names_stay_text():
     document = hostile_document()
-    url = {"url": "data:image/jpeg;base64,AAAA", "width": 10, "height": 5}
-    page = render_page(document, {e["id"]: url for group in document["examples"].values() for e in group})
+    picture = Thumbnail("data:image/jpeg;base64,AAAA", 10, 5)
+    page = render_page(
+        document, {PictureKey(x.layer, e.id): picture for x in document.examples.by_layer for e in x.images}
+    )
     assert_sound(page)
     text = page.decode()
     assert "&lt;script&gt;" in text
@@ -72,7 +69,7 @@ def test_hostile_names_stay_text():
     assert "$^$" in text
     assert "x" * 400 not in text
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x1b]", text)
-    assert json.loads(to_bytes(document))["builds"] == document["builds"]
+    assert json.loads(to_bytes(document))["build"]["dataset"] == HOSTILE[0]
 
 
 @pytest.mark.timeout(600)
@@ -128,21 +125,20 @@ def test_a_hundred_thousand_failures(tmp_path):
     ledger = read_ledger(str(tmp_path))
     assert tracemalloc.get_traced_memory()[1] < 4e6
     tracemalloc.stop()
-    assert [row["count"] for row in ledger] == [33334, 33333, 33333]
-    assert [e["id"][:6] for e in ledger[0]["examples"]] == ["000000", "000003", "000006", "000009", "000012"]
-    build = build_of()
-    build["counts"] |= {"inputs": 100_000, "failed": 100_000}
-    page = render_page(make_document([build], stats_of([]), ledger, NO_TIMES), {})
+    assert [row.count for row in ledger] == [33334, 33333, 33333]
+    assert [e.id[:6] for e in ledger[0].examples] == ["000000", "000003", "000006", "000009", "000012"]
+    counts = {"inputs": 100_000, "written": 0, "failed": 100_000, "skipped": 0}
+    page = render_page(document_of(stats_of([]), failures=ledger, counts=counts), {})
     assert_sound(page)
     assert b"33,334" in page
 
 
 def synthetic(images: int, seed: int) -> ReportStats:
-    """Statistics of made-up images, as rows and facts."""
+    """Statistics of made-up images, as rows and overlaps."""
     rng = np.random.default_rng(seed)
     stats = ReportStats.zero(1, 1)
     for start in range(0, images, 100):
-        rows, facts = [], []
+        rows, overlaps = [], []
         for i in range(start, min(start + 100, images)):
             n = int(rng.integers(0, 12))
             best = (rng.random(n) * IOU_UNIT).astype(int)
@@ -156,26 +152,29 @@ def synthetic(images: int, seed: int) -> ReportStats:
                     "masks": [int(rng.integers(1, 200))],
                     "covered_px": [480 * 640],
                     "iou_units": [int(best.sum())],
+                    "first_units": [int(best.sum())],
+                    "drawn_units": [int(best.sum())],
+                    "sha256": hashlib.sha256(b"%d" % i).hexdigest(),
                 }
             )
-            layer = {"area_px": 480 * 640, "area_bins": [1] * 24, "fragments": 3, "duplicates": 0, "ranked": 0}
-            layer |= {"first": [int(best.sum())] * 5, "drawn": [int(best.sum())] * 5}
+            kept = [int(best.sum())] * len(BUDGETS)
+            layer = LayerOverlaps(480 * 640, [1] * 24, 3, 0, 0, kept, kept)
             area, category = rng.integers(1, 90_000, n).tolist(), rng.integers(1, 91, n).tolist()
-            facts.append({"area": area, "category": category, "best": [best.tolist()], "layers": [layer]})
-        stats.add_rows(rows, 0)
-        stats.add_facts(fold_facts(facts))
+            overlaps.append(ImageOverlaps(area, category, [best.tolist()], [layer], [[n] * 12] * 12))
+        stats.add_rows(rows)
+        stats.add_overlaps(fold_overlaps(overlaps))
     return stats
 
 
-def test_memory_and_size_do_not_grow_with_the_data_set():
+def test_memory_and_size_do_not_grow_with_the_data_set(monkeypatch):
+    monkeypatch.setattr("maskmill.pipelines.measuring.repeats.KEPT", 100)  # a bound that the smaller set reaches too
     sizes, peaks = {}, {}
     for images in (200, 20_000):
         tracemalloc.start()
         stats = synthetic(images, 1)
         peaks[images] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        build = build_of(LAYERS[:1], written=images)
-        document = make_document([build], stats, [], NO_TIMES)
+        document = document_of(stats, LAYERS[:1])
         sizes[images] = (len(to_bytes(document)), len(render_page(document, {})))
     assert sizes[20_000][0] < 1.25 * sizes[200][0]
     assert sizes[20_000][1] < 1.10 * sizes[200][1]
@@ -186,13 +185,13 @@ def test_many_layers_and_categories_are_cut_on_the_page_only():
     layers = tuple(Layer(f"g-{i}", "g", {}) for i in range(60))
     example = next(e for e in (random_record(i, layers=60)[0] for i in range(9)) if (~e.annotations.is_crowd).any())
     stats = stats_of([example], layers)
-    for table in (stats.sums["facts"], *stats.sums["facts"]["series"]):
-        table["categories"] |= {str(i): 1 for i in range(5000)}
-    document = make_document([build_of(layers, written=1)], stats, [], NO_TIMES)
+    for table in (stats.sums.overlaps, *stats.sums.overlaps.series):
+        table.categories.update({str(i): 1 for i in range(5000)})
+    document = document_of(stats, layers)
     page = render_page(document, {})
     assert_sound(page)
     assert len(page) < 1_500_000
-    assert len(document["categories"]) >= 5000
+    assert len(document.categories) >= 5000
     assert b"rarer categories are in report.json only" in page
 
 
@@ -202,14 +201,14 @@ def test_thumbnails_shrink_until_they_fit():
 
     def draw(longer_px):
         panel = noise.resize((longer_px, longer_px * 2 // 3))
-        return panel, panel
+        return [panel, panel]
 
-    panels, uses = {str(i): draw for i in range(12)}, dict.fromkeys(map(str, range(12)), 2)
+    panels = {str(i): draw for i in range(12)}
     widths = []
-    for budget in (3_000_000, 400_000, 150_000, 100):
-        encoded = encode_within(panels, uses, budget)
-        assert sum(len(e["url"]) * uses[i] for i, e in encoded.items()) <= budget
-        widths.append(encoded["0"]["width"] if encoded else 0)
+    for budget in (3_000_000, 200_000, 75_000, 100):
+        encoded = encode_within(panels, budget)
+        assert sum(len(e.url) for e in encoded.values()) <= budget
+        widths.append(encoded["0"].width if encoded else 0)
     assert widths == sorted(widths, reverse=True)
     assert widths[0] > widths[2] > widths[3] == 0
 
@@ -233,3 +232,51 @@ def test_the_match_shows_hits_and_misses_where_they_are():
     assert nearest(30, 55) == "hit"
     assert nearest(30, 25) == "miss"
     assert nearest(5, 5) == "grey"
+
+
+def test_names_sort_as_people_count():
+    assert sorted(["fh-1000", "fh-500", "mcg-16", "fh-1500", "a"], key=natural) == [
+        "a",
+        "fh-500",
+        "fh-1000",
+        "fh-1500",
+        "mcg-16",
+    ]
+    assert natural("²") < natural("³")
+
+
+def test_the_page_leads_from_every_layer_to_its_pictures():
+    document = document_of(stats_of([random_record(i)[0] for i in range(30)]))
+    tags = assert_sound(render_page(document, {}))
+    links = [value for name, value in tags.attributes if name == "href"]
+    assert {f"#layer-{i}" for i in range(len(LAYERS))} <= set(links)
+    assert {link[1:] for link in links} <= set(tags.ids)
+
+
+def test_figures_show_what_differs_in_colours_of_their_own():
+    layers = (Layer("fh-1", "fh", {}), Layer("gt", "gt", {}), Layer("grid-2", "grid", {}))
+    document = document_of(stats_of([random_record(i)[0] for i in range(30)], layers), layers)
+    figures = draw_figures(document)
+    assert "var(--truth)" in figures["count"]
+    assert "var(--truth)" not in figures["kept"]
+    assert "fh-*" not in figures["recall"]
+    highest = max(k.drawn.value for x in document.layers if x.generator != "gt" for k in x.kept)
+    axis = max(float(v) for v in re.findall(r'text-anchor="end">([\d.]+)<', figures["kept"]))
+    assert highest <= axis < 1.7 * highest
+    alike = dataclasses.replace(document.layers[0], masks_hist=[0, 30, *[0] * 16])
+    figures = draw_figures(dataclasses.replace(document, layers=[alike, *document.layers[1:]]))
+    assert figures["count_constant"] == "fh-1 (1 mask)"
+    assert ">fh-1<" not in figures["count"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_markdown_means_nothing_by_a_name(text):
+    layers = (Layer(text[:60] or "x", "g", {}),)
+    document = document_of(stats_of([random_record(i, layers=1)[0] for i in range(4)], layers), layers, dataset=text)
+    lines = to_markdown(document).splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 3
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {11}
+    shown = "\n".join(lines[: lines.index("```")])
+    assert not re.search(r"(?<!\\)[<>\[`]", shown.replace("`" + "0" * 12 + "`", ""))
+    assert lines.count("```") == 2

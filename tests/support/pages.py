@@ -3,7 +3,7 @@
 import html.parser
 import re
 
-from maskmill.pipelines.report.page import MAX_BYTES
+from maskmill.pipelines.report.templating import MAX_BYTES
 
 HOSTILE = (
     "<script>document.title='owned'</script>",

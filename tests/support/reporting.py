@@ -1,9 +1,14 @@
 """What the report's tests share: records made by hand, and slow references."""
 
+import hashlib
+
 import numpy as np
 
-from maskmill.pipelines.measuring.series import series_of, widest
-from maskmill.pipelines.measuring.statistics import FactsFolder, ReportStats
+from maskmill.pipelines.measuring.overlap_stats import OverlapAccumulator
+from maskmill.pipelines.measuring.series import series_of
+from maskmill.pipelines.measuring.statistics import ReportStats
+from maskmill.pipelines.report.document import make_document
+from maskmill.pipelines.report.model import Build, Document, LedgerRow, Throughput, to_json
 from maskmill.pipelines.report.remeasure import measure_example
 from maskmill.schemas import rle
 from maskmill.schemas.example import ImageExample
@@ -55,7 +60,7 @@ def random_record(seed: int, *, layers: int = len(LAYERS), truth: bool = True, s
         height=height,
         width=width,
         filename=f"{seed:06d}.png",
-        sha256="0" * 64,
+        sha256=hashlib.sha256(b"%d" % seed).hexdigest(),
         masks=tuple(MaskSet.unranked([rle.encode_mask(m) for m in one], [m.sum() for m in one]) for one in masks),
         annotations=annotations,
         best_iou=np.zeros((layers, n), np.float32),
@@ -66,37 +71,45 @@ def random_record(seed: int, *, layers: int = len(LAYERS), truth: bool = True, s
 def stats_of(examples, layers=LAYERS) -> ReportStats:
     """Statistics of some records, as the report counts them."""
     stats = ReportStats.zero(len(layers), len(series_of(layers)))
-    rows, folder = [], FactsFolder()
+    rows, overlaps = [], OverlapAccumulator()
     for example in examples:
-        row, facts = measure_example(example, layers, example.annotations)
+        row, own = measure_example(example, layers, example.annotations)
         rows.append(row)
-        folder.add(facts)
-    stats.add_rows(rows, widest(layers))
-    stats.add_facts(folder.result())
+        overlaps.add(own)
+    stats.add_rows(rows)
+    stats.add_overlaps(overlaps.result())
     return stats
 
 
-def build_of(layers=LAYERS, written: int = 0, **changes) -> dict:
+NO_TIMES = Throughput([], [])
+
+
+def build_of(layers=LAYERS, written: int = 0, **changes) -> Build:
     """A build's description as a report holds it."""
-    return {
+    fields = {
         "dataset": "drawn",
         "split": "train",
         "counts": {"inputs": written, "written": written, "failed": 0, "skipped": 0, "dropped_annotations": 0},
         "config": {},
         "config_digest": "0" * 64,
         "plan_digest": "",
-        "layers": [
-            {"name": x.name, "generator": x.generator, "params": x.params, "provenance": {}, "disjoint": x.disjoint}
-            for x in layers
-        ],
+        "layers": list(layers),
         "categories": {"1": "person", "3": "car", "90": "toothbrush", "7": "train"},
         "labels": "",
         "decoder": {},
         "versions": {},
         "shards": [],
         "audit": None,
-        **changes,
     }
+    return Build(**{**fields, **changes})
 
 
-NO_TIMES = {"stages": [], "slowest": []}
+def document_of(stats: ReportStats, layers=LAYERS, failures: list[LedgerRow] | None = None, **changes) -> Document:
+    """The document of some statistics."""
+    build = build_of(layers, **{"written": stats.sums.images, **changes})
+    return make_document(build, stats, failures or [], NO_TIMES)
+
+
+def json_of(stats: ReportStats, layers=LAYERS, **changes) -> dict:
+    """The same as JSON-able values."""
+    return to_json(document_of(stats, layers, **changes))

@@ -6,19 +6,71 @@ curves of the report come from it.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from maskmill.masks.overlap import covered_pixels, iou_matrix
+from maskmill.masks.overlap import boxes, covered_pixels, iou_matrix
 from maskmill.pipelines.measuring.series import Series
 from maskmill.schemas.image import Annotations
 from maskmill.schemas.mask import Layer, MaskSet
 from maskmill.schemas.stats import to_units
 
-BUDGETS = (1, 2, 4, 8, 16)  # masks kept; "all" is the layer's own sum
+BUDGETS = (1, 2, 4, 8, 16, 32)  # masks kept; "all" is the layer's own sum
+DECISION_BUDGET = 16  # what the trainer samples per view: layers are ranked at this number of masks
+HEAT_CELLS = 12  # per side of the map of where objects lie
+HEAT_UNIT = 1000  # a cell wholly inside an object's box counts as this much
 AREA_BINS = 24  # bin k: a mask of more than 2**-(k+1) and at most 2**-k of the picture
 POOL_CELLS = 49  # the trainer pools masks to 7 x 7; a mask smaller than one cell can vanish there
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerOverlaps:
+    """What one layer of one image adds to the report.
+
+    Attributes:
+        area_px: sum of the masks' areas, pixels.
+        area_bins: `AREA_BINS` numbers of masks, by octave of their area.
+        fragments: masks of less than one of `POOL_CELLS` cells.
+        duplicates: masks equal to another.
+        ranked: 1 where the masks have scores, else 0.
+        first, drawn: per entry of `BUDGETS`, the sum over instances of the best IoU with the first k masks, and its
+            expectation for k masks drawn at random, in units of 1 / `IOU_UNIT`.
+    """
+
+    area_px: int
+    area_bins: list[int]
+    fragments: int
+    duplicates: int
+    ranked: int
+    first: list[int]
+    drawn: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageOverlaps:
+    """What one image adds to the report; N instances that are no crowds, S series, L layers.
+
+    Attributes:
+        area: N areas, pixels.
+        category: N category ids.
+        best: S x N best IoUs, in units of 1 / `IOU_UNIT`.
+        layers: L of them.
+        heat: `HEAT_CELLS` rows, from the top, of as many sums over instances of how much of a cell the instance's box
+            fills, in units of 1 / `HEAT_UNIT`.
+    """
+
+    area: list[int]
+    category: list[int]
+    best: list[list[int]]
+    layers: list[LayerOverlaps]
+    heat: list[list[int]]
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "ImageOverlaps":
+        """The inverse of `dataclasses.asdict`, through JSON or not."""
+        return cls(**{**fields, "layers": [LayerOverlaps(**layer) for layer in fields["layers"]]})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +81,22 @@ class Measured:
         best: float64[L, G], best IoU of each annotation in each layer; -1 for crowds.
         covered_px: L pixel counts of the layers' unions.
         iou_units: S sums of best IoUs over the N instances, in units of 1 / `IOU_UNIT`.
-        facts: JSON-able, for `pipelines.measuring.statistics.fold_facts`.
+        first_units, drawn_units: L such sums for `DECISION_BUDGET` masks, the first, and drawn at random.
+        overlaps: for `pipelines.measuring.overlap_stats`.
     """
 
     best: np.ndarray
     covered_px: list[int]
     iou_units: list[int]
-    facts: dict
+    overlaps: ImageOverlaps
+
+    @property
+    def first_units(self) -> list[int]:
+        return [layer.first[BUDGETS.index(DECISION_BUDGET)] for layer in self.overlaps.layers]
+
+    @property
+    def drawn_units(self) -> list[int]:
+        return [layer.drawn[BUDGETS.index(DECISION_BUDGET)] for layer in self.overlaps.layers]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -65,19 +126,36 @@ def _budget_sums(matrix: np.ndarray) -> tuple[list[int], list[int]]:
     return to_units(first).sum(axis=1).tolist(), to_units(drawn).sum(axis=1).tolist()
 
 
-def _areas(masks: MaskSet, pixels: int) -> dict:
+def _layer_overlaps(masks: MaskSet, matrix: np.ndarray, pixels: int) -> LayerOverlaps:
     area = np.maximum(np.asarray(masks.area, np.int64), 1)  # a foreign shard may hold an empty mask
     bins = np.zeros(AREA_BINS, np.int64)
     if area.size:
         octave = np.frexp((pixels // area).astype(np.float64))[1] - 1  # floor(log2), exact
         bins = np.bincount(np.clip(octave, 0, AREA_BINS - 1), minlength=AREA_BINS)
-    return {
-        "area_px": int(masks.area.sum()),
-        "area_bins": bins.tolist(),
-        "fragments": int((area * POOL_CELLS < pixels).sum()),
-        "duplicates": len(masks) - len(set(masks.counts)),
-        "ranked": int(bool((masks.score != 1).any())),
-    }
+    first, drawn = _budget_sums(matrix)
+    return LayerOverlaps(
+        area_px=int(masks.area.sum()),
+        area_bins=bins.tolist(),
+        fragments=int((area * POOL_CELLS < pixels).sum()),
+        duplicates=len(masks) - len(set(masks.counts)),
+        ranked=int(bool((masks.score != 1).any())),
+        first=first,
+        drawn=drawn,
+    )
+
+
+def _heat(counts: tuple[bytes, ...], height: int, width: int) -> list[list[int]]:
+    """See `ImageOverlaps`. From boxes, because drawing every instance would cost as much as a scale of FH."""
+    found = boxes(counts, height, width)
+    edges = np.arange(HEAT_CELLS + 1)
+
+    def filled(start: np.ndarray, length: np.ndarray, side: int) -> np.ndarray:
+        low, high = start[:, None] * HEAT_CELLS / side, (start + length)[:, None] * HEAT_CELLS / side
+        return np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, 1)
+
+    rows, columns = filled(found[:, 1], found[:, 3], height), filled(found[:, 0], found[:, 2], width)
+    heat: list[list[int]] = np.rint(rows[:, :, None] * columns[:, None, :] * HEAT_UNIT).astype(int).sum(axis=0).tolist()
+    return heat
 
 
 def measure(
@@ -107,8 +185,7 @@ def measure(
         if matrix.size:
             best[i, singles] = matrix.max(axis=0)
             units[i] = to_units(best[i, singles])
-        first, drawn = _budget_sums(matrix)
-        per_layer.append({**_areas(layer_masks, height * width), "first": first, "drawn": drawn})
+        per_layer.append(_layer_overlaps(layer_masks, matrix, height * width))
     united = np.stack([units[list(s.members)].max(axis=0) for s in series]) if series else units
     return Measured(
         best=best,
@@ -116,10 +193,11 @@ def measure(
             covered_pixels(m, height, width, disjoint=layer.disjoint) for m, layer in zip(masks, layers, strict=True)
         ],
         iou_units=united.sum(axis=1).tolist(),
-        facts={
-            "area": annotations.area[singles].tolist(),
-            "category": annotations.category_id[singles].tolist(),
-            "best": united.tolist(),
-            "layers": per_layer,
-        },
+        overlaps=ImageOverlaps(
+            area=annotations.area[singles].tolist(),
+            category=annotations.category_id[singles].tolist(),
+            best=united.tolist(),
+            layers=per_layer,
+            heat=_heat(counts, height, width),
+        ),
     )
