@@ -67,9 +67,9 @@ def _picture(line: bytes, *, is_coco: bool) -> tuple[str, str]:
     return fields["id"], fields.get("source_id", "") if is_coco else ""
 
 
-def verify_prepared(specs: list[str], folder: str) -> None:
+def verify_prepared(specs: Sequence[str], folder: str) -> None:
     """Raises InputError or DamageError when the files of a plan's generators, or what is left of them, have changed."""
-    for generator in parse_specs(specs):
+    for generator in parse_specs(list(specs)):
         if isinstance(generator, Prepared):
             generator.verify(prepared_folder(folder))
 
