@@ -88,7 +88,9 @@ def _cue_planes(image: np.ndarray) -> np.ndarray:
     for sigma in (1, 2, 4, 8):
         smooth[sigma] = [_blur(channel, sigma) for channel in lab]
         strength[sigma] = np.empty((height, width), np.float32)
-        cues.differences(*smooth[sigma], plane[f"grad_l_{sigma}"], plane[f"grad_ab_{sigma}"], strength[sigma], tensor)
+        light, a, b = smooth[sigma]
+        gradients = plane[f"grad_l_{sigma}"], plane[f"grad_ab_{sigma}"]
+        cues.differences(light, a, b, gradients[0], gradients[1], strength[sigma], tensor)
         if sigma == 8:
             continue
         smoothed = np.stack([_blur(part, sigma) for part in tensor])
@@ -109,8 +111,9 @@ def _cue_planes(image: np.ndarray) -> np.ndarray:
     texture = plane["texture"]
     texture[:] = _blur(np.abs(lab[0] - smooth[2][0]), 3)
     for distance, sigma in ((3, 1), (6, 2), (12, 4)):
-        found = (plane[f"{name}_{distance}"] for name in ("side_l", "side_ab", "side_texture"))
-        cues.side_differences(*smooth[sigma], texture, normal_x, normal_y, distance, *found)
+        light, a, b = smooth[sigma]
+        sides = [plane[f"{name}_{distance}"] for name in ("side_l", "side_ab", "side_texture")]
+        cues.side_differences(light, a, b, texture, normal_x, normal_y, distance, sides[0], sides[1], sides[2])
     for distance, sigma in ((1, 1), (2, 1), (4, 2)):
         cues.peaks(strength[sigma], normal_x, normal_y, distance, plane[f"peak_{distance}"])
     for distance in (3, 7):
@@ -128,7 +131,7 @@ def _histogram_planes(lab, texture, cosine, sine, plane) -> None:
     half = [cv2.resize(p, size, interpolation=cv2.INTER_AREA).reshape(size[::-1]) for p in (*lab, texture)]
     doubled = [cv2.resize(p, size, interpolation=cv2.INTER_AREA).reshape(size[::-1]) for p in (cosine, sine)]
     normal_x, normal_y = np.empty((2, *size[::-1]), np.float32)
-    cues.half_angles(*doubled, normal_x, normal_y)
+    cues.half_angles(doubled[0], doubled[1], normal_x, normal_y)
     ranges = np.array([(20, 235), (108, 148), (108, 148), (0, 16)], np.float32)
     bins = cues.soft_histograms(np.dstack(half), ranges)
     for distance, sigma in ((5, 3.9), (10, 7.9)):
