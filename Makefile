@@ -31,7 +31,7 @@ $(VENV)/base: $(VENV)/made setup.py constraints.txt
 	@touch $@
 
 $(VENV)/train: $(VENV)/base
-	@echo "installing the trainer: TensorFlow, JAX, Flax (about 800 MB of wheels) ..."
+	@echo "installing the trainer: JAX, Flax (about 200 MB of wheels) ..."
 	@$(PIP) -e '.[train]'
 	@touch $@
 

@@ -38,8 +38,9 @@ TRAIN = [
     "orbax-checkpoint>=0.12.8",
     "safetensors>=0.5",
     "tensorboardX>=2.6",
-    "tensorflow>=2.19",
 ]
+# Compiles for TPU slices on any x86 machine; JAX names the version that fits it.
+PLAN = ["jax[tpu]>=0.10.2"]
 RANKER = ["lightgbm>=4.3"]
 GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
 DEV = [
@@ -57,6 +58,7 @@ DEV = [
     "ruff>=0.6",
     "scikit-learn>=1.5",
     "setuptools>=78.1.1",
+    "tensorflow>=2.19",
     "tensorflow-datasets>=4.9.6",
     "twine>=6.1",
     "types-PyYAML",
@@ -99,7 +101,7 @@ setup(
         "maskmill.masks.mcg": ["models/*.npz", "models/*.json"],
     },
     install_requires=BASE,
-    extras_require={"train": TRAIN, "gcp": GCP, "ranker": RANKER, "dev": DEV + TRAIN + GCP + RANKER},
+    extras_require={"train": TRAIN, "plan": PLAN, "gcp": GCP, "ranker": RANKER, "dev": DEV + TRAIN + GCP + RANKER},
     entry_points={
         "console_scripts": ["maskmill=maskmill.pipelines.commands.cli:main", "detcon=maskmill.training.cli:main"]
     },

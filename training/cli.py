@@ -94,16 +94,27 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=5.0, metavar="S", help="CPU seconds for each of four stages, twice (default 5)"
     )
 
+    plan = command(
+        "plan-step", _plan_step, "compile a training step for a TPU slice, without a TPU, and say what it needs"
+    )
+    _add_config(plan, data=False)
+    plan.add_argument("--topology", required=True, metavar="NAME", help="slice to compile for: v5e:8x16, or v5e-128")
+    plan.add_argument("--batch", type=int, metavar="N", help="global batch, short for --set batch_size=N")
+    plan.add_argument(
+        "--images-per-core", type=float, metavar="R", help="images/s that a host's core reads, as bench-input measures"
+    )
+
     presets = command("presets", _presets, "list the named runs, or show one in full")
     presets.add_argument("name", nargs="?", help="preset to show")
     return parser
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def _add_config(parser: argparse.ArgumentParser, *, data: bool = True) -> None:
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--preset", help="named run to start from; `detcon presets` lists them")
     start.add_argument("--config", metavar="FILE", help="or a JSON file: a configuration, or a run's run.json")
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder of a finished build (with manifest.json)")
+    if data:
+        parser.add_argument("--data", required=True, metavar="DIR", help="folder of a finished build (manifest.json)")
     parser.add_argument("--variant", choices=("paper", "release"), help="points where paper and released code differ")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one value: optim.lr=0.3 (repeatable)"
@@ -218,6 +229,15 @@ def _bench_input(args: argparse.Namespace) -> None:
     from maskmill.training.bench import bench_input, table
 
     result = bench_input(args.data, config.data, seconds=args.seconds)
+    print(json.dumps(result) if args.json else table(result))
+
+
+def _plan_step(args: argparse.Namespace) -> None:
+    args.set += [f"batch_size={args.batch}"] if args.batch is not None else []
+    config = _config(args)
+    from maskmill.training.plan_step import IMAGES_PER_CORE, plan_step, table
+
+    result = plan_step(config, args.topology, images_per_core=args.images_per_core or IMAGES_PER_CORE)
     print(json.dumps(result) if args.json else table(result))
 
 

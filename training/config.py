@@ -136,7 +136,8 @@ class ModelConfig(_Checked):
     """The networks.
 
     Attributes:
-        arch: backbone; `tiny` has four bottleneck blocks of 8 to 64 times `width` channels, for tests and CPUs.
+        arch: backbone. Not the paper's are `resnet18`, for trials, and `tiny`, four bottleneck blocks of 8 to 64 times
+            `width` channels, for tests and CPUs.
         width: multiplies every channel count (section 4.1: ResNet-200 x2).
         stride: pixels per side of an output cell. The paper's, and every published backbone's, is 32; with 16 or 8 the
             later stages keep their resolution, so that small pictures have cells enough for their objects.
@@ -149,7 +150,7 @@ class ModelConfig(_Checked):
         target_init: `copy` starts the target at the online weights, `independent` at its own draw (release).
     """
 
-    arch: Literal["resnet50", "resnet101", "resnet152", "resnet200", "tiny"] = "resnet50"
+    arch: Literal["resnet18", "resnet50", "resnet101", "resnet152", "resnet200", "tiny"] = "resnet50"
     width: int = 1
     stride: int = 32
     padding: Literal["torch", "same"] = "torch"
@@ -183,9 +184,11 @@ class LossConfig(_Checked):
         same_view_negatives: other masks of the anchor's own view are negatives too (SimCLR, release).
         local_negatives: other masks of the anchor's own image are negatives (release option).
         negative_groups: slices of the global batch that share negatives; 1 is global, 128 is Table 5, row a.
-        chunk: target latents per block of logits, per group; memory grows with anchors x chunk.
-        precision: of the products of latents; `high` is about three times as fast on TPU (three bfloat16 passes) and
-            uses TensorFloat32 on NVIDIA GPUs; 1 / temperature magnifies its error.
+        chunk: target latents per block of logits, per group, of both views together where both are negatives; memory
+            grows with anchors x chunk.
+        precision: of the products of anchors with negatives. `auto` is `bfloat16` (operands rounded, sums in float32)
+            on TPUs and GPUs and `highest` (float32) on CPUs; see `training.losses.resolve_precision` for why.
+            `high` is three bfloat16 passes on TPU and TensorFloat32 on NVIDIA; `default` is the platform's.
     """
 
     form: Literal["paper", "release", "regression"] = "paper"
@@ -195,7 +198,7 @@ class LossConfig(_Checked):
     local_negatives: bool = True
     negative_groups: int = 1
     chunk: int = 4096
-    precision: Literal["highest", "high", "default"] = "highest"
+    precision: Literal["auto", "bfloat16", "highest", "high", "default"] = "auto"
 
     def check(self):
         _require(self.temperature > 0, "loss.temperature must be positive", self.temperature)
@@ -210,6 +213,10 @@ class OptimConfig(_Checked):
     Attributes:
         lr: base learning rate, per 256 images of global batch.
         weight_decay, momentum, trust: of LARS; biases and batch norm have neither decay nor trust ratio.
+        momentum_of: `gradients` averages the adapted gradients and applies the rate of the step (BYOL, release);
+            `updates` averages them times the rate of their own step, as SimCLR's LARS. They differ while the rate
+            changes quickly: in warm-up and at the drops of `step`. The paper says neither; presets of both algorithms
+            use the release's.
         schedule: after warm-up, `cosine` to zero, or `step`: times `drop_factor` at each fraction in `drop_at`.
         warmup_epochs: linear rise from zero.
         ema_base: target decay at step 0, annealed to 1 by a cosine (section A.2).
@@ -219,6 +226,7 @@ class OptimConfig(_Checked):
     weight_decay: float = 1e-6
     momentum: float = 0.9
     trust: float = 1e-3
+    momentum_of: Literal["gradients", "updates"] = "gradients"
     schedule: Literal["cosine", "step"] = "cosine"
     drop_at: tuple[float, ...] = (0.96, 0.98)
     drop_factor: float = 0.1

@@ -1,6 +1,4 @@
-"""The host's side of training: TensorFlow as input library, without its start-up chatter and off the accelerators, and
-an allocator that keeps what it is given back.
-"""
+"""The host's side of training: native libraries kept silent, and an allocator that keeps what it is given back."""
 
 import contextlib
 import ctypes
@@ -9,7 +7,8 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
+    """Nothing reaches standard error, whoever writes it."""
     # Native code writes to descriptor 2 before any log level is read, so the descriptor itself is set aside.
     try:
         kept = os.dup(2)
@@ -25,24 +24,9 @@ def _silence() -> Iterator[None]:
         os.close(kept)
 
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with _silence():
-    import tensorflow as tf
-
-__all__ = ["hide_accelerators", "keep_freed_memory", "tf"]
-
 # Parameters of glibc's mallopt(3). Blocks of up to 32 MB (its maximum) come from heaps, which keep up to 1 GB of what is
 # freed at their ends.
 _MALLOPT = {"trim threshold": (-1, 1 << 30), "mmap threshold": (-3, 32 << 20)}
-
-
-def hide_accelerators() -> None:
-    """Keeps TensorFlow on the CPU: the devices and their memory are JAX's."""
-    # Listing devices makes TensorFlow look for a driver, and complain on every machine without one. RuntimeError: it is
-    # initialised already, by a program that chose for itself.
-    with _silence(), contextlib.suppress(RuntimeError, ValueError):
-        tf.config.set_visible_devices([], "GPU")
-        tf.config.set_visible_devices([], "TPU")
 
 
 def keep_freed_memory() -> bool:

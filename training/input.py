@@ -1,27 +1,32 @@
 """Batches of augmentable views with their masks, from a build's folder: what a training step is fed.
 
-Reading, decoding and resizing are tf.data; the masks' geometry is `training.geometry`; the order of records is
-`training.order`. Colour is not touched here: it is augmented on the device.
+Threads of this process do the work (`training.record`), in an order that is decided beforehand (`training.order`), and
+write each record's views to its place in the batch; nothing depends on which of them is first. Shards are read and
+checked by threads of their own, a group ahead. Colour is not touched here: it is augmented on the device.
 """
 
-import dataclasses
+import collections
+import contextlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from maskmill.schemas import rle, storage
+from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError, MaskmillError
-from maskmill.schemas.manifest import Manifest, load_manifest
+from maskmill.schemas.manifest import Manifest, Shard, load_manifest
 from maskmill.schemas.reader import read_shard
-from maskmill.training import geometry
+from maskmill.schemas.tfrecord import read_records
 from maskmill.training.cache import local_shard
 from maskmill.training.config import DataConfig
-from maskmill.training.host import hide_accelerators, keep_freed_memory, tf
-from maskmill.training.order import Order
+from maskmill.training.host import keep_freed_memory
+from maskmill.training.order import Group, Order
+from maskmill.training.record import ANNOTATIONS, BrokenRecord, Layers, fill_views
 
-ANNOTATIONS = "gt"  # the layer that any build with annotations has
-CHUNK = 16  # records whose masks are handled in one call; large enough to make the call's cost disappear
+CHUNK = 16  # records of one task; large enough to make the cost of handing it over disappear
+AHEAD = 2  # batches that are made while one is used
+READERS = 4  # shards read at a time
 _PEEK = 64  # records looked at for annotations before training starts
 
 
@@ -59,11 +64,10 @@ class Batches:
             DamageError: a shard is missing.
             UsageError: a batch that does not divide by the processes, or exceeds the records.
         """
-        hide_accelerators()
         keep_freed_memory()
         self._folder, self._config = data_dir, config
-        self._manifest = load_manifest(data_dir)
-        self._ranks, self._with_annotations = _choose_layers(self._manifest, config)
+        self._manifest: Manifest = load_manifest(data_dir)
+        self._layers = Layers.choose(self._manifest, config)
         self._order = Order(
             self._manifest,
             global_batch=global_batch,
@@ -91,19 +95,32 @@ class Batches:
         Raises:
             DamageError: a shard or a record is broken; names it.
         """
-        failure: list[BaseException] = []
-        batches = iter(self._pipeline(step, failure))
-        while True:
-            try:
-                batch = next(batches)
-            except (tf.errors.OpError, StopIteration) as error:
-                if failure:  # raised by our own code on tf.data's thread, where it lost its type
-                    raise failure[0] from None
-                self._explain(step, error)
-            result = {name: value.numpy() for name, value in batch.items()}
-            result["key"] = result["key"].view(np.uint32).reshape(-1, 2)
-            yield result
-            step += 1
+        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        with contextlib.ExitStack() as stack:
+            workers, readers = ThreadPoolExecutor(threads), ThreadPoolExecutor(READERS)
+            stack.callback(workers.shutdown, wait=False, cancel_futures=True)
+            # What is being downloaded is finished or taken back: nothing half-written stays behind in the cache.
+            stack.callback(readers.shutdown, wait=True, cancel_futures=True)
+            source = self._started(step, workers, readers)
+            waiting: collections.deque = collections.deque()
+            failure = None
+            while True:
+                while failure is None and len(waiting) <= AHEAD:
+                    try:
+                        waiting.append(next(source))
+                    except MaskmillError as error:
+                        failure = error  # for the step that needs it; those before it are whole
+                if failure is not None and not waiting:
+                    raise failure
+                batch, tasks = waiting.popleft()
+                for task in tasks:
+                    task.result()
+                yield batch
+
+    def records(self, step: int) -> Iterator[tuple[Group, list[bytes]]]:
+        """Groups from a step on with the records of their shards, in the order read; one group is read ahead."""
+        with ThreadPoolExecutor(READERS) as readers:
+            yield from self._read(step, readers)
 
     def _check_folder(self) -> None:
         present = storage.names(self._folder)
@@ -113,7 +130,7 @@ class Batches:
         first = next((shard for shard in self._manifest.shards if shard.records), None)
         if first is None:
             return
-        annotated = not self._with_annotations
+        annotated = not self._layers.annotations
         for number, record in enumerate(read_shard(self._folder, first, len(self._manifest.layers))):
             if record.encoded is None:
                 raise InputError(
@@ -129,191 +146,55 @@ class Batches:
                 f"{', '.join(layer.name for layer in self._manifest.layers)}"
             )
 
-    def _descriptions(self, step: int, failure: list[BaseException]):
-        # What tf.data reads next, group by group; a few numbers per record.
-        def generate():
-            try:
-                for group in self._order.groups(step):
-                    shards = [self._manifest.shards[s] for s in group.shards]
-                    paths = [local_shard(self._folder, shard) for shard in shards]
-                    yield paths, sum(shard.records for shard in shards), group.places, group.keys
-            except MaskmillError as error:
-                failure.append(error)
-                raise
+    def _read(self, step: int, readers: ThreadPoolExecutor) -> Iterator[tuple[Group, list[bytes]]]:
+        ahead: tuple[Group, list[Future]] | None = None
+        for group in self._order.groups(step):
+            shards = [self._manifest.shards[shard] for shard in group.shards]
+            tasks = [readers.submit(_read_whole, self._folder, shard) for shard in shards]
+            if ahead is not None:
+                yield ahead[0], [record for task in ahead[1] for record in task.result()]
+            ahead = group, tasks
 
-        return generate
+    def _started(self, step, workers, readers) -> Iterator[tuple[dict[str, np.ndarray], list[Future]]]:
+        """Batches whose rows are being filled, with the tasks that do it. A batch may span groups, a task does not."""
+        size = self._order.batch
+        batch, tasks, row = self.empty(), [], 0
+        for group, records in self._read(step, readers):
+            begin = 0
+            while begin < len(group.places):
+                count = min(CHUNK, size - row, len(group.places) - begin)
+                part = slice(begin, begin + count)
+                rows = {name: array[row : row + count] for name, array in batch.items()}
+                payloads = [records[place] for place in group.places[part]]
+                tasks.append(workers.submit(self._fill, payloads, group.records[part], group.keys[part], rows))
+                begin, row = begin + count, row + count
+                if row == size:
+                    yield batch, tasks
+                    batch, tasks, row = self.empty(), [], 0
 
-    def records(self, step: int, failure: list[BaseException] | None = None) -> tf.data.Dataset:
-        """Serialized records in the order of training, from a step on: string[c] and their uint64[c] keys, in chunks
-        of up to `CHUNK`. What our own code raises while reading is appended to `failure`."""
-        signature = (
-            tf.TensorSpec([None], tf.string),
-            tf.TensorSpec([], tf.int64),
-            tf.TensorSpec([None], tf.int64),
-            tf.TensorSpec([None], tf.uint64),
-        )
-        descriptions = self._descriptions(step, [] if failure is None else failure)
-        data = tf.data.Dataset.from_generator(descriptions, output_signature=signature)
-        return data.map(_read_group).prefetch(1).flat_map(_chunks)
+    def empty(self) -> dict[str, np.ndarray]:
+        """Arrays of one batch of this process, not filled."""
+        n, config = self._order.batch, self._config
+        size, masks, cells = config.image_size, config.masks_per_view, (config.image_size // config.cell) ** 2
+        batch = {"label": np.empty(n, np.int32), "key": np.empty((n, 2), np.uint32)}
+        for view in "12":
+            batch[f"image{view}"] = np.empty((n, size, size, 3), np.uint8)
+            batch[f"weights{view}"] = np.empty((n, masks, cells), np.float32)
+            batch[f"ids{view}"] = np.empty((n, masks), np.int32)
+        return batch
 
-    def _pipeline(self, step: int, failure: list[BaseException]) -> tf.data.Dataset:
-        data = self.records(step, failure).map(self._masks, num_parallel_calls=tf.data.AUTOTUNE)
-        data = data.unbatch().map(self._images, num_parallel_calls=tf.data.AUTOTUNE)
-        data = data.batch(self._order.batch, drop_remainder=True)
-        options = tf.data.Options()
-        options.deterministic = True
-        return data.with_options(options).prefetch(2)
-
-    def _masks(self, records, keys) -> dict[str, tf.Tensor]:
-        # Serialized records of a chunk to everything but pixels. Selected masks in order of image and layer.
-        parsed = tf.io.parse_example(records, FEATURES)
-        counts, layer = parsed["masks/counts"], parsed["masks/layer"]
-        rank = tf.gather(tf.constant(self._ranks, tf.int64), layer.values)
-        groups = [(counts.values, counts.value_rowids(), rank)]
-        if self._with_annotations:
-            gt, crowd = parsed["gt/counts"], parsed["gt/is_crowd"]
-            rank = tf.where(crowd.values > 0, tf.constant(-1, tf.int64), len(self._ranks))
-            groups.append((gt.values, gt.value_rowids(), rank))
-        counts, image, rank = (tf.concat(parts, 0) for parts in zip(*groups, strict=True))
-        chosen = tf.argsort(tf.where(rank >= 0, image * (len(self._ranks) + 1) + rank, -1), stable=True)
-        chosen = chosen[tf.reduce_sum(tf.cast(rank < 0, tf.int32)) :]
-        counts, image, rank = (tf.gather(part, chosen) for part in (counts, image, rank))
-        codes = tf.io.decode_raw(tf.strings.reduce_join(counts), tf.uint8)
-        ends = tf.cumsum(tf.cast(tf.strings.length(counts), tf.int64))
-        inputs = [keys, parsed["image/height"], parsed["image/width"], codes, ends, image, rank]
-        kinds = (tf.int64, tf.float32, tf.int32)
-        boxes, weights, ids = tf.numpy_function(self._views, inputs, kinds, stateful=False)
-        cells, masks = (self._config.image_size // self._config.cell) ** 2, self._config.masks_per_view
-        return {
-            "encoded": parsed["image/encoded"],
-            "shape": tf.stack([parsed["image/height"], parsed["image/width"]], 1),
-            "label": tf.cast(parsed["image/class/label"], tf.int32),
-            "key": keys,
-            "boxes": tf.ensure_shape(boxes, [None, 2, 5]),
-            "weights": tf.ensure_shape(weights, [None, 2, masks, cells]),
-            "ids": tf.ensure_shape(ids, [None, 2, masks]),
-        }
-
-    def _views(self, *arrays):
-        # The only Python on the path of a record, once per chunk; the compiled part releases the lock.
-        *views, broken = geometry.make_views(*arrays, geometry.Geometry.of(self._config))
-        if broken >= 0:
-            raise ValueError("a mask's runs do not fill its image")
-        return tuple(views)
-
-    def _images(self, record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        # One decode, two crops.
-        image = decode_image(record["encoded"])
-        same = tf.reduce_all(tf.shape(image, tf.int64)[:2] == record["shape"])
-        with tf.control_dependencies([tf.debugging.Assert(same, ["the image is not as large as its record says"])]):
-            boxes = tf.cast(record["boxes"], tf.int32)
-        size, antialias = self._config.image_size, self._config.antialias
-        first = resize_crop(image, boxes[0], size, antialias)
-        second = first if self._config.views == 1 else resize_crop(image, boxes[1], size, antialias)
-        result = {"image1": first, "image2": second, "label": record["label"], "key": record["key"]}
-        for view in range(2):
-            result[f"weights{view + 1}"] = record["weights"][view]
-            result[f"ids{view + 1}"] = record["ids"][view]
-        return result
-
-    def _explain(self, step: int, error: Exception):
-        # tf.data names no file. What a step reads is known, so it is read again, slowly and with words.
-        numbers = self._order.records(step)
-        shards: dict[int, set[int]] = {}
-        for number in numbers.tolist():
-            shard, index = self._order.place(number)
-            shards.setdefault(shard, set()).add(index)
-        layers = len(self._manifest.layers)
-        for group in self._order.groups(step):  # the whole of every group that the step touches
-            for shard in group.shards:
-                wanted = shards.get(shard, set())
-                entry = self._manifest.shards[shard]
-                folder, local = os.path.split(local_shard(self._folder, entry))
-                for index, record in enumerate(read_shard(folder, dataclasses.replace(entry, name=local), layers)):
-                    if index in wanted:
-                        _check_record(record, f"{entry.name}: record {index} ({record.filename})")
-            if set(numbers.tolist()) <= set(group.records.tolist()):
-                break
-            numbers = np.setdiff1d(numbers, group.records)
-        raise error
-
-
-# What is parsed of a record; see `schemas.example.FEATURES`.
-FEATURES = {
-    "image/encoded": tf.io.FixedLenFeature([], tf.string),
-    "image/height": tf.io.FixedLenFeature([], tf.int64),
-    "image/width": tf.io.FixedLenFeature([], tf.int64),
-    "image/class/label": tf.io.FixedLenFeature([], tf.int64),
-    "masks/counts": tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64),
-    "masks/layer": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
-    "gt/counts": tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64),
-    "gt/is_crowd": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
-}
-
-
-def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """JPEG or PNG bytes to uint8[height, width, 3], the pixels of the build's decoder: accurate integer DCT, EXIF
-    rotation ignored. (TensorFlow's default DCT changes most pixels.)"""
-    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
-
-
-def resize_crop(image: tf.Tensor, box: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
-    """A crop, bicubically resized and flipped (paper, A.1).
-
-    Args:
-        image: uint8[height, width, 3].
-        box: int32[5]: top, left, height, width, flip, inside the image.
-        size: side of the result, in pixels.
-        antialias: whether shrinking averages over all pixels.
-
-    Returns:
-        uint8[size, size, 3], rounded.
-    """
-    crop = tf.slice(image, [box[0], box[1], 0], [box[2], box[3], 3])
-    if antialias:
-        crop = tf.image.resize(crop, [size, size], "bicubic", antialias=True)
-    else:  # the same kernel as tf.image.resize, straight from bytes
-        crop = tf.raw_ops.ResizeBicubic(images=crop[None], size=[size, size], half_pixel_centers=True)[0]
-    crop = tf.cast(tf.clip_by_value(crop + 0.5, 0, 255), tf.uint8)
-    # This op takes the flip as data; slicing backwards, or choosing between two arrays, costs as much as resizing.
-    crop = tf.raw_ops.Reverse(tensor=crop, dims=tf.stack([False, box[4] > 0, False]))
-    return tf.ensure_shape(crop, [size, size, 3])
-
-
-def _choose_layers(manifest: Manifest, config: DataConfig) -> tuple[list[int], bool]:
-    # Per layer of the manifest its rank among the chosen, -1 for the others; and whether annotations come after them.
-    ranks = [-1] * len(manifest.layers)
-    if config.global_mask:
-        return ranks, False
-    names = [layer.name for layer in manifest.layers]
-    wanted = [name for name in config.layers if name in names or name != ANNOTATIONS]
-    for index in sorted(manifest.layer_index(name) for name in wanted):
-        ranks[index] = index
-    return ranks, ANNOTATIONS in config.layers and ANNOTATIONS not in names
-
-
-def _read_group(paths, expected, places, keys):
-    # One thread, about 400 MB/s. A parallel map over shards in here can deadlock where tf.data has few threads.
-    records = tf.data.TFRecordDataset(paths, buffer_size=8 << 20).batch(expected + 1).get_single_element()
-    same = tf.size(records, tf.int64) == expected
-    with tf.control_dependencies([tf.debugging.Assert(same, ["a shard holds another number of records"])]):
-        return tf.identity(records), places, keys
-
-
-def _chunks(records, places, keys):
-    index = tf.data.Dataset.from_tensor_slices((places, keys)).batch(CHUNK)
-    return index.map(lambda place, key: (tf.gather(records, place), key))
-
-
-def _check_record(record, where: str) -> None:
-    try:
-        image = decode_image(record.encoded)
-    except tf.errors.OpError as error:
-        raise DamageError(f"{where}: the image does not decode: {error.message.splitlines()[0]}") from None
-    if tuple(image.shape[:2]) != (record.height, record.width):
-        raise DamageError(f"{where}: the image is {image.shape[:2]}, the record says {(record.height, record.width)}")
-    for index, counts in enumerate([c for masks in record.masks for c in masks.counts] + [*record.annotations.counts]):
+    def _fill(self, payloads: list[bytes], numbers: np.ndarray, keys: np.ndarray, rows: dict[str, np.ndarray]) -> None:
         try:
-            rle.decode_counts(counts, record.height, record.width)
-        except rle.RleError as error:
-            raise DamageError(f"{where}: mask {index}: {error}") from None
+            fill_views(payloads, keys, self._layers, self._config, rows)
+        except BrokenRecord as error:
+            shard, index = self._order.place(int(numbers[error.index]))
+            raise DamageError(f"{self._manifest.shards[shard].name}: record {index}{error}") from None
+
+
+def _read_whole(folder: str, shard: Shard) -> list[bytes]:
+    """A shard's records, checksums checked."""
+    with open(local_shard(folder, shard), "rb", buffering=1 << 20) as stream:
+        records = list(read_records(stream, shard.name))
+    if len(records) != shard.records:
+        raise DamageError(f"{shard.name} holds {len(records)} records, the manifest says {shard.records}")
+    return records

@@ -130,7 +130,10 @@ def initialize(network: Pure, seed: int) -> tuple[dict[str, np.ndarray], dict[st
                 deviation = np.sqrt(2 / (shape[0] * shape[1] * shape[3]))
                 return (deviation * random.standard_normal(shape, np.float32)).astype(np.float32)
             return _truncated_normal(random, shape) / np.float32(np.sqrt(shape[0]))
-        ones = name.endswith((".scale", ".var")) and not name.endswith("bn3.scale")
+        ends_branch = name.endswith("bn3.scale") or (
+            name.endswith("bn2.scale") and name.replace("bn2", "bn3") not in network.params
+        )
+        ones = name.endswith((".scale", ".var")) and not ends_branch
         return np.full(shape, float(ones), np.float32)
 
     return tuple({n: value(n, s.shape) for n, s in group.items()} for group in (network.params, network.stats))

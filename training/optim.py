@@ -71,19 +71,20 @@ def is_adapted(name: str) -> bool:
 
 
 def lars(optim: OptimConfig, rate: Schedule) -> optax.GradientTransformation:
-    """LARS (You et al. 2017) with momentum before the learning rate, for flat dicts of named parameters.
+    """LARS (You et al. 2017), with momentum before the learning rate, for flat dicts of named parameters.
 
     In order: add decay x parameter; scale by trust x |parameter| / |update|, 1 where either is 0; momentum; times
-    minus the rate. Biases and batch norm skip the first two and move by plain momentum. `optax.lars` differs: it
-    accumulates rate x update, so the momentum keeps the rates of earlier steps and a schedule acts late.
+    minus the rate. Biases and batch norm skip the first two and move by plain momentum. With `momentum_of` "updates"
+    the rate comes before the momentum, as in SimCLR's and optax's: the momentum keeps the rates of earlier steps, and a
+    schedule acts late.
     """
 
     def adapted(params):
         return {name: is_adapted(name) for name in params}
 
+    last = [optax.trace(decay=optim.momentum), optax.scale_by_schedule(lambda step: -rate(step))]
     return optax.chain(
         optax.add_decayed_weights(optim.weight_decay, mask=adapted),
         optax.masked(optax.scale_by_trust_ratio(trust_coefficient=optim.trust), adapted),
-        optax.trace(decay=optim.momentum),
-        optax.scale_by_schedule(lambda step: -rate(step)),
+        *(last if optim.momentum_of == "gradients" else reversed(last)),
     )

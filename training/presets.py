@@ -90,17 +90,7 @@ def _presets() -> dict[str, Preset]:
             found[f"{algorithm}_coco_{epochs}"] = Preset(config, source)
     config = _run("detcon_b", 1296, fh_coco, schedule="step")
     found["detcon_b_coco"] = Preset(config, "A.3 for COCO with column B of A.1; the length is ours, the paper trains S")
-    scaling = _with(found["detcon_s_coco_1296"].config, data={"layers": ("gt",)})
-    for size in (384, 512):
-        config = _with(scaling, data={"image_size": size, "pool": "point"})
-        found[f"detcon_s_coco_gt_{size}"] = Preset(config, "Fig. 8: local features in true masks; the length is ours")
-    config = _with(scaling, loss={"negative_groups": 128})
-    found["detcon_s_coco_gt_local"] = Preset(config, "Table 5, row a: negatives from 1 of 128 workers; length ours")
-    config = _with(scaling, loss={"negative_groups": 128}, data={"views": 1, "pool": "point"})
-    source = (
-        "Table 5, row b: pairs within one view; points, since equal masks of one view have equal means; length ours"
-    )
-    found["detcon_s_coco_gt_one_view"] = Preset(config, source)
+    found |= _analyses(found["detcon_s_coco_1296"].config, found["simclr_coco_1296"].config)
 
     smoke = dataclasses.replace(
         _with(
@@ -114,6 +104,37 @@ def _presets() -> dict[str, Preset]:
         log=LogConfig(log_every=10, checkpoint_every=100),
     )
     found["smoke_cpu"] = Preset(smoke, "ours: a tiny network at 96 px, minutes on a laptop; shows that a build trains")
+    return found
+
+
+def _analyses(detcon: Config, simclr: Config) -> dict[str, Preset]:
+    """Every row and column of Tables 4 and 5 and Figures 7 and 8, on COCO; the paper gives no length for them."""
+    found = {}
+    ours = "the length is ours"
+
+    def add(name: str, config: Config, source: str) -> None:
+        found[name] = Preset(config, f"{source}; {ours}")
+
+    copies = _with(simclr, data={"masks_per_view": 16})
+    add("simclr_coco_16_latents", copies, "Table 4, row a: the global mask sixteen times")
+    add("detcon_s_coco_1_latent", _with(detcon, data={"masks_per_view": 1}), "Table 4, row b: one FH mask per image")
+    for n in (2, 5, 10):
+        config = _with(detcon, data={"layers": (f"grid-{n}",)})
+        add(f"detcon_s_coco_grid_{n}", config, f"Fig. 7: {n} x {n} grid (1 x 1 is simclr_coco)")
+    add("detcon_s_coco_mcg", _with(detcon, data={"layers": ("mcg-16",)}), "Fig. 7: MCG's 16 best proposals")
+    for masks, base in (("fh", detcon), ("gt", _with(detcon, data={"layers": ("gt",)}))):
+        kind = {"fh": "FH masks s in 500, 1000, 1500", "gt": "true masks"}[masks]
+        add(f"detcon_s_coco_{masks}", base, f"Fig. 7 and 8 at 224 px and Table 5, first row: {kind}")
+        for size in (384, 512):
+            config = _with(base, data={"image_size": size, "pool": "point"})
+            add(f"detcon_s_coco_{masks}_{size}", config, f"Fig. 8: local features in {kind}")
+        local = _with(base, loss={"negative_groups": 128})
+        add(f"detcon_s_coco_{masks}_local", local, f"Table 5, row a: {kind}, negatives from 1 of 128 workers")
+        one = _with(local, data={"views": 1, "pool": "point"})
+        why = "points, since equal masks of one view have equal means"
+        add(f"detcon_s_coco_{masks}_one_view", one, f"Table 5, row b: {kind}, pairs within one view; {why}")
+    for size in (384, 512):
+        add(f"simclr_coco_{size}", _with(simclr, data={"image_size": size}), "Fig. 8: the global mask")
     return found
 
 

@@ -19,13 +19,15 @@ import numpy as np
 import optax
 
 from maskmill.schemas import rle
-from maskmill.schemas.errors import InputError
+from maskmill.schemas.errors import DamageError, InputError
 from maskmill.schemas.image import Annotations
 from maskmill.schemas.reader import Dataset
 from maskmill.training import model
 from maskmill.training.augment import normalize
 from maskmill.training.config import ModelConfig
 from maskmill.training.knn import knn_accuracy
+from maskmill.training.record import decode_image
+from maskmill.training.resize import resize_crop
 
 IGNORE = -1  # pixels that count neither in training nor in evaluation: crowds
 HELD_OUT = 5  # one record in so many
@@ -64,18 +66,17 @@ def load_labelled(data_dir: str, size: int, limit: int | None = None, *, stride:
         InputError: no build, no images in it, no labels of any kind, or too few records to hold any out.
         DamageError: a broken shard.
     """
-    from maskmill.training.host import hide_accelerators, tf  # takes seconds to import
-    from maskmill.training.input import decode_image
-
-    hide_accelerators()
     images, painted, regions, classes, held_out = [], [], [], [], []
     for number, record in enumerate(Dataset.open(data_dir)):
         if number == (limit or DEFAULT_LIMIT):
             break
         if record.encoded is None:
             raise InputError(f"{data_dir} holds masks only, without the images; a probe needs both")
-        image = tf.image.resize(decode_image(record.encoded), [size, size], "bicubic", antialias=True)
-        images.append(np.clip(np.rint(image), 0, 255).astype(np.uint8))
+        image = decode_image(record.encoded)
+        if image is None:
+            raise DamageError(f"{data_dir}: {record.filename}: the image does not decode")
+        images.append(np.empty((size, size, 3), np.uint8))
+        resize_crop(image, np.array([0, 0, *image.shape[:2], 0]), True, images[-1])
         labels, found = _paint(record.annotations, record.height, record.width, size, stride)
         painted.append(labels)
         regions += [(number, category, cells) for category, cells in found]

@@ -1,6 +1,6 @@
-"""ResNet-50/101/152/200 feature extractors (section 3.1, A.2) as Flax NNX modules.
+"""ResNet-50/101/152/200 feature extractors (section 3.1, A.2), and ResNet-18 for small trials, as Flax NNX modules.
 
-Blocks are the original post-activation bottlenecks with the stride on the 3 x 3 ("v1.5", as torchvision and the
+Blocks are the original post-activation ones, bottlenecks with the stride on the 3 x 3 ("v1.5", as torchvision and the
 release). Attribute names are torchvision's, so that a parameter's path is its exported name. Initial values are not
 set here: see `training.model.initialize`.
 """
@@ -8,16 +8,6 @@ set here: see `training.model.initialize`.
 import jax
 import jax.numpy as jnp
 from flax import nnx
-
-# Bottleneck blocks per stage, and channels of the first stage's bottleneck.
-ARCHS = {
-    "resnet50": ((3, 4, 6, 3), 64),
-    "resnet101": ((3, 4, 23, 3), 64),
-    "resnet152": ((3, 8, 36, 3), 64),
-    "resnet200": ((3, 24, 36, 3), 64),
-    "tiny": ((1, 1, 1, 1), 8),
-}
-EXPANSION = 4  # a block's output channels per bottleneck channel
 
 
 class BatchNorm(nnx.Module):
@@ -79,22 +69,26 @@ def _conv(rngs, channels_in, channels_out, kernel, stride, padding, dtype):
     )
 
 
+def _projection(rngs, channels_in, out, stride, padding, dtype, norm):
+    if stride == 1 and channels_in == out:
+        return None
+    return nnx.List([_conv(rngs, channels_in, out, 1, stride, padding, dtype), BatchNorm(out, **norm)])
+
+
 class Bottleneck(nnx.Module):
     """1 x 1, 3 x 3 (strided), 1 x 1, each with batch norm, added to the input or to its strided projection."""
 
+    expansion = 4  # output channels per channel of the 3 x 3
+
     def __init__(self, rngs, channels_in, width, stride, padding, dtype, norm):
-        out = width * EXPANSION
+        out = width * self.expansion
         self.conv1 = _conv(rngs, channels_in, width, 1, 1, padding, dtype)
         self.bn1 = BatchNorm(width, **norm)
         self.conv2 = _conv(rngs, width, width, 3, stride, padding, dtype)
         self.bn2 = BatchNorm(width, **norm)
         self.conv3 = _conv(rngs, width, out, 1, 1, padding, dtype)
         self.bn3 = BatchNorm(out, **norm)
-        if stride != 1 or channels_in != out:
-            projection = _conv(rngs, channels_in, out, 1, stride, padding, dtype)
-            self.downsample = nnx.List([projection, BatchNorm(out, **norm)])
-        else:
-            self.downsample = None
+        self.downsample = _projection(rngs, channels_in, out, stride, padding, dtype, norm)
 
     def __call__(self, x: jax.Array, views: int) -> jax.Array:
         y = jax.nn.relu(self.bn1(self.conv1(x), views=views))
@@ -103,6 +97,37 @@ class Bottleneck(nnx.Module):
         if self.downsample is not None:
             x = self.downsample[1](self.downsample[0](x), views=views)
         return jax.nn.relu(x + y)
+
+
+class BasicBlock(nnx.Module):
+    """Two 3 x 3, the first strided, each with batch norm, added to the input or to its strided projection."""
+
+    expansion = 1
+
+    def __init__(self, rngs, channels_in, width, stride, padding, dtype, norm):
+        self.conv1 = _conv(rngs, channels_in, width, 3, stride, padding, dtype)
+        self.bn1 = BatchNorm(width, **norm)
+        self.conv2 = _conv(rngs, width, width, 3, 1, padding, dtype)
+        self.bn2 = BatchNorm(width, **norm)
+        self.downsample = _projection(rngs, channels_in, width, stride, padding, dtype, norm)
+
+    def __call__(self, x: jax.Array, views: int) -> jax.Array:
+        y = jax.nn.relu(self.bn1(self.conv1(x), views=views))
+        y = self.bn2(self.conv2(y), views=views)
+        if self.downsample is not None:
+            x = self.downsample[1](self.downsample[0](x), views=views)
+        return jax.nn.relu(x + y)
+
+
+# Kind of block, blocks per stage, and width of the first stage's.
+ARCHS = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2), 64),
+    "resnet50": (Bottleneck, (3, 4, 6, 3), 64),
+    "resnet101": (Bottleneck, (3, 4, 23, 3), 64),
+    "resnet152": (Bottleneck, (3, 8, 36, 3), 64),
+    "resnet200": (Bottleneck, (3, 24, 36, 3), 64),
+    "tiny": (Bottleneck, (1, 1, 1, 1), 8),
+}
 
 
 class ResNet(nnx.Module):
@@ -125,7 +150,7 @@ class ResNet(nnx.Module):
     ):
         rngs = rngs or nnx.Rngs(0)
         norm = norm or {}
-        stages, base = ARCHS[arch]
+        block_type, stages, base = ARCHS[arch]
         base *= width
         self.padding = padding
         self.conv1 = _conv(rngs, 3, base, 7, 2, padding, dtype)
@@ -135,8 +160,8 @@ class ResNet(nnx.Module):
             blocks = []
             for block in range(depth):
                 step = 2 if index and not block and 4 << index <= stride else 1
-                blocks.append(Bottleneck(rngs, channels, base << index, step, padding, dtype, norm))
-                channels = (base << index) * EXPANSION
+                blocks.append(block_type(rngs, channels, base << index, step, padding, dtype, norm))
+                channels = (base << index) * block_type.expansion
             setattr(self, f"layer{index + 1}", nnx.List(blocks))
         self.channels = channels
 

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from maskmill.schemas.errors import UsageError
 from maskmill.training.augment import augment_views
 from maskmill.training.config import Config
-from maskmill.training.losses import PADDING, detcon_loss
+from maskmill.training.losses import PADDING, detcon_loss, resolve_precision
 from maskmill.training.model import forward, initialize, online_network, stats_of, target_network
 from maskmill.training.optim import ema_decay, lars, learning_rate
 
@@ -106,6 +106,7 @@ def make_step(
     decay = ema_decay(config.optim.ema_base, total_steps)
     replicated = NamedSharding(mesh, PartitionSpec())
     loss_options = {name: getattr(config.loss, name) for name in config.loss.__dataclass_fields__}
+    loss_options["precision"] = resolve_precision(config.loss.precision, mesh.devices.flat[0].platform)
 
     def loss_and_rest(params, state, views, weights, ids):
         network = online.module(params, state["stats"])
@@ -150,6 +151,24 @@ def make_step(
         return new | {"target_params": target_params, "target_stats": target_stats}, metrics
 
     return jax.jit(step, out_shardings=replicated, donate_argnums=0)
+
+
+def lower_step(config: Config, mesh: Mesh) -> jax.stages.Lowered:
+    """The step of a run for a mesh of devices that need not exist, ready to be compiled; of schedules only the shape."""
+    data = config.data
+    cells = (data.image_size // data.cell) ** 2
+    sharded = NamedSharding(mesh, PartitionSpec("data"))
+
+    def split(*shape, dtype):
+        return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharded)
+
+    batch = {"label": split(dtype=np.int32), "key": split(2, dtype=np.uint32)}
+    for view in "12":
+        batch[f"image{view}"] = split(data.image_size, data.image_size, 3, dtype=np.uint8)
+        batch[f"weights{view}"] = split(data.masks_per_view, cells, dtype=np.float32)
+        batch[f"ids{view}"] = split(data.masks_per_view, dtype=np.int32)
+    state = abstract_state(config, NamedSharding(mesh, PartitionSpec()))
+    return make_step(config, mesh, total_steps=1000, warmup_steps=10).lower(state, batch)
 
 
 def _spread(projection: jax.Array, valid: jax.Array) -> jax.Array:

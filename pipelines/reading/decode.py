@@ -3,8 +3,9 @@
 OpenCV decodes, EXIF orientation is ignored, the result is RGB. What a file is, is decided by its content. The header is
 read first (Pillow reads it without decoding), so a picture over the pixel limit is refused before any memory is taken.
 
-The trainer decodes the stored bytes with TensorFlow (integer-accurate IDCT), which gives the same pixels for JPEG with
-one or three components and for PNG; everything else is stored as lossless PNG instead of its original bytes.
+The trainer decodes the stored bytes in the same way. TensorFlow with its integer-accurate IDCT, which other readers of a build
+use, gives the same pixels for JPEG with one or three components and for PNG; everything else is stored as lossless PNG
+instead of its original bytes.
 """
 
 import dataclasses

@@ -121,6 +121,31 @@ def test_digest_ignores_how_often_a_run_logs():
     assert digest(override(Config(), ["seed=7"])) != digest(Config())
 
 
+def test_presets_cover_every_row_and_column_of_the_papers_analyses():
+    """Tables 4 and 5 and Figures 7 and 8: each differs from its base in what its row says, and in nothing else."""
+    fh, gt = "detcon_s_coco_1296", "detcon_s_coco_gt"
+    point = {"data.pool: soft -> point"}
+    local = {"loss.negative_groups: 1 -> 128"}
+    rows = {
+        ("simclr_coco_1296", "simclr_coco_16_latents"): {"data.masks_per_view: 1 -> 16"},
+        (fh, "detcon_s_coco_1_latent"): {"data.masks_per_view: 16 -> 1"},
+        (fh, "detcon_s_coco_fh"): set(),
+        (fh, gt): {"data.layers: ['fh-500', 'fh-1000', 'fh-1500'] -> ['gt']"},
+        (gt, "detcon_s_coco_mcg"): {"data.layers: ['gt'] -> ['mcg-16']"},
+        ("simclr_coco_1296", "simclr_coco_384"): {"data.image_size: 224 -> 384"},
+        ("simclr_coco_1296", "simclr_coco_512"): {"data.image_size: 224 -> 512"},
+    }
+    rows |= {(gt, f"detcon_s_coco_grid_{n}"): {f"data.layers: ['gt'] -> ['grid-{n}']"} for n in (2, 5, 10)}
+    for base in ("detcon_s_coco_fh", gt):
+        for size in (384, 512):
+            rows[base, f"{base}_{size}"] = point | {f"data.image_size: 224 -> {size}"}
+        rows[base, f"{base}_local"] = local
+        rows[base, f"{base}_one_view"] = local | point | {"data.views: 2 -> 1"}
+    for (base, name), changes in rows.items():
+        found = set(differences(to_dict(PRESETS[base].config), to_dict(PRESETS[name].config)))
+        assert found == changes, name
+
+
 def test_presets_cover_the_papers_schedules():
     assert {f"{a}_in1k_{e}" for a in ("detcon_s", "simclr") for e in (100, 200, 500, 1000)} <= PRESETS.keys()
     assert {f"{a}_in1k_{e}" for a in ("detcon_b", "byol") for e in (300, 1000)} <= PRESETS.keys()

@@ -12,7 +12,15 @@ from maskmill.training import losses
 # Compiled as a whole: op by op the same tests take four times as long.
 detcon_loss = jax.jit(
     losses.detcon_loss,
-    static_argnames=("form", "reduction", "same_view_negatives", "local_negatives", "negative_groups", "chunk"),
+    static_argnames=(
+        "form",
+        "reduction",
+        "same_view_negatives",
+        "local_negatives",
+        "negative_groups",
+        "chunk",
+        "precision",
+    ),
 )
 
 
@@ -264,3 +272,41 @@ def test_logits_are_never_held_at_once():
         return step.lower(x, x, ids).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(64) < (n * masks) ** 2 * 4 < temporary(n * masks)
+
+
+def object_latents(n=128, masks=16, d=256, objects=8):
+    """Latents as training makes them: near their object's, and all of them near one direction."""
+    random = np.random.default_rng(0)
+    ids = random.integers(0, objects, (n, 2, masks)).astype(np.int32)
+    centres = random.normal(size=(n, objects, d)) + 0.5 * random.normal(size=d)
+    near = centres[np.arange(n)[:, None, None], ids]
+    return *(np.float32(near + random.normal(size=near.shape)) for _ in range(2)), ids
+
+
+def relative_gap(a, b) -> float:
+    return float(np.linalg.norm(np.float64(a) - np.float64(b)) / np.linalg.norm(np.float64(b)))
+
+
+def test_operands_rounded_to_bfloat16_change_neither_loss_nor_gradient_to_speak_of():
+    anchors, targets, ids = object_latents()
+    slope = jax.jit(
+        jax.value_and_grad(lambda a, t, p: detcon_loss(a, t, ids, precision=p, chunk=1024)[0], (0, 1)),
+        static_argnums=2,
+    )
+    (exact, exact_slopes), (rounded, rounded_slopes) = (slope(anchors, targets, p) for p in ("highest", "bfloat16"))
+    assert float(rounded) != float(exact)  # the rounding is there: else this compares float32 with itself
+    assert float(rounded) == pytest.approx(float(exact), rel=5e-5)
+    for found, expected in zip(rounded_slopes, exact_slopes):
+        assert found.dtype == np.float32
+        cosine = np.vdot(found, expected) / np.linalg.norm(found) / np.linalg.norm(expected)
+        assert cosine > 0.99998
+        assert 0 < relative_gap(found, expected) < 1e-3
+    # The control: operands of eight bits would be seen.
+    coarse = [np.float32(jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True), jnp.float8_e4m3fn))
+              for x in (anchors, targets)]  # fmt: skip
+    assert relative_gap(slope(*coarse, "highest")[1][0], slope(anchors, targets, "highest")[1][0]) > 1e-2
+
+
+def test_precision_is_the_platforms_unless_it_is_named():
+    assert [losses.resolve_precision("auto", p) for p in ("cpu", "tpu", "gpu")] == ["highest", "bfloat16", "bfloat16"]
+    assert losses.resolve_precision("high", "cpu") == "high"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from maskmill.training.config import Config, ModelConfig
+from maskmill.training.export import torchvision_state
 from maskmill.training.losses import detcon_loss
 from maskmill.training.model import encoder, forward, initialize, mask_pool, online_network, stats_of, target_network
 from maskmill.training.presets import PRESETS
@@ -23,6 +24,26 @@ def test_resnet50_has_torchvisions_parameters():
     assert size(encoder(config.model).params) == 23_508_032 == 25_557_032 - (2048 * 1000 + 1000)
     assert size(online_network(config).params) == 23_508_032 + 9_449_472 + 2_109_440
     assert size(target_network(config).params) == 23_508_032 + 9_449_472
+
+
+def test_resnet18_has_torchvisions_names_and_parameters():
+    """Its table: two blocks of two convolutions per stage, a projection where a stage begins narrower."""
+    network = encoder(ModelConfig(arch="resnet18"))
+    assert size(network.params) == 11_176_512 == 11_689_512 - (512 * 1000 + 1000)
+    expected = {"conv1.kernel", "bn1.scale", "bn1.bias"}
+    for stage in range(1, 5):
+        for block in range(2):
+            at = f"layer{stage}.{block}."
+            expected |= {f"{at}conv{i}.kernel" for i in (1, 2)}
+            expected |= {f"{at}bn{i}.{leaf}" for i in (1, 2) for leaf in ("scale", "bias")}
+            if stage > 1 and block == 0:
+                expected |= {f"{at}downsample.0.kernel", f"{at}downsample.1.scale", f"{at}downsample.1.bias"}
+    assert set(network.params) == expected
+    assert network.params["layer4.0.conv1.kernel"].shape == (3, 3, 256, 512)
+    params, stats = initialize(network, 0)
+    assert not params["layer4.1.bn2.scale"].any()  # a branch ends with it here: blocks start as the identity
+    assert (params["layer4.1.bn1.scale"] == 1).all()
+    assert len(torchvision_state(params, stats)) == 120  # torchvision's 122 without fc
 
 
 def flops(function, *shapes):
@@ -57,7 +78,7 @@ def test_the_loss_costs_what_the_paper_says(d, millions, same_view):
     def loss_flops(width):
         latents = jax.ShapeDtypeStruct((4096, 2, 16, width), jnp.float32)
         ids = jax.ShapeDtypeStruct((4096, 2, 16), jnp.int32)
-        loss = lambda a, t, i: detcon_loss(a, t, i, chunk=4096 * 16, same_view_negatives=same_view)[0]  # noqa: E731
+        loss = lambda a, t, i: detcon_loss(a, t, i, chunk=4096 * 32, same_view_negatives=same_view)[0]  # noqa: E731
         return flops(loss, latents, latents, ids)
 
     # What grows with the latents' width is the products; per image and view.
@@ -68,6 +89,7 @@ def test_the_loss_costs_what_the_paper_says(d, millions, same_view):
 @pytest.mark.parametrize(
     ("arch", "width", "millions", "giga"),
     [
+        ("resnet18", 1, 11.177, 1.686),  # 1.81 with the taps in the padding
         ("resnet50", 1, 23.508, 3.97),
         ("resnet101", 1, 42.500, 7.51),
         ("resnet152", 1, 58.144, 11.08),

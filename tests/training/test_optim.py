@@ -73,6 +73,16 @@ def test_lars_is_not_optax_lars(problem):
     assert np.linalg.norm(ours - theirs) > 0.05 * np.linalg.norm(ours - start)
 
 
+def test_momentum_of_updates_is_optax_lars_and_so_simclrs(problem):
+    params, gradients = problem
+    mask = {name: name.endswith("kernel") for name in SHAPES}
+    other = optax.lars(RATE, OPTIM.weight_decay, mask, OPTIM.trust, 0.0, mask, OPTIM.momentum)
+    switched = dataclasses.replace(OPTIM, momentum_of="updates")
+    found, expected = (run_optax(o, params, gradients) for o in (lars(switched, RATE), other))
+    for name in SHAPES:
+        np.testing.assert_allclose(found[name], expected[name], rtol=2e-5, atol=2e-6, err_msg=name)
+
+
 def test_only_kernels_are_adapted():
     """Every bias and every batch norm parameter of the whole network is excluded, and nothing else."""
     names = set(online_network(Config()).params)
