@@ -1,5 +1,6 @@
 """A finished data set in a few lines of text."""
 
+import shlex
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -77,5 +78,5 @@ def report_lines(document: "Document", folder: str) -> list[str]:
         order = ", ".join(f"{x.name} {x.abo.value:.3f}" for x in ranking.layers if x.abo.value is not None)
         lines.append(f"with {ranking.budget} masks per image, as a view of DetCon samples: {order}")
     if ranking.train:
-        lines.append(f"next: {' '.join(folder if word == 'OUT' else word for word in ranking.train)}")
+        lines.append(f"next: {shlex.join(folder if word == 'OUT' else word for word in ranking.train)}")
     return lines

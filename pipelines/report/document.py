@@ -229,7 +229,7 @@ def _categories(build: Build, overlaps: OverlapStats) -> list[CategoryRow]:
 
 
 def rank_layers(build: Build, stats: ReportStats, series: Sequence[SeriesRow], rows: Sequence[LayerRow]) -> Ranking:
-    """Layers at `DECISION_BUDGET` masks, the best first; by name where there is no ground truth.
+    """Layers at `DECISION_BUDGET` masks, the best first; in the manifest's order where there is no ground truth.
 
     The interval of a lead is paired: both layers are weighed with the same bootstrap draws, so that what is common to both
     (hard images) cancels.
@@ -241,12 +241,11 @@ def rank_layers(build: Build, stats: ReportStats, series: Sequence[SeriesRow], r
     made.sort(key=lambda i: (-(_at_budget(rows[i]).value or 0.0), i))
     following = [*made[1:], None] if made else []
     ranked = [_ranked(stats, series, rows, i, after) for i, after in zip(made, following, strict=True)]
-    train = []
+    train: list[str] = []
     if made and _at_budget(rows[made[0]]).value is not None:
         preset = PRESETS.get(str(build.config.get("dataset", "")), "detcon_b_coco")
-        train = (
-            f"detcon train --preset {preset} --data OUT --workdir RUN --set data.layers={rows[made[0]].name}".split()
-        )
+        train = ["detcon", "train", "--preset", preset, "--data", "OUT", "--workdir", "RUN", "--set"]
+        train.append(f"data.layers={rows[made[0]].name}")
     return Ranking(DECISION_BUDGET, ranked, [_ranked(stats, series, rows, i, None) for i in references], train)
 
 

@@ -1,5 +1,7 @@
 """A report in Markdown, for a pull request or a data set's card: the decision, the table and the checks, without pictures."""
 
+import shlex
+
 from maskmill.pipelines.report.model import Document, Interval, Metric, RankedLayer
 from maskmill.pipelines.report.templating import clean
 
@@ -39,7 +41,7 @@ def to_markdown(document: Document) -> str:
     if left > 0:
         lines += ["", f"{left:,} more layers are in report.json."]
     if ranking.train:
-        lines += ["", "```", clean(" ".join(ranking.train), 400).replace("`", "'"), "```"]
+        lines += ["", "```", clean(shlex.join(ranking.train), 400).replace("`", "'"), "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ Its size is bounded: tables are cut at fixed lengths, and thumbnails get what ro
 """
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -98,6 +99,7 @@ def render_page(document: Document, pictures: Mapping[PictureKey, Thumbnail]) ->
             masks_drawn=MASKS_DRAWN,
             shards=_shard_summary(document.build.shards),
             stages=[(stage, stage.total_us / spent if spent else 0.0) for stage in timed],
+            train=shlex.join(ranking.train),  # a layer may be called anything, and this line is for a shell
             replicates=REPLICATES,
             sample=SAMPLE,
         )

@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
+import html
 import json
 import re
+import shlex
 import tracemalloc
 
 import numpy as np
@@ -67,6 +69,8 @@ def test_hostile_names_stay_text():
     assert "&lt;script&gt;" in text
     assert "{{ 7 * 7 }}" in text
     assert "$^$" in text
+    shown = html.unescape(re.search(r"<pre><code>(.*?)</code></pre>", text, re.DOTALL)[1])
+    assert len(shlex.split(shown)) == 10  # whatever a layer is called, it stays one word of the command
     assert "x" * 400 not in text
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x1b]", text)
     assert json.loads(to_bytes(document))["build"]["dataset"] == HOSTILE[0]
