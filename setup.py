@@ -59,6 +59,7 @@ DEV = [
     "tensorflow-datasets>=4.9.6",
     "twine>=6.1",
     "types-PyYAML",
+    "webdataset>=1.0",
 ]
 
 setup(

@@ -13,7 +13,7 @@ from maskmill.pipelines.reading.inputs import Source
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, UsageError
 
-DATASETS = ("coco", "imagenet", "folder")
+DATASETS = ("coco", "imagenet", "folder", "webdataset")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.]{0,63}$")
 
 
@@ -22,8 +22,9 @@ class BuildConfig:
     """Every option that can change a byte of the records. Two builds with equal configs and inputs are equal.
 
     Attributes:
-        dataset: coco, imagenet or folder.
-        images: folder, .zip or .tar of the pictures, local or gs://.
+        dataset: one of `DATASETS`.
+        images: folder, .zip or .tar of the pictures, local or gs://; of webdataset, parquet and tfrecord a folder of such
+            files, one of them, or a pattern; of tfds the folder of one prepared version.
         annotations: COCO instances json; coco only.
         ground_truth: validation labels; imagenet only.
         synsets: list of all synsets, or the devkit's meta.mat; imagenet only.
@@ -58,7 +59,9 @@ class BuildConfig:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UsageError(f"--dataset is one of {', '.join(DATASETS)}, got {self.dataset!r}{hint}")
         if not self.images:
-            raise UsageError("--images is missing: the folder, .zip or .tar of the pictures")
+            raise UsageError(
+                "--images is missing: the folder, .zip or .tar of the pictures, or the files of the data set"
+            )
         if self.dataset == "coco" and not self.annotations:
             raise UsageError(
                 "--dataset coco needs --annotations, COCO's instances_*.json; without one use --dataset folder"
@@ -93,6 +96,10 @@ class BuildConfig:
             from maskmill.pipelines.reading.imagenet import ImageNet
 
             return ImageNet(self.images, self.ground_truth, self.synsets)
+        if self.dataset == "webdataset":
+            from maskmill.pipelines.reading.webdataset import WebDataset
+
+            return WebDataset(self.images)
         from maskmill.pipelines.reading.folder import Folder
 
         return Folder(self.images)
