@@ -44,6 +44,7 @@ GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
 DEV = [
     "check-wheel-contents>=0.6",
     "dask>=2024.8",
+    "datasets>=4.0",
     "distributed>=2024.8",
     "faster-coco-eval>=1.6",
     "gcp-storage-emulator>=2026.7",

@@ -4,7 +4,7 @@ import argparse
 
 _FLAGS = (
     # name, metavar, help
-    ("dataset", "KIND", "coco, imagenet, folder, webdataset"),
+    ("dataset", "KIND", "coco, imagenet, folder, webdataset, parquet"),
     ("images", "PATH", "folder, .zip or .tar of the pictures; local or gs://"),
     ("annotations", "FILE", "COCO instances json (coco)"),
     ("ground_truth", "FILE", "validation labels, for the flat validation folder (imagenet)"),

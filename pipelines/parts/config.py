@@ -13,7 +13,7 @@ from maskmill.pipelines.reading.inputs import Source
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, UsageError
 
-DATASETS = ("coco", "imagenet", "folder", "webdataset")
+DATASETS = ("coco", "imagenet", "folder", "webdataset", "parquet")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.]{0,63}$")
 
 
@@ -100,6 +100,10 @@ class BuildConfig:
             from maskmill.pipelines.reading.webdataset import WebDataset
 
             return WebDataset(self.images)
+        if self.dataset == "parquet":
+            from maskmill.pipelines.reading.parquet import Parquet
+
+            return Parquet(self.images)
         from maskmill.pipelines.reading.folder import Folder
 
         return Folder(self.images)

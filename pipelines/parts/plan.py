@@ -106,9 +106,13 @@ class Plan:
         return BuildConfig.from_dict(self.requested)
 
 
-def order_key(seed: int, identity: str) -> bytes:
-    """Where an input comes in the order of records: 16 bytes, uniform and independent of all other inputs."""
-    return hashlib.sha256(f"{seed}\0{identity}".encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
+def order_key(seed: int, identity: str, together: str = "") -> bytes:
+    """Where an input comes in the order of records: 16 bytes, uniform and independent of all other inputs.
+
+    Inputs that are read `together` (see `Input`) share the first half: their group is shuffled, and they within it.
+    """
+    key = hashlib.sha256(f"{seed}\0{identity}".encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
+    return order_key(seed, together)[: _KEY_BYTES // 2] + key[: _KEY_BYTES // 2] if together else key
 
 
 def list_inputs(config: BuildConfig, source) -> tuple[list[bytes], list[Refusal]]:
@@ -122,7 +126,7 @@ def list_inputs(config: BuildConfig, source) -> tuple[list[bytes], list[Refusal]
         if isinstance(item, Refusal):
             refused.append(item)
         else:
-            entries.append(order_key(config.seed, item.id) + item.to_json())
+            entries.append(order_key(config.seed, item.id, item.together) + item.to_json())
     entries.sort()
     kept = 0
     last = b""

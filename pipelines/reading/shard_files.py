@@ -95,7 +95,7 @@ def find_shards(images: str, wanted: str, takes: Callable[[str], bool]) -> tuple
                 left.append(left_out(name, f"not one of the {wanted}"))
         if not shards:
             raise InputError(f"{images} holds no {wanted}; --images takes a folder of them, one, or a pattern")
-    heads = {found[1] for shard in shards if (found := _OF_MANY.match(shard.path))}
+    heads = {of_many[1] for shard in shards if (of_many := _OF_MANY.match(shard.path))}
     splits = {f"{head.rpartition('/')[2]}-*": f"{head}-*" for head in sorted(heads)}
     if len(splits) > 1:
         raise InputError(
