@@ -49,6 +49,7 @@ DEV = [
     "faster-coco-eval>=1.6",
     "gcp-storage-emulator>=2026.7",
     "hypothesis>=6.100",
+    "importlib-resources>=6.0",  # tensorflow-datasets needs it to prepare a data set, and does not say so
     "jsonschema>=4.22",
     "mypy>=1.11",
     "pytest>=8.2",

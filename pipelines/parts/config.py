@@ -13,7 +13,7 @@ from maskmill.pipelines.reading.inputs import Source
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, UsageError
 
-DATASETS = ("coco", "imagenet", "folder", "webdataset", "parquet")
+DATASETS = ("coco", "imagenet", "folder", "webdataset", "parquet", "tfds", "tfrecord")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.]{0,63}$")
 
 
@@ -29,7 +29,8 @@ class BuildConfig:
         ground_truth: validation labels; imagenet only.
         synsets: list of all synsets, or the devkit's meta.mat; imagenet only.
         masks: generator specs, in canonical form.
-        name, split: the shards' names, DATASET-SPLIT.tfrecord-...; the name defaults to `dataset`.
+        name, split: the shards' names, DATASET-SPLIT.tfrecord-...; the name defaults to `dataset`. Of tfds the split is
+            also the one that is read.
         num_shards: 0 means one per about 1,000 images, but at least 16 where there are 256 images.
         limit: build only this many inputs, a seeded random choice; 0 means all.
         seed: of the order of records.
@@ -104,6 +105,14 @@ class BuildConfig:
             from maskmill.pipelines.reading.parquet import Parquet
 
             return Parquet(self.images)
+        if self.dataset == "tfds":
+            from maskmill.pipelines.reading.tfds import Tfds
+
+            return Tfds(self.images, self.split)
+        if self.dataset == "tfrecord":
+            from maskmill.pipelines.reading.tfrecords import TfRecords
+
+            return TfRecords(self.images)
         from maskmill.pipelines.reading.folder import Folder
 
         return Folder(self.images)

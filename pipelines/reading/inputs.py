@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Protocol
 
+from maskmill.pipelines.reading.example_record import ExampleRecord
 from maskmill.pipelines.reading.location import Location
 from maskmill.pipelines.reading.names import escape_surrogates
 from maskmill.pipelines.reading.row_group import Cell
 
-Place = Location | Cell
+Place = Location | Cell | ExampleRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Input:
         return cls(**fields)
 
 
-_OTHER_PLACES: dict[str, type[Cell]] = {"cell": Cell}
+_OTHER_PLACES: dict[str, type[Cell | ExampleRecord]] = {"cell": Cell, "example": ExampleRecord}
 _FIELDS = tuple(field.name for field in dataclasses.fields(Input))
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of objects that libraries name in their messages
 HIDDEN = "hidden: its name, or that of its folder, begins with a dot"
