@@ -1,6 +1,7 @@
 """A class as data sets state it: a number, a WordNet synset or a name."""
 
 import re
+from collections.abc import Sequence
 
 _SYNSET = re.compile(r"^n\d{8}$")
 _MAX_NAME = 200  # characters; a longer text is a caption
@@ -9,7 +10,7 @@ Class = tuple[int, str, str]
 NO_CLASS: Class = (-1, "", "")
 
 
-def as_class(value: object, names: list[str] | None = None) -> Class:
+def as_class(value: object, names: Sequence[str] = ()) -> Class:
     """What was found where a class should stand, as (label or -1, synset or "", name or "").
 
     Args:

@@ -149,7 +149,7 @@ def _input(identity: str, at: ExampleRecord, small: Any, features: Features) -> 
     name = str(_value(small, features.name) or "").replace("\\", "/").rpartition("/")[2]
     identity += f"/{spelled(name)}" if name else ""
     try:
-        label, synset, text = as_class(_value(small, features.label), list(features.class_names))
+        label, synset, text = as_class(_value(small, features.label), features.class_names)
     except ValueError as error:
         return Refusal(identity, "list", "bad_annotation", f"its class is {error}")
     synset = str(_value(small, features.synset) or synset)

@@ -139,7 +139,6 @@ def _list_file(shard: ShardFile) -> list[Columns | Listed]:
 
 def _list_rows(shard: ShardFile, file: Any, columns: Columns) -> Iterator[Listed]:
     number = 0
-    names = list(columns.names)
     for group in range(file.num_row_groups):
         facts = file.metadata.row_group(group)
         size = _bytes_of(facts, columns.picture)
@@ -160,7 +159,7 @@ def _list_rows(shard: ShardFile, file: Any, columns: Columns) -> Iterator[Listed
             identity = f"{shard.name}/{number:08d}" + (f"/{spelled(last)}" if last else "")
             number += 1
             try:
-                label, synset, text = as_class(classes[row] if classes else None, names)
+                label, synset, text = as_class(classes[row] if classes else None, columns.names)
             except ValueError as error:
                 yield Refusal(identity, "list", "bad_annotation", f"its class is {error}")
                 continue

@@ -79,8 +79,9 @@ def find_shards(images: str, wanted: str, takes: Callable[[str], bool]) -> tuple
     if any(mark in images for mark in "{*?"):
         paths = sorted({path for name in expand_braces(images) for path in _match(name, wanted)})
         there = storage.in_parallel(storage.exists, paths, paths[0])
-        for path in (path for path, exists in zip(paths, there, strict=True) if not exists):
-            raise InputError(f"{path} not found, but {images} names it; write the range that there is")
+        missing = [path for path, exists in zip(paths, there, strict=True) if not exists]
+        if missing:
+            raise InputError(f"{missing[0]} not found, but {images} names it; write the range that there is")
         shards = _with_names(paths)
     elif not images.endswith("/") and (storage.exists(images) if storage.is_remote(images) else os.path.isfile(images)):
         shards = _with_names([images])
