@@ -7,7 +7,6 @@ import json
 import time
 from pathlib import Path
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +19,8 @@ from maskmill.pipelines.reading.inputs import Input
 from maskmill.pipelines.reading.parquet import Parquet
 from maskmill.pipelines.reading.read_ahead import read_ahead
 from maskmill.schemas.errors import ImageError, InputError
+
+datasets = pytest.importorskip("datasets", reason="the dev extra is not installed")
 
 NAMES = ["tench, Tinca tinca", "goldfish", "n01484850"]
 FEATURES = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)})

@@ -3,13 +3,14 @@
 import json
 
 import pytest
-import webdataset
 from archives import tar_bytes
 from sources import GRID, built, left, photo, taken
 
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.reading.webdataset import WebDataset, split_key
 from maskmill.schemas.errors import ImageError, InputError, UsageError
+
+webdataset = pytest.importorskip("webdataset", reason="the dev extra is not installed")
 
 
 def write_shards(folder, count: int = 12, per_shard: int = 5, *, how: str = "cls") -> dict[str, tuple[bytes, int]]:
