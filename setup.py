@@ -46,10 +46,12 @@ GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
 DEV = [
     "check-wheel-contents>=0.6",
     "dask>=2024.8",
+    "datasets>=4.0",
     "distributed>=2024.8",
     "faster-coco-eval>=1.6",
     "gcp-storage-emulator>=2026.7",
     "hypothesis>=6.100",
+    "importlib-resources>=6.0",  # tensorflow-datasets needs it to prepare a data set, and does not say so
     "jsonschema>=4.22",
     "mypy>=1.11",
     "pytest>=8.2",
@@ -62,6 +64,7 @@ DEV = [
     "tensorflow-datasets>=4.9.6",
     "twine>=6.1",
     "types-PyYAML",
+    "webdataset>=1.0",
 ]
 
 setup(

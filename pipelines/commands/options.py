@@ -4,8 +4,8 @@ import argparse
 
 _FLAGS = (
     # name, metavar, help
-    ("dataset", "KIND", "coco, imagenet or folder"),
-    ("images", "PATH", "folder, .zip or .tar of the pictures; local or gs://"),
+    ("dataset", "KIND", "coco, imagenet, folder, webdataset, parquet, tfds or tfrecord"),
+    ("images", "PATH", "folder, .zip or .tar of the pictures, or files such as train-{000..099}.tar; local or gs://"),
     ("annotations", "FILE", "COCO instances json (coco)"),
     ("ground_truth", "FILE", "validation labels, for the flat validation folder (imagenet)"),
     ("synsets", "FILE", "list of all synsets, or the devkit's meta.mat (imagenet)"),

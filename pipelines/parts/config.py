@@ -13,7 +13,7 @@ from maskmill.pipelines.reading.inputs import Source
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, UsageError
 
-DATASETS = ("coco", "imagenet", "folder")
+DATASETS = ("coco", "imagenet", "folder", "webdataset", "parquet", "tfds", "tfrecord")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.]{0,63}$")
 
 
@@ -36,13 +36,15 @@ class BuildConfig:
     """Every option that can change a byte of the records. Two builds with equal configs and inputs are equal.
 
     Attributes:
-        dataset: coco, imagenet or folder.
-        images: folder, .zip or .tar of the pictures, local or gs://.
+        dataset: one of `DATASETS`.
+        images: folder, .zip or .tar of the pictures, local or gs://; of webdataset, parquet and tfrecord a folder of such
+            files, one of them, or a pattern; of tfds the folder of one prepared version.
         annotations: COCO instances json; coco only.
         ground_truth: validation labels; imagenet only.
         synsets: list of all synsets, or the devkit's meta.mat; imagenet only.
         masks: generator specs, in canonical form.
-        name, split: the shards' names, DATASET-SPLIT.tfrecord-...; the name defaults to `dataset`.
+        name, split: the shards' names, DATASET-SPLIT.tfrecord-...; the name defaults to `dataset`. Of tfds the split is
+            also the one that is read.
         num_shards: 0 means one per about 1,000 images, but at least 16 where there are 256 images.
         limit: build only this many inputs, a seeded random choice; 0 means all.
         seed: of the order of records.
@@ -72,7 +74,9 @@ class BuildConfig:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UsageError(f"--dataset is one of {', '.join(DATASETS)}, got {self.dataset!r}{hint}")
         if not self.images:
-            raise UsageError("--images is missing: the folder, .zip or .tar of the pictures")
+            raise UsageError(
+                "--images is missing: the folder, .zip or .tar of the pictures, or the files of the data set"
+            )
         if self.dataset == "coco" and not self.annotations:
             raise UsageError(
                 "--dataset coco needs --annotations, COCO's instances_*.json; without one use --dataset folder"
@@ -107,6 +111,22 @@ class BuildConfig:
             from maskmill.pipelines.reading.imagenet import ImageNet
 
             return ImageNet(self.images, self.ground_truth, self.synsets)
+        if self.dataset == "webdataset":
+            from maskmill.pipelines.reading.webdataset import WebDataset
+
+            return WebDataset(self.images)
+        if self.dataset == "parquet":
+            from maskmill.pipelines.reading.parquet import Parquet
+
+            return Parquet(self.images)
+        if self.dataset == "tfds":
+            from maskmill.pipelines.reading.tfds import Tfds
+
+            return Tfds(self.images, self.split)
+        if self.dataset == "tfrecord":
+            from maskmill.pipelines.reading.tfrecords import TfRecords
+
+            return TfRecords(self.images)
         from maskmill.pipelines.reading.folder import Folder
 
         return Folder(self.images)

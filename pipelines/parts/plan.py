@@ -103,9 +103,13 @@ class Plan:
         return self.seconds_per_image * self.inputs * tasks / max(1, len(self.tasks))
 
 
-def order_key(seed: int, identity: str) -> bytes:
-    """Where an input comes in the order of records: 16 bytes, uniform and independent of all other inputs."""
-    return hashlib.sha256(f"{seed}\0{identity}".encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
+def order_key(seed: int, identity: str, together: str = "") -> bytes:
+    """Where an input comes in the order of records: 16 bytes, uniform and independent of all other inputs.
+
+    Inputs that are read `together` (see `Input`) share the first half: their group is shuffled, and they within it.
+    """
+    key = hashlib.sha256(f"{seed}\0{identity}".encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
+    return order_key(seed, together)[: _KEY_BYTES // 2] + key[: _KEY_BYTES // 2] if together else key
 
 
 def list_inputs(config: BuildConfig, source, *, beyond_limit: bool = False) -> tuple[list[bytes], list[Refusal]]:
@@ -120,7 +124,7 @@ def list_inputs(config: BuildConfig, source, *, beyond_limit: bool = False) -> t
         if isinstance(item, Refusal):
             refused.append(item)
         else:
-            entries.append(order_key(config.seed, item.id) + item.to_json())
+            entries.append(order_key(config.seed, item.id, item.together) + item.to_json())
     entries.sort()
     kept = 0
     last = b""

@@ -6,8 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Protocol
 
+from maskmill.pipelines.reading.example_record import ExampleRecord
 from maskmill.pipelines.reading.location import Location
 from maskmill.pipelines.reading.names import escape_surrogates
+from maskmill.pipelines.reading.row_group import Cell
+
+Place = Location | Cell | ExampleRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,29 +25,30 @@ class Input:
         label, synset, text: class, or -1, "", "".
         size: (height, width) as the annotation file states it, or None.
         annotations: raw COCO annotations of the image, as they stand in the file.
+        together: inputs of one such text are read as one piece, and follow one another in the order of records; "" where
+            each is read by itself. Their ids must differ from all others'.
     """
 
     id: str
-    location: Location
+    location: Place
     source_id: str = ""
     label: int = -1
     synset: str = ""
     text: str = ""
     size: tuple[int, int] | None = None
     annotations: tuple[dict, ...] = ()
+    together: str = ""
 
     def to_json(self) -> bytes:
         """One line of the plan, without the line end. Defaults are left out: there can be millions of lines."""
         at = self.location
         fields = {name: getattr(self, name) for name in _FIELDS}
-        fields["location"] = [
-            at.path,
-            at.offset,
-            at.size,
-            at.deflated,
-            at.plain,
-            *((at.crc, at.lead) if at.lead else ()),
-        ]
+        if isinstance(at, Location):
+            zipped = (at.crc, at.lead) if at.lead else ()
+            fields["location"] = [at.path, at.offset, at.size, at.deflated, at.plain, *zipped]
+        else:
+            kind = next(name for name, place in _OTHER_PLACES.items() if isinstance(at, place))
+            fields["location"] = {kind: [getattr(at, name) for name in at.__slots__]}
         line = {k: v for k, v in fields.items() if v not in ("", -1, None, ())}
         return json.dumps(line, separators=(",", ":"), sort_keys=True).encode("ascii")
 
@@ -51,13 +56,19 @@ class Input:
     def from_json(cls, line: bytes) -> "Input":
         """The inverse of `to_json`."""
         fields = json.loads(line)
-        fields["location"] = Location(*fields["location"])
+        at = fields["location"]
+        if isinstance(at, dict):
+            ((kind, values),) = at.items()
+            fields["location"] = _OTHER_PLACES[kind](*values)
+        else:
+            fields["location"] = Location(*at)
         if "size" in fields:
             fields["size"] = tuple(fields["size"])
         fields["annotations"] = tuple(fields.get("annotations", ()))
         return cls(**fields)
 
 
+_OTHER_PLACES: dict[str, type[Cell | ExampleRecord]] = {"cell": Cell, "example": ExampleRecord}
 _FIELDS = tuple(field.name for field in dataclasses.fields(Input))
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of objects that libraries name in their messages
 HIDDEN = "hidden: its name, or that of its folder, begins with a dot"

@@ -21,12 +21,14 @@ def is_archive(path: str) -> bool:
     return path.endswith((".zip", ".tar"))
 
 
-def list_tree(path: str) -> Iterator[tuple[str, Location | Refusal]]:
+def list_tree(
+    path: str, wanted: str = "a folder, a .zip or a .tar of pictures"
+) -> Iterator[tuple[str, Location | Refusal]]:
     """Every file of a folder, zip or tar as (relative name with forward slashes, where it is), in no fixed order.
 
     Where something is there but not taken (hidden, a link to nowhere, encrypted, named unsafely), its line of the ledger
     stands in place of the location: whoever lists a tree can account for all of it. Names are spelled as ids are, see
-    `pipelines.reading.names`.
+    `pipelines.reading.names`. `wanted` says in messages what may stand at `path`.
 
     Raises:
         InputError: nothing at `path`, it cannot be read, is neither folder nor zip nor tar, or is an archive that does not
@@ -44,9 +46,9 @@ def list_tree(path: str) -> Iterator[tuple[str, Location | Refusal]]:
         else:
             yield from list_folder(path)
     except FileNotFoundError as error:
-        raise InputError(f"{path} not found; --images takes a folder, a .zip or a .tar of pictures") from error
+        raise InputError(f"{path} not found; --images takes {wanted}") from error
     except NotADirectoryError as error:
-        raise InputError(f"{path} is a file; --images takes a folder, a .zip or a .tar of pictures") from error
+        raise InputError(f"{path} is a file; --images takes {wanted}") from error
     except OSError as error:
         raise InputError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     except DamagedArchive as error:

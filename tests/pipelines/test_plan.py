@@ -153,7 +153,7 @@ def test_a_torn_plan_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dataset": "cocoo"}, r"one of coco, imagenet, folder, got 'cocoo'; did you mean 'coco'"),
+        ({"dataset": "cocoo"}, r"one of coco, imagenet, folder, .*got 'cocoo'; did you mean 'coco'"),
         ({"images": ""}, "--images is missing"),
         ({"dataset": "coco"}, "needs --annotations"),
         ({"annotations": "x.json"}, "--annotations belongs to --dataset coco, not folder"),
