@@ -9,11 +9,10 @@ Spec strings look like calls, `fh(scales=(500, 1000, 1500))`, and are parsed wit
 
 import ast
 import dataclasses
-import difflib
 import importlib
 from typing import Protocol
 
-from maskmill.schemas.errors import UsageError
+from maskmill.schemas.errors import UsageError, did_you_mean
 from maskmill.schemas.image import ImageRecord
 from maskmill.schemas.mask import Layer, MaskSet
 
@@ -46,8 +45,7 @@ def generator_class(name: str) -> type:
     """The generator registered as `name`; UsageError lists the names there are."""
     known = {**GENERATORS, **IMPORTED}
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known)
         raise UsageError(f"unknown mask generator {name!r}; there are {', '.join(sorted(known))}{hint}")
     module, _, attribute = known[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
@@ -95,8 +93,7 @@ def parse_spec(spec: str) -> Generator:
     params = {}
     for keyword in keywords:
         if keyword.arg not in fields:
-            near = difflib.get_close_matches(keyword.arg or "", fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(keyword.arg or "", fields)
             raise UsageError(f"masks spec {spec!r}: {name} has no parameter {keyword.arg!r}; it takes {listed}{hint}")
         if keyword.arg in params:
             raise UsageError(f"masks spec {spec!r}: parameter {keyword.arg!r} is given twice")

@@ -15,7 +15,7 @@ from maskmill.schemas.errors import DamageError, InputError, MaskmillError
 from maskmill.schemas.manifest import Manifest, load_manifest
 from maskmill.schemas.reader import read_shard
 from maskmill.training import geometry
-from maskmill.training.cache import local_shard
+from maskmill.training.cache import local_shards
 from maskmill.training.config import DataConfig
 from maskmill.training.host import hide_accelerators, keep_freed_memory, tf
 from maskmill.training.order import Order
@@ -135,7 +135,7 @@ class Batches:
             try:
                 for group in self._order.groups(step):
                     shards = [self._manifest.shards[s] for s in group.shards]
-                    paths = [local_shard(self._folder, shard) for shard in shards]
+                    paths = local_shards(self._folder, shards)
                     yield paths, sum(shard.records for shard in shards), group.places, group.keys
             except MaskmillError as error:
                 failure.append(error)
@@ -228,7 +228,7 @@ class Batches:
             for shard in group.shards:
                 wanted = shards.get(shard, set())
                 entry = self._manifest.shards[shard]
-                folder, local = os.path.split(local_shard(self._folder, entry))
+                folder, local = os.path.split(*local_shards(self._folder, [entry]))
                 for index, record in enumerate(read_shard(folder, dataclasses.replace(entry, name=local), layers)):
                     if index in wanted:
                         _check_record(record, f"{entry.name}: record {index} ({record.filename})")
