@@ -49,7 +49,7 @@ demo-out/dataset/manifest.json:
 train-demo: $(VENV)/train demo-out/dataset/manifest.json
 	$(BIN)/detcon train --preset smoke_cpu --data demo-out/dataset --workdir demo-out/run \
 	  --set batch_size=8 --set epochs=150 --set optim.warmup_epochs=10 --set log.log_every=2
-	$(BIN)/python -m maskmill.training.curve demo-out/run
+	@echo "its log is demo-out/run/log.jsonl; curves: $(BIN)/python -m pip install tensorboard && $(BIN)/tensorboard --logdir demo-out/run/tensorboard"
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q $(PYTEST_ARGS)

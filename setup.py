@@ -33,9 +33,7 @@ BASE = [
 TRAIN = [
     "flax>=0.12.8",
     "jax>=0.10.2",
-    "matplotlib>=3.9",
     "optax>=0.2.8",
-    "orbax-checkpoint>=0.12.8",
     "safetensors>=0.5",
     "tensorboardX>=2.6",
 ]

@@ -14,14 +14,13 @@ Spec strings look like calls, `fh(scales=(500, 1000, 1500))`, and are parsed wit
 import abc
 import ast
 import dataclasses
-import difflib
 import functools
 import importlib
 import importlib.metadata
 from collections.abc import Iterable, Sequence, Set
 from typing import Protocol
 
-from maskmill.schemas.errors import UsageError
+from maskmill.schemas.errors import UsageError, did_you_mean
 from maskmill.schemas.image import ImageRecord
 from maskmill.schemas.mask import Layer, MaskSet
 
@@ -133,8 +132,7 @@ def generator_class(name: str) -> type:
     if claims:
         return _plugin_class(claims[0])
     if name not in ours:
-        near = difflib.get_close_matches(name, [*ours, *theirs], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, [*ours, *theirs])
         raise UsageError(f"unknown mask generator {name!r}; there are {', '.join(sorted({*ours, *theirs}))}{hint}")
     module, _, attribute = ours[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
@@ -200,8 +198,7 @@ def parse_spec(spec: str) -> Generator:
     params = {}
     for keyword in keywords:
         if keyword.arg not in fields:
-            near = difflib.get_close_matches(keyword.arg or "", fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(keyword.arg or "", fields)
             raise UsageError(f"masks spec {spec!r}: {name} has no parameter {keyword.arg!r}; it takes {listed}{hint}")
         if keyword.arg in params:
             raise UsageError(f"masks spec {spec!r}: parameter {keyword.arg!r} is given twice")

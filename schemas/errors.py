@@ -5,6 +5,9 @@ stop a command with an exit code (contract of the command line), the last become
 stops anything.
 """
 
+import difflib
+from collections.abc import Iterable
+
 # Every reason a ledger row may carry. Closed on purpose: dashboards and retry rules are written against it.
 REASONS = (
     "not_found",
@@ -31,6 +34,17 @@ REASONS = (
 )
 
 MESSAGE_LIMIT = 300  # characters of a ledger message; a path or a library's text can be arbitrarily long
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `name` was probably meant to be, None where none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, to be appended to what was wrong; nothing where none of `known` is like `name`."""
+    near = nearest(name, known)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 class MaskmillError(Exception):

@@ -62,7 +62,7 @@ def bench_input(data_dir: str, config: DataConfig, *, batch: int = 32, seconds: 
         "per_core": 1 / cpu["whole"],
         "images_per_s": 1 / clock["whole"],
         "busy": cpu["whole"] / clock["whole"],
-        "bottleneck": max(stages, key=stages.get),
+        "bottleneck": max(stages, key=lambda name: stages[name]),
     }
 
 

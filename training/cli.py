@@ -5,12 +5,19 @@ when it runs, after its words have been checked.
 """
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import os
 import sys
 from pathlib import Path
 
-from maskmill.schemas.errors import InputError, MaskmillError, UsageError
+from maskmill.schemas.command import run_command, unknown_command
+from maskmill.schemas.errors import InputError, UsageError, did_you_mean
+
+COMMANDS = ("train", "export", "probe", "bench-input", "presets")
+NEED_JAX = ("train", "export", "probe")  # bench-input finds out what else it lacks
+TRAINER = ("flax", "jax", "jaxlib", "optax", "safetensors", "tensorboardX", "tensorflow")  # of the extra [train]
 
 EPILOG = """exit codes: 0 done, 1 internal error or diverged, 2 wrong use, 4 input missing or unreadable,
 5 damaged data set, 130 interrupted (the same command goes on)"""
@@ -18,30 +25,37 @@ EPILOG = """exit codes: 0 done, 1 internal error or diverged, 2 wrong use, 4 inp
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit code and writes messages to standard error."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    if wrong := unknown_command(sys.argv[1:] if argv is None else argv, COMMANDS):
+        parser.error(wrong)
+    args = parser.parse_args(argv)
+    name = f"detcon {args.command}"
+    code = run_command(
+        name,
+        lambda: _run(args),
+        debug=args.debug,
+        interrupted=f"{name}: interrupted; the same command goes on from the last checkpoint",
+        trace="; --debug shows where",
+    )
+    if code and "maskmill.training.pod" in sys.modules:
+        sys.modules["maskmill.training.pod"].leave(code)
+    return code
+
+
+def _run(args: argparse.Namespace) -> int | None:
     try:
-        return args.run(args) or 0
-    except MaskmillError as error:
-        if args.debug:
+        if args.command in NEED_JAX and not _is_installed("jax"):
+            raise ModuleNotFoundError(name="jax")
+        return args.run(args)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAINER:
             raise
-        print(f"detcon {args.command}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"detcon {args.command}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` is no failure
-        return 0
-    except Exception as error:
-        if args.debug:
-            raise
-        if isinstance(error, OSError) and error.filename and error.strerror:
-            print(f"detcon {args.command}: {error.filename}: {error.strerror}", file=sys.stderr)
-            return InputError.exit_code
-        line = (str(error).strip().splitlines() or [""])[0][:300]
-        name = type(error).__name__
-        print(f"detcon {args.command}: internal error: {name}: {line}; --debug shows where", file=sys.stderr)
-        return 1
+        raise UsageError("the trainer needs pip install 'maskmill[train]'") from error
+
+
+def _is_installed(name: str) -> bool:
+    """Without importing it; None in `sys.modules` is Python's own way of saying that there is no such module."""
+    return sys.modules[name] is not None if name in sys.modules else importlib.util.find_spec(name) is not None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,9 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--until", type=int, metavar="STEP", help="stop after this step, saved, before the schedule ends"
     )
-    hosts = train.add_argument_group("several processes (started by you, one per host)")
+    train.add_argument(
+        "--profile", metavar="FIRST:LAST", help="trace these steps for TensorBoard's profile tab, such as 100:110"
+    )
+    hosts = train.add_argument_group(
+        "several processes (started by you, one per host; Slurm's srun and GKE's TPU slices are seen without a flag)"
+    )
     hosts.add_argument(
-        "--distributed", action="store_true", help="find the others as the cluster says (TPU pods, SLURM)"
+        "--distributed", action="store_true", help="find the others as the cluster says (TPU VMs, GKE, Slurm, Open MPI)"
     )
     hosts.add_argument("--coordinator", metavar="HOST:PORT", help="or say: address of process 0,")
     hosts.add_argument("--processes", type=int, metavar="N", help="how many there are,")
@@ -112,9 +131,15 @@ def _parser() -> argparse.ArgumentParser:
 def _add_config(parser: argparse.ArgumentParser, *, data: bool = True) -> None:
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--preset", help="named run to start from; `detcon presets` lists them")
-    start.add_argument("--config", metavar="FILE", help="or a JSON file: a configuration, or a run's run.json")
+    start.add_argument("--config", metavar="FILE", help="or a YAML or JSON file: a configuration, or a run's run.json")
     if data:
         parser.add_argument("--data", required=True, metavar="DIR", help="folder of a finished build (manifest.json)")
+        parser.add_argument(
+            "--cache-gb",
+            type=float,
+            metavar="GB",
+            help="the most that shards of a gs:// build may take on this disk (default: all but a fifth of what is free)",
+        )
     parser.add_argument("--variant", choices=("paper", "release"), help="points where paper and released code differ")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one value: optim.lr=0.3 (repeatable)"
@@ -123,31 +148,29 @@ def _add_config(parser: argparse.ArgumentParser, *, data: bool = True) -> None:
 
 def _config(args: argparse.Namespace):
     """The configuration that the words ask for."""
+    from maskmill.schemas.options import read_file
     from maskmill.training import config_io
 
     assignments = [f"variant={args.variant}"] * bool(args.variant) + args.set
     if args.preset:
         return config_io.override(_preset(args.preset).config, assignments)
     try:
-        values = json.loads(Path(args.config).read_text(encoding="utf-8"))
+        values = read_file(args.config)
     except OSError as error:
         raise InputError(f"cannot read --config {args.config}: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"--config {args.config} is not JSON: {error}") from error
+        raise UsageError(f"--config {args.config} is not JSON or YAML: {' '.join(str(error).split())}") from error
     if isinstance(values, dict) and "manifest_digest" in values:
         values = values["config"]
     return config_io.override(config_io.from_dict(values), assignments)
 
 
 def _preset(name: str):
-    import difflib
-
     from maskmill.training.presets import PRESETS
 
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UsageError(f"unknown preset {name!r}; {hint}`detcon presets` lists them")
+        hint = did_you_mean(name, PRESETS).removeprefix("; ")
+        raise UsageError(f"unknown preset {name!r}; {hint} `detcon presets` lists them".replace("  ", " "))
     return PRESETS[name]
 
 
@@ -164,36 +187,50 @@ def _check_data(path: str) -> None:
 
 
 def _check_run(path: str) -> None:
-    """A bucket is refused before the checkpoint library spends minutes on it."""
-    if "://" in path:
-        raise UsageError(
-            f"the run's folder must be on a disk, got {path}; train in a local or mounted folder, and copy the run "
-            "with: gcloud storage cp -r RUN gs://BUCKET/"
-        )
+    if "://" in path and not path.startswith("gs://"):
+        raise UsageError(f"the run's folder must be on a disk or on gs://, got {path}")
+
+
+def _bound_cache(args: argparse.Namespace) -> None:
+    from maskmill.training.cache import set_bound
+
+    set_bound(args.cache_gb)
+
+
+def _is_one_of_several() -> bool:
+    """Whether the environment says that this process is one of several: Slurm's `srun`, or a TPU slice on GKE.
+
+    TPU VMs say so only in a service that takes seconds to ask; there, and under MPI, `--distributed` says it.
+    """
+    tasks = os.environ.get("SLURM_NTASKS", "")
+    in_step = "SLURM_PROCID" in os.environ and "SLURM_STEP_NODELIST" in os.environ
+    return (in_step and tasks.isdigit() and int(tasks) > 1) or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
 def _train(args: argparse.Namespace) -> None:
     config = _config(args)
-    _check_data(args.data)
-    _check_run(args.workdir)
     named = (args.coordinator, args.processes, args.process_id)
     if any(x is not None for x in named) and None in named:
         raise UsageError("--coordinator, --processes and --process-id belong together; give all three")
+    from maskmill.training.cache import cache_home
+
+    several = args.distributed or args.coordinator is not None or _is_one_of_several()
+    if not several:  # else whatever may be missing on one host only is said on all of them
+        _check_data(args.data)
+    _check_run(args.workdir)
+    _bound_cache(args)
     import jax
 
-    if args.distributed or args.coordinator:
-        jax.distributed.initialize(*named)
+    from maskmill.training.pod import joined
+    from maskmill.training.profiler import parse_window
     from maskmill.training.train import train
 
-    if not args.debug:
-        import logging
+    window = parse_window(args.profile) if args.profile else None
+    if jax.config.values["jax_compilation_cache_dir"] is None:  # else the user has one
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache_home(), "compiled"))
 
-        import absl.logging
-
-        # A failed save is raised as well as logged, with tracebacks, by the saver and by its forgotten futures.
-        absl.logging.set_verbosity(absl.logging.FATAL)
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
-    last = train(args.data, config, args.workdir, until=args.until)
+    with joined(*named) if several else contextlib.nullcontext():
+        last = train(args.data, config, args.workdir, until=args.until, profile=window)
     if jax.process_index() == 0:
         shown = "  ".join(
             f"{name} {last[name]:.6g}" for name in ("step", "epoch", "loss", "images_per_second") if name in last
@@ -225,6 +262,7 @@ def _probe(args: argparse.Namespace) -> None:
 
 def _bench_input(args: argparse.Namespace) -> None:
     config = _config(args)
+    _bound_cache(args)
     _check_data(args.data)
     from maskmill.training.bench import bench_input, table
 

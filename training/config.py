@@ -6,24 +6,15 @@ Section and equation numbers are those of Henaff et al. 2021 (arXiv:2103.10957);
 """
 
 import dataclasses
-import difflib
 import typing
 from typing import Any, Literal
 
 from maskmill.schemas.errors import UsageError
+from maskmill.schemas.options import check_choice
 
 Algorithm = Literal["detcon_s", "detcon_b", "simclr", "byol"]
 Variant = Literal["paper", "release"]
 STRIDES = (8, 16, 32)  # pixels per side of an output cell
-
-
-def check_choice(value: Any, allowed: tuple, key: str) -> Any:
-    """`value` if it is one of `allowed`, else UsageError with the nearest that is."""
-    if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"{key} must be one of {', '.join(allowed)}, got {value!r}{hint}")
-    return value
 
 
 class _Checked:

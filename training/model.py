@@ -6,7 +6,7 @@ path: `encoder.layer1.0.conv1.kernel`, `projector.bn.scale`. The target network 
 
 import dataclasses
 import zlib
-from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,13 @@ class Network(nnx.Module):
         rngs = nnx.Rngs(0)
         dtype = jnp.dtype(model.dtype)
         norm = {"decay": model.bn_decay, "eps": model.bn_eps, "groups": model.local_bn_groups}
-        head = {"hidden": model.hidden, "out": model.out, "out_bn": model.head_out_bn, "dtype": dtype, "norm": norm}
+        head: dict[str, Any] = {
+            "hidden": model.hidden,
+            "out": model.out,
+            "out_bn": model.head_out_bn,
+            "dtype": dtype,
+            "norm": norm,
+        }
         self.encoder = _resnet(model, dtype, norm, rngs)
         self.projector = Head(self.encoder.channels, rngs=rngs, **head)
         self.predictor = Head(model.out, rngs=rngs, **head) if predictor else None
@@ -74,10 +80,10 @@ class Pure:
     def of(cls, make) -> "Pure":
         """Takes apart the module that `make()` builds, without computing its initial values."""
         graph, *states = nnx.split(nnx.eval_shape(make), nnx.Param, nnx.BatchStat)
-        named = [_named(state) for state in states]
-        return cls(graph, *named, tuple(jax.tree.structure(state) for state in states))
+        params, stats = (_named(state) for state in states)
+        return cls(graph, params, stats, tuple(jax.tree.structure(state) for state in states))
 
-    def module(self, params: Arrays, stats: Arrays) -> nnx.Module:
+    def module(self, params: Arrays, stats: Arrays) -> Any:
         """The module with these arrays; extra names are ignored, so that a checkpoint serves a part of its network."""
         pairs = ((self.params, params), (self.stats, stats))
         leaves = [[jnp.asarray(given[name]) for name in names] for names, given in pairs]
@@ -136,7 +142,8 @@ def initialize(network: Pure, seed: int) -> tuple[dict[str, np.ndarray], dict[st
         ones = name.endswith((".scale", ".var")) and not ends_branch
         return np.full(shape, float(ones), np.float32)
 
-    return tuple({n: value(n, s.shape) for n, s in group.items()} for group in (network.params, network.stats))
+    params, stats = ({n: value(n, s.shape) for n, s in group.items()} for group in (network.params, network.stats))
+    return params, stats
 
 
 def _truncated_normal(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -162,7 +169,7 @@ def mask_pool(hidden: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.einsum("...mp,...pc->...mc", weights, hidden.astype(jnp.float32), precision=jax.lax.Precision.HIGH)
 
 
-def forward(network: nnx.Module, images: jax.Array, weights: jax.Array, valid: jax.Array) -> Iterator[jax.Array]:
+def forward(network: Network, images: jax.Array, weights: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Latents of both views, with the batch's own statistics; updates the running averages of `network`.
 
     Args:
@@ -179,7 +186,7 @@ def forward(network: nnx.Module, images: jax.Array, weights: jax.Array, valid: j
     hidden = hidden.reshape(n, views, -1, hidden.shape[-1])
     hidden = jnp.broadcast_to(hidden, (n, 2, *hidden.shape[2:]))
     pooled = mask_pool(hidden, weights).reshape(2 * n, masks, -1)
-    rows = {"views": 2, "valid": valid.reshape(2 * n, masks)}
+    rows: dict[str, Any] = {"views": 2, "valid": valid.reshape(2 * n, masks)}
     projection = network.projector(pooled, **rows)
     prediction = network.predictor(projection, **rows) if network.predictor is not None else projection
-    return tuple(x.reshape(n, 2, masks, -1) for x in (projection, prediction))
+    return projection.reshape(n, 2, masks, -1), prediction.reshape(n, 2, masks, -1)

@@ -99,7 +99,8 @@ class Order:
         for group in self.groups(step):
             found = np.concatenate([found, group.records])
             if len(found) >= self.batch:
-                return found[: self.batch]
+                break
+        return found[: self.batch]
 
     def place(self, record: int) -> tuple[int, int]:
         """Shard of a record number, and its index there."""
@@ -112,7 +113,9 @@ class Order:
         begin, end = self._process * length, (self._process + 1) * length
         order = np.argsort(fold(self._seed, epoch, _SHARDS, np.arange(len(self._counts))), kind="stable")
         past = 0
-        shards, spans, held = [], [], 0
+        shards: list[int] = []
+        spans: list[tuple[int, int]] = []
+        held = 0
         for shard in order.tolist():
             first, past = past, past + int(self._counts[shard])
             start, stop = max(first, begin) - first, min(past, end) - first

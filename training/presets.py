@@ -2,8 +2,11 @@
 
 import dataclasses
 import typing
+from typing import Any
 
+from maskmill.schemas.options import check_choice
 from maskmill.training.config import (
+    Algorithm,
     AugmentConfig,
     Config,
     DataConfig,
@@ -13,7 +16,6 @@ from maskmill.training.config import (
     OptimConfig,
     Variant,
     ViewAugment,
-    check_choice,
 )
 
 
@@ -36,7 +38,7 @@ AUGMENT_S = AugmentConfig(view1=ViewAugment(**_STRONG), view2=ViewAugment(**_STR
 AUGMENT_B = AugmentConfig()
 
 
-def _byol_rates(epochs: float) -> dict[str, float]:
+def _byol_rates(epochs: float) -> dict[str, Any]:
     """A.2 and A.3: 0.2, 1.5e-6 and 0.996 for 1000 epochs; 0.3, 1e-6 and 0.99 for 300, and here for anything shorter."""
     if epochs >= 1000:
         return {"lr": 0.2, "weight_decay": 1.5e-6, "ema_base": 0.996, "warmup_epochs": 10.0}
@@ -47,9 +49,9 @@ def _run(algorithm: str, epochs: float, layers: tuple[str, ...], **optim) -> Con
     """One network, one schedule, as A.1 to A.3 give them; batch 4096 throughout."""
     two_networks = algorithm in ("detcon_b", "byol")
     baseline = algorithm in ("simclr", "byol")
-    rates = _byol_rates(epochs) if two_networks else {"lr": 0.3, "weight_decay": 1e-6}
+    rates: dict[str, Any] = _byol_rates(epochs) if two_networks else {"lr": 0.3, "weight_decay": 1e-6}
     return Config(
-        algorithm=algorithm,
+        algorithm=typing.cast(Algorithm, algorithm),
         epochs=float(epochs),
         data=DataConfig(layers=layers, global_mask=baseline, masks_per_view=1 if baseline else 16),
         augment=AUGMENT_B if two_networks else AUGMENT_S,

@@ -1,25 +1,34 @@
 """What a run says of itself: `log.jsonl`, TensorBoard, and progress on the terminal."""
 
+import contextlib
 import json
+import os
 import sys
+import tempfile
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
+from maskmill.schemas import storage
+from maskmill.schemas.errors import InputError
 from maskmill.training.config import Config
+from maskmill.training.profiler import peak_flops
 from maskmill.training.step import Metrics
 
 QUIET_INTERVAL = 30  # seconds between progress lines where standard error is not a terminal
+UPLOAD_INTERVAL = 30  # seconds between copies of the log to gs://, where a file cannot be appended to
 
 
 class RunLog:
     """One line of metrics every `config.log.log_every` steps; only the first process writes.
 
     A line of `log.jsonl` has `step`, `epoch`, the step's metrics (see `training.step.make_step`), and over the steps
-    since the last line `images_per_second` and `input_wait`, the fraction of time spent waiting for input. Going on
-    from step `start` drops later lines, left by a run that was killed after its last checkpoint.
+    since the last line `steps_per_second`, `images_per_second`, `input_wait`, the fraction of time spent waiting for
+    input, and, on devices whose peak is known, `mfu`, the share of it that the step's operations are (see
+    `training.profiler`). Going on from step `start` drops later lines, left by a run that was killed after its last
+    checkpoint.
 
     Attributes:
         last: the last line written.
@@ -28,49 +37,53 @@ class RunLog:
     def __init__(self, workdir: str, config: Config, *, start: int, total: int, steps_per_epoch: int, stream=None):
         self._config, self._total, self._steps_per_epoch = config, total, steps_per_epoch
         self._stream = sys.stderr if stream is None else stream
-        self._path = Path(workdir) / "log.jsonl"
         self._writes = jax.process_index() == 0
-        self._lines = self._read(start) if self._writes else []
-        self.last: dict[str, float] = json.loads(self._lines[-1]) if self._lines else {}
+        self._files = _Files(workdir) if self._writes else None
+        self._start = start
+        self._share = 0.0  # of the devices' peak that one step a second would be
+        self.last: dict[str, float] = {}
         self._tensorboard = None
-        self._workdir, self._start = workdir, start
         self._mark, self._wait, self._since = time.perf_counter(), 0.0, start
         self._told, self._began = time.monotonic(), time.monotonic()
 
     def __enter__(self):
-        if self._writes:
-            self._path.write_text("".join(self._lines))
+        if self._files is not None:
+            self.last = self._files.open(self._start)
             if self._config.log.tensorboard:
                 from tensorboardX import SummaryWriter  # takes a while to import
 
-                folder = str(Path(self._workdir) / "tensorboard")
-                self._tensorboard = SummaryWriter(folder, purge_step=self._start or None)
+                self._tensorboard = SummaryWriter(self._files.tensorboard, purge_step=self._start or None)
         of = f" of {self._total}"
-        self._say(f"resuming after step {self._start}{of}" if self._start else f"starting{of} steps")
+        self.say(f"resuming after step {self._start}{of}" if self._start else f"starting{of} steps")
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._stream.isatty():
             self._stream.write("\n")
-
-    def _read(self, start: int) -> list[str]:
-        if not self._path.exists() or start == 0:
-            return []
-        kept = []
-        for line in self._path.read_text().splitlines(keepends=True):
+        if self._files is not None:
             try:
-                if json.loads(line)["step"] <= start:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue  # cut off by a kill in mid-line
-        return kept
+                self._files.close()
+            except InputError:
+                if kind is None:
+                    raise
+
+    @property
+    def tensorboard_folder(self) -> str:
+        """Local folder of what TensorBoard shows; on the first process only."""
+        return self._files.tensorboard if self._files is not None else ""
+
+    def begins(self, flops: float | None, mesh: jax.sharding.Mesh) -> None:
+        """Learns how many operations a step over the mesh takes."""
+        peak = peak_flops(mesh.devices.flat[0].device_kind)
+        if flops and peak:
+            self._share = flops / (peak * mesh.size)
 
     def compiled(self, step: int, metrics: Metrics) -> None:
         """Waits for the first step and starts the clock after it: compiling it is not a matter of speed."""
         jax.block_until_ready(metrics)
-        self._say(f"compiled in {time.perf_counter() - self._mark:.0f} s")
+        self.say(f"compiled in {time.perf_counter() - self._mark:.0f} s")
         self._mark, self._wait, self._since = time.perf_counter(), 0.0, step
         self._began, self._start = time.monotonic(), step
 
@@ -84,18 +97,25 @@ class RunLog:
         now = time.perf_counter()
         seconds = max(now - self._mark, 1e-9)
         if step > self._since:
-            values["images_per_second"] = (step - self._since) * self._config.batch_size / seconds
+            rate = (step - self._since) / seconds
+            values |= {"steps_per_second": rate, "images_per_second": rate * self._config.batch_size}
+            if self._share:
+                values["mfu"] = rate * self._share
             values["input_wait"] = min(self._wait / seconds, 1.0)
         self._mark, self._wait, self._since = now, 0.0, step
         self.last = {"step": step, "epoch": step / max(self._steps_per_epoch, 1)} | dict(sorted(values.items()))
-        if not self._writes:
+        if self._files is None:
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps(self.last) + "\n")
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)
             self._tensorboard.flush()
+        self._files.append(json.dumps(self.last) + "\n")
+
+    def saved(self) -> None:
+        """Puts what was written so far beside the checkpoint that is about to be: a resumed run goes on from both."""
+        if self._files is not None:
+            self._files.upload()
 
     def advanced(self, step: int) -> None:
         """Shows progress: on a terminal in place at every step, elsewhere a line every 30 s and at the end."""
@@ -108,16 +128,91 @@ class RunLog:
         text = f"step {step}/{self._total} ({100 * step / self._total:.1f} %)"
         if self.last:
             text += f"  loss {self.last['loss']:.4f}"
-        if "images_per_second" in self.last:
-            text += f"  {self.last['images_per_second']:.0f} images/s"
+        if "steps_per_second" in self.last:
+            text += f"  {self.last['steps_per_second']:.3g} steps/s  {self.last['images_per_second']:.0f} images/s"
+            text += f"  MFU {100 * self.last['mfu']:.0f} %" if "mfu" in self.last else ""
             text += f"  waiting for input {100 * self.last['input_wait']:.0f} %"
         if done > 0:
             left = int((now - self._began) / done * (self._total - step))
             text += f"  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
-        self._say(text, in_place=terminal)
+        self.say(text, in_place=terminal)
 
-    def _say(self, text: str, *, in_place: bool = False) -> None:
+    def say(self, text: str, *, in_place: bool = False) -> None:
+        """Shows a line, of the first process only."""
         if not self._writes:
             return
         self._stream.write(f"\r{text}\x1b[K" if in_place else f"{text}\n")
         self._stream.flush()
+
+
+class _Files:
+    """`log.jsonl` and TensorBoard's files of a run. On gs:// they are written here first and copied there whole, at
+    most every `UPLOAD_INTERVAL` seconds.
+
+    Attributes:
+        tensorboard: local folder for TensorBoard's writer.
+    """
+
+    def __init__(self, workdir: str):
+        self._log = storage.join(workdir, "log.jsonl")
+        self._remote = storage.join(workdir, "tensorboard") if storage.is_remote(workdir) else None
+        self._temporary = tempfile.TemporaryDirectory(prefix="detcon-log-") if self._remote else None
+        self.tensorboard = self._temporary.name if self._temporary else os.path.join(workdir, "tensorboard")
+        self._text, self._uploaded = "", time.monotonic()
+
+    def open(self, start: int) -> dict[str, float]:
+        """Drops what lies after step `start`; returns the last line."""
+        last, kept = {}, []
+        for line in self._old() if start else []:
+            try:
+                values = json.loads(line)
+                if values["step"] <= start:
+                    last = values
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue  # cut off by a kill in mid-line
+        self._text = "".join(kept)
+        storage.write_bytes(self._log, self._text.encode())
+        return last
+
+    def _old(self) -> list[str]:
+        try:
+            return storage.read_bytes(self._log).decode(errors="replace").splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+
+    def append(self, line: str) -> None:
+        if self._remote is None:
+            with self._failing(), open(self._log, "a") as file:
+                file.write(line)
+            return
+        self._text += line
+        if time.monotonic() - self._uploaded > UPLOAD_INTERVAL:
+            self.upload()
+
+    def upload(self) -> None:
+        if self._remote is None:
+            return
+        with self._failing():
+            storage.write_bytes(self._log, self._text.encode())
+            for name, _ in storage.walk(self.tensorboard):
+                with open(os.path.join(self.tensorboard, name), "rb") as file:
+                    storage.write_bytes(storage.join(self._remote, name), file.read())
+        self._uploaded = time.monotonic()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"cannot write the run's log, {self._log}: {error.strerror or error}; free space or fix permissions, "
+                "then run the same command to go on from the last checkpoint"
+            ) from error
+
+    def close(self) -> None:
+        try:
+            self.upload()
+        finally:
+            if self._temporary is not None:
+                self._temporary.cleanup()

@@ -4,6 +4,7 @@ The loop holds no state of its own: the batch of a step is a pure function of th
 checkpoint. The same command therefore goes on where the last one stopped, bit for bit.
 """
 
+import contextlib
 import signal
 import sys
 import time
@@ -15,11 +16,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from maskmill.schemas.errors import MaskmillError
+from maskmill.training import pod
 from maskmill.training.checkpoint import Checkpoints
 from maskmill.training.config import Config
+from maskmill.training.folder import RunFolder
 from maskmill.training.optim import run_length
+from maskmill.training.profiler import Profiler, step_flops
 from maskmill.training.runlog import RunLog
-from maskmill.training.step import Metrics, check_divisible, init_state, make_mesh, make_step, put_batch
+from maskmill.training.step import Batch, Metrics, check_divisible, init_state, make_mesh, make_step, put_batch
 
 INTERRUPTED = 130
 
@@ -27,11 +31,14 @@ INTERRUPTED = 130
 class DivergedError(MaskmillError):
     """The loss or a gradient is not finite."""
 
+    everywhere = True  # see maskmill.training.pod: of a sum over all processes
+
 
 class Interrupted(MaskmillError):
     """The run was asked to stop and has saved its state."""
 
     exit_code = INTERRUPTED
+    everywhere = True
 
 
 def train(
@@ -42,6 +49,7 @@ def train(
     batches: Callable[..., Any] | None = None,
     devices: list | None = None,
     until: int | None = None,
+    profile: tuple[int, int] | None = None,
     stream=None,
 ) -> dict[str, float]:
     """Trains, or goes on training, until the schedule ends.
@@ -53,6 +61,7 @@ def train(
         batches: what to read with, called as `training.input.Batches`; for tests.
         devices: to train on; all of them by default.
         until: stop after this step (and save), as if interrupted but without an error; for trials.
+        profile: steps to trace, see `training.profiler`.
         stream: where progress goes, standard error by default.
 
     Returns:
@@ -64,9 +73,69 @@ def train(
         Interrupted: after SIGINT or SIGTERM, once the state is saved.
     """
     mesh = make_mesh(devices)
-    check_divisible(config, mesh.size, jax.process_count())
+    data, total, warmup = pod.together(lambda: _opened(data_dir, config, mesh.size, batches))
+    end = min(total, until or total)
+
+    def say(text: str) -> None:
+        if jax.process_index() == 0:
+            print(text, file=stream or sys.stderr)
+
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(RunFolder(workdir, config, data.manifest_digest, say=say))
+        checkpoints = stack.enter_context(Checkpoints(workdir, keep=config.log.keep, warn=say))
+        state = checkpoints.restore(init_state(config, mesh))
+        step = start = checkpoints.latest or 0
+        names = sorted(state["params"])
+        step_fn = make_step(config, mesh, total_steps=total, warmup_steps=warmup)
+        log = stack.enter_context(
+            RunLog(workdir, config, start=start, total=total, steps_per_epoch=data.steps_per_epoch, stream=stream)
+        )
+        profiler = stack.enter_context(Profiler(profile, log.tensorboard_folder, log.say))
+        signals = stack.enter_context(_Signals())
+        stack.enter_context(pod.alone_is_lost())
+
+        # One step is computed while the next batch is fetched; results are read one step late.
+        source = data.at(step) if step < end else iter(())
+        batch: Batch = put_batch(next(source), mesh) if step < end else {}
+        metrics: Metrics | None = None
+        if step < end:
+            log.begins(step_flops(step_fn, state, batch), mesh)
+        while step < end:
+            profiler.at(step, state)
+            previous, (state, metrics) = metrics, step_fn(state, batch)
+            step += 1
+            begin = time.perf_counter()
+            if step < end:
+                batch = put_batch(next(source), mesh)
+            log.waited(time.perf_counter() - begin)
+            if previous is None:
+                log.compiled(step, metrics)
+            else:
+                # Reading the previous step's loss also keeps the host from running ahead and filling the device.
+                _check_finite(previous, step - 1, names, checkpoints)
+            stop = signals.requested(step)
+            save = step % config.log.checkpoint_every == 0 or step == end or stop
+            if save or step % config.log.log_every == 0:
+                _check_finite(metrics, step, names, checkpoints)  # never save a broken state
+            if step % config.log.log_every == 0 or step == end:
+                log.write(step, metrics)
+            if save:
+                folder.check()
+                log.saved()
+                checkpoints.save(step, state, wait=stop or step == end)
+            if stop and step < end:
+                raise Interrupted(f"interrupted after step {step}, which is saved; the same command goes on from there")
+            log.advanced(step)
+        profiler.at(step, state)
+        return log.last | {"step": step}
+
+
+def _opened(data_dir: str, config: Config, devices: int, batches: Callable[..., Any] | None) -> tuple[Any, int, int]:
+    """The data, and the steps in all and of warm-up that a run over it takes; raises where they do not fit."""
+    check_divisible(config, devices, jax.process_count())
     if batches is None:
         from maskmill.training.input import Batches as batches  # TensorFlow takes seconds to import
+    assert batches is not None
     data = batches(
         data_dir,
         config.data,
@@ -75,58 +144,7 @@ def train(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    total, warmup = run_length(config, data.num_records)
-    checkpoints = Checkpoints(workdir, config, data.manifest_digest)
-    state = init_state(config, mesh)
-    start = checkpoints.latest or 0
-    if start:
-        state = checkpoints.restore(state)
-    names = sorted(state["params"])
-    step_fn = make_step(config, mesh, total_steps=total, warmup_steps=warmup)
-    end = min(total, until or total)
-    log = RunLog(workdir, config, start=start, total=total, steps_per_epoch=data.steps_per_epoch, stream=stream)
-    with log, _Signals() as signals:
-        try:
-            last = _loop(state, step_fn, data, mesh, config, checkpoints, log, signals, names, start, end)
-        finally:
-            # A failure on its way up matters more than one in closing.
-            failing = sys.exc_info()[0] is not None
-            try:
-                checkpoints.close()
-            except MaskmillError:
-                if not failing:
-                    raise
-    return last
-
-
-def _loop(state, step_fn, data, mesh, config, checkpoints, log, signals, names, step, end) -> dict[str, float]:
-    """Steps `step` to `end`. One step is computed while the next batch is fetched; results are read one step late."""
-    source = data.at(step) if step < end else iter(())
-    batch = put_batch(next(source), mesh) if step < end else None
-    metrics: Metrics | None = None
-    while step < end:
-        previous, (state, metrics) = metrics, step_fn(state, batch)
-        step += 1
-        begin = time.perf_counter()
-        if step < end:
-            batch = put_batch(next(source), mesh)
-        log.waited(time.perf_counter() - begin)
-        if previous is None:
-            log.compiled(step, metrics)
-        # Reading the previous step's loss also keeps the host from running ahead and filling the device's memory.
-        if previous is not None:
-            _check_finite(previous, step - 1, names, checkpoints)
-        if step % config.log.log_every == 0 or step == end:
-            _check_finite(metrics, step, names, checkpoints)
-            log.write(step, metrics)
-        stop = signals.requested(agree=step % config.log.log_every == 0)
-        if step % config.log.checkpoint_every == 0 or step == end or stop:
-            _check_finite(metrics, step, names, checkpoints)  # never save a broken state
-            checkpoints.save(step, state, wait=stop or step == end)
-        if stop and step < end:
-            raise Interrupted(f"interrupted after step {step}, which is saved; the same command goes on from there")
-        log.advanced(step)
-    return log.last | {"step": step}
+    return data, *run_length(config, data.num_records)
 
 
 def _check_finite(metrics: Metrics, step: int, names: list[str], checkpoints: Checkpoints) -> None:
@@ -148,12 +166,17 @@ def _check_finite(metrics: Metrics, step: int, names: list[str], checkpoints: Ch
 
 
 class _Signals:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the step; the second acts as usual."""
+    """Turns the first SIGINT or SIGTERM into a request to stop after the step; the second acts as usual.
+
+    With several processes all must stop after the same step. A notice of preemption is a SIGTERM to any of them, which
+    jax's coordination service hears and agrees on with the others within seconds; SIGINT is handed on as one.
+    """
 
     def __enter__(self):
         self._asked = False
         self._old = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
+        self._alone = jax.process_count() == 1
+        for number in (signal.SIGINT, signal.SIGTERM) if self._alone else (signal.SIGINT,):
             try:
                 self._old[number] = signal.signal(number, self._ask)
             except ValueError:  # not in the main thread: signals are its owner's
@@ -167,9 +190,9 @@ class _Signals:
     def _ask(self, number, frame):
         self._asked = True
         signal.signal(number, self._old[number])
+        if not self._alone:
+            signal.raise_signal(signal.SIGTERM)
 
-    def requested(self, *, agree: bool) -> bool:
-        """Whether to stop now. With several processes all must answer alike, so they ask one another when `agree`."""
-        if jax.process_count() == 1:
-            return self._asked
-        return agree and bool(np.any(multihost_utils.process_allgather(np.array(self._asked))))
+    def requested(self, step: int) -> bool:
+        """Whether to stop after this step; must be asked at every one."""
+        return self._asked if self._alone else multihost_utils.reached_preemption_sync_point(step)

@@ -6,7 +6,6 @@ checked here, within seconds.
 
 import argparse
 import dataclasses
-import difflib
 import json
 import logging
 import math
@@ -20,7 +19,7 @@ from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOpt
 
 from maskmill.pipelines.clusters.preflight import REACH_S, check_dask, check_flink, check_job_service, check_pool
 from maskmill.schemas import storage
-from maskmill.schemas.errors import InputError, MaskmillError, UsageError
+from maskmill.schemas.errors import InputError, MaskmillError, UsageError, did_you_mean, nearest
 
 _LOG = logging.getLogger("maskmill")
 LOCAL = "FnApiRunner"  # by name: plain DirectRunner may try to fetch another runner from the network
@@ -228,8 +227,8 @@ def choose(beam_args: tuple[str, ...]) -> Runner:
     wanted = found.runner
     name = known.get(wanted.lower()) or known.get(f"{wanted.lower()}runner")
     if name is None and "." not in wanted:
-        near = difflib.get_close_matches(wanted.lower(), known, n=1)
-        hint = f"; did you mean {known[near[0]]}?" if near else f"; there are {', '.join(sorted(set(known.values())))}"
+        near = nearest(wanted.lower(), known)
+        hint = f"; did you mean {known[near]}?" if near else f"; there are {', '.join(sorted(set(known.values())))}"
         raise UsageError(f"there is no runner {wanted!r}{hint}")
     name = name or wanted
     return Runner(LOCAL if name in _LOCAL_NAMES else name, tuple(rest))
@@ -320,8 +319,7 @@ def _refuse_unknown(flags: tuple[str, ...]) -> None:
     for flag in flags:
         name = flag.partition("=")[0]
         if name.startswith("--") and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise UsageError(f"Beam has no option {name}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise UsageError(f"Beam has no option {name}{did_you_mean(name, known)}")
 
 
 def _import_runner(name: str) -> None:

@@ -12,10 +12,9 @@ import signal
 import sys
 from types import ModuleType
 
-from maskmill.schemas.errors import MaskmillError
+from maskmill.schemas.command import DONE, INTERRUPTED, run_command, unknown_command
 
-# Exit codes; 3 and 5 are returned by commands, the others by errors.
-DONE, INTERNAL, TOO_MANY_FAILURES, UNREADABLE, INTERRUPTED = 0, 1, 3, 4, 130
+TOO_MANY_FAILURES = 3  # an exit code; the others are those of errors and of `schemas.command`
 
 COMMANDS = {
     "plan": "count inputs, time a sample, say hours and bytes; builds nothing",
@@ -79,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     own, beam_args = split_beam_args(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     try:
+        if wrong := unknown_command(own, COMMANDS):
+            parser.error(wrong)
         args = parser.parse_args(own)
     except SystemExit as stop:  # argparse prints its own message
         return int(stop.code or 0)
@@ -96,32 +97,13 @@ def main(argv: list[str] | None = None) -> int:
     args.beam_args = beam_args
     _set_up_logging(args.debug)
     command = _module(args.command)
-    try:
-        return command.run(args)
-    except MaskmillError as error:
-        if args.debug:
-            raise
-        print(f"maskmill: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("\nmaskmill: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (the reader of our output has gone; not an error)
-        return DONE
-    except Exception as error:
-        if args.debug:
-            raise
-        if isinstance(error, OSError) and error.filename and error.strerror:
-            print(f"maskmill: {error.filename}: {error.strerror}", file=sys.stderr)
-            return UNREADABLE
-        text = str(error).strip().splitlines()
-        detail = text[0] if text else type(error).__name__
-        print(
-            f"maskmill: internal error: {type(error).__name__}: {detail}\nRun with --debug for the traceback.",
-            file=sys.stderr,
-        )
-        return INTERNAL
+    return run_command(
+        "maskmill",
+        lambda: command.run(args),
+        debug=args.debug,
+        interrupted="\nmaskmill: interrupted",
+        trace="\nRun with --debug for the traceback.",
+    )
 
 
 def _set_up_logging(debug: bool) -> None:

@@ -63,9 +63,10 @@ def read_options(args: argparse.Namespace):
     Returns:
         (BuildConfig, RunOptions, out folder or ""). Raises UsageError or InputError.
     """
-    from maskmill.pipelines.parts.config import BuildConfig, RunOptions, option_types, read_config_file
+    from maskmill.pipelines.parts.config import BuildConfig, RunOptions, read_config_file
+    from maskmill.schemas.options import keys_of
 
-    build_types, run_types = option_types(BuildConfig), option_types(RunOptions)
+    build_types, run_types = keys_of(BuildConfig), keys_of(RunOptions)
     given = {}
     if args.config:
         given = read_config_file(args.config, {**build_types, **run_types, "out": str})

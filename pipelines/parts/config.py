@@ -1,17 +1,14 @@
 """What a build is asked to do: the options that change bytes (`BuildConfig`) and those that only say how (`RunOptions`)."""
 
 import dataclasses
-import difflib
 import re
-import typing
-
-import yaml
+from typing import Any
 
 from maskmill.pipelines.parts.generators import canonical_spec, parse_specs
 from maskmill.pipelines.reading.decode import MAX_PIXELS
 from maskmill.pipelines.reading.inputs import Source
-from maskmill.schemas import storage
-from maskmill.schemas.errors import InputError, UsageError
+from maskmill.schemas import options
+from maskmill.schemas.errors import InputError, UsageError, did_you_mean
 
 DATASETS = ("coco", "imagenet", "folder", "webdataset", "parquet", "tfds", "tfrecord")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.]{0,63}$")
@@ -70,8 +67,7 @@ class BuildConfig:
 
     def __post_init__(self):
         if self.dataset not in DATASETS:
-            near = difflib.get_close_matches(self.dataset, DATASETS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(self.dataset, DATASETS)
             raise UsageError(f"--dataset is one of {', '.join(DATASETS)}, got {self.dataset!r}{hint}")
         if not self.images:
             raise UsageError(
@@ -178,54 +174,31 @@ class RunOptions:
             raise UsageError(f"--max-failure-rate must lie in 0..1, got {self.max_failure_rate}")
 
 
-def read_config_file(path: str, keys: dict[str, type]) -> dict:
+_TYPES = {int: "int", float: "float", bool: "bool", str: "str"}
+
+
+def read_config_file(path: str, keys: dict[str, Any]) -> dict[str, Any]:
     """Options from a YAML file, the same names as the flags.
 
     Args:
         path: the file.
-        keys: option name -> its type (str, int, float, bool or tuple for repeatable ones).
+        keys: option name -> its type hint.
 
     Raises:
         InputError: missing or not YAML. UsageError: an unknown key (with a suggestion) or a value of another type.
     """
     try:
-        content = yaml.safe_load(storage.read_bytes(path))
+        content = options.read_file(path)
     except FileNotFoundError:
         raise InputError(f"{path} not found; --config takes a YAML file of options") from None
-    except RecursionError:
-        raise InputError(f"{path} cannot be read as YAML: it is nested too deep to be a file of options") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: a date, a number or bytes that cannot be
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} must hold options as 'name: value' lines")
-    options = {}
+    found = {}
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in keys:
-            near = difflib.get_close_matches(name, keys, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"{path}: unknown option {str(key)!r}{hint}")
-        kind = keys[name]
-        if kind is tuple:
-            value = [value] if isinstance(value, str) else value
-            if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-                raise UsageError(f"{path}: {key} takes text or a list of texts, got {value!r}")
-            value = tuple(value)
-        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        elif not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            raise UsageError(f"{path}: {key} takes {kind.__name__}, got {value!r}")
-        options[name] = value
-    return options
-
-
-def option_types(cls: type) -> dict[str, type]:
-    """Option name -> plain type, of a config dataclass (`tuple` for tuples, the first of a union)."""
-    types = {}
-    for name, hint in typing.get_type_hints(cls).items():
-        origin = typing.get_origin(hint)
-        plain = origin if isinstance(origin, type) and origin is tuple else hint
-        if not isinstance(plain, type):
-            plain = next(t for t in typing.get_args(hint) if t is not type(None))
-        types[name] = plain
-    return types
+            raise UsageError(f"{path}: unknown option {str(key)!r}{did_you_mean(name, keys)}")
+        found[name] = options.convert(value, keys[name], f"{path}: {key}", _TYPES)
+    return found

@@ -61,6 +61,14 @@ class FakeBatches:
         return batch
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of shards that belongs to the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASKMILL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_config():
     """A configuration that trains in seconds."""

@@ -71,7 +71,39 @@ def test_argparse_errors_are_wrong_use():
     done = detcon("train", "--preset", "smoke_cpu")
     assert done.returncode == 2
     assert "--data" in done.stderr
-    assert detcon("trian").returncode == 2
+    done = detcon("trian")
+    assert done.returncode == 2
+    assert "invalid choice: 'trian' (did you mean 'train'?)" in done.stderr
+
+
+@pytest.mark.parametrize("blocked", ["jax", "safetensors", "tensorflow"])
+def test_a_base_install_says_what_the_trainer_needs(build, tmp_path, capsys, monkeypatch, blocked):
+    """Every subcommand that needs the trainer, and none that does not. `None` is how Python marks what cannot be."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("training", blocked)]:
+        if name not in ("training", "maskmill.training.cli"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, blocked, None)
+    words = {
+        "jax": ["train", "export", "probe"],
+        "safetensors": ["export"],
+        "tensorflow": ["bench-input"],
+    }
+    config = ["--preset", "smoke_cpu", "--data", build]
+    more = {
+        "train": [*config, "--workdir", str(tmp_path / "run")],
+        "export": ["nowhere", "out.safetensors"],
+        "probe": ["nowhere", "--data", build],
+        "bench-input": config,
+    }
+    for command in words[blocked]:
+        assert cli.main([command, *more[command]]) == 2
+        assert capsys.readouterr().err == f"detcon {command}: the trainer needs pip install 'maskmill[train]'\n"
+    assert cli.main(["presets"]) == 0
+
+
+def test_the_commands_are_those_of_the_parser():
+    [choices] = [action.choices for action in cli._parser()._actions if action.dest == "command"]
+    assert tuple(choices) == cli.COMMANDS
 
 
 def test_a_config_that_is_not_json(build, capsys, tmp_path):
@@ -79,6 +111,15 @@ def test_a_config_that_is_not_json(build, capsys, tmp_path):
     bad.write_text("{")
     assert cli.main(["train", "--config", str(bad), "--data", build, "--workdir", "w"]) == 2
     assert "is not JSON" in capsys.readouterr().err
+
+
+def test_a_config_may_be_yaml(build, tmp_path):
+    """Comments, and 1e-6, which YAML itself reads as text."""
+    file = tmp_path / "c.yaml"
+    file.write_text("# ours\nbatch_size: 32\noptim:\n  weight_decay: 1e-6\ndata:\n  layers: fh-500\n")
+    args = cli._parser().parse_args(["bench-input", "--config", str(file), "--data", build])
+    config = cli._config(args)
+    assert (config.batch_size, config.optim.weight_decay, config.data.layers) == (32, 1e-6, ("fh-500",))
 
 
 def test_a_runs_card_serves_as_config(build, tmp_path, monkeypatch):

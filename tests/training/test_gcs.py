@@ -1,14 +1,20 @@
 """Training data on gs://, against an object store on loopback: the same batches, one download, and clear words."""
 
+import dataclasses
+import io
+import json
+
 import numpy as np
 import pytest
 
 from maskmill.schemas import storage
-from maskmill.schemas.errors import DamageError
+from maskmill.schemas.errors import DamageError, InputError
 from maskmill.schemas.manifest import load_manifest
 from maskmill.training import cli
+from maskmill.training.checkpoint import load_run
 from maskmill.training.config import DataConfig
 from maskmill.training.input import Batches
+from maskmill.training.train import train
 
 REMOTE = "gs://mill/scenes"
 CONFIG = DataConfig(layers=("true",), image_size=64, masks_per_view=4, shuffle_group_bytes=60_000)
@@ -88,20 +94,43 @@ def test_what_cannot_be_read_is_one_line_and_exit_4(bucket, capsys, tmp_path, da
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["train", "--preset", "smoke_cpu", "--data", REMOTE, "--workdir", "gs://mill/run"],
-        ["export", "gs://mill/run", "out.safetensors"],
-        ["probe", "gs://mill/run", "--data", REMOTE],
-    ],
-    ids=lambda words: words[0],
-)
-def test_a_run_lives_on_a_local_disk(bucket, capsys, words):
-    """The checkpoint library takes minutes to say that it cannot reach a bucket, and knows no stand-in to test it on."""
-    before = len(bucket.requests)
-    assert cli.main(words) == 2
-    said = capsys.readouterr().err
-    assert "the run's folder must be on a disk, got gs://mill/run" in said
-    assert "gcloud storage cp" in said
-    assert len(bucket.requests) == before
+def test_a_runs_folder_is_on_a_disk_or_on_gs(bucket, capsys, tmp_path):
+    for words in (
+        ["train", "--preset", "smoke_cpu", "--data", REMOTE, "--workdir", "s3://mill/run"],
+        ["export", "s3://mill/run", "out.safetensors"],
+        ["probe", "s3://mill/run", "--data", REMOTE],
+    ):
+        assert cli.main(words) == 2
+        assert "the run's folder must be on a disk or on gs://, got s3://mill/run" in capsys.readouterr().err
+    assert cli.main(["export", "gs://mill/run", str(tmp_path / "out.safetensors")]) == 4
+    assert "gs://mill/run holds no run: there is no run.json in it" in capsys.readouterr().err
+
+
+def test_a_run_on_gs_is_the_local_one(gcs, tiny_run, tiny_config, fake_batches):
+    """Interrupted and resumed: the same last checkpoint, file for file, the same log, and TensorBoard's files."""
+    config = dataclasses.replace(tiny_config, log=dataclasses.replace(tiny_config.log, tensorboard=True))
+    for until in (6, None):
+        train("data", config, "gs://mill/run", batches=fake_batches, until=until, stream=io.StringIO())
+    workdir, _ = tiny_run
+    for name in ("checkpoints/20.safetensors", "checkpoints/20.json"):
+        assert storage.read_bytes(f"gs://mill/run/{name}") == (workdir / name).read_bytes()
+    lines = [storage.read_bytes("gs://mill/run/log.jsonl").decode(), (workdir / "log.jsonl").read_text()]
+    losses, expected = ([(x["step"], x["loss"]) for x in map(json.loads, text.splitlines())] for text in lines)
+    assert losses == expected
+    names = [name for name, _ in storage.walk("gs://mill/run")]
+    assert sum(name.startswith("tensorboard/events.out") for name in names) == 2
+    assert "lock.json" not in names
+    assert load_run("gs://mill/run", step=16).step == 16
+
+
+def test_a_bucket_that_goes_away_in_mid_run_is_named(gcs, tmp_path, tiny_config, fake_batches):
+    class Batches(fake_batches):
+        def batch(self, step):
+            if step == 6:
+                gcs.fault = lambda method, path: 403
+            return super().batch(step)
+
+    with pytest.raises(
+        InputError, match=r"cannot write the run's log, gs://mill/run/log.jsonl: access denied .*from the last"
+    ):
+        train("data", tiny_config, "gs://mill/run", batches=Batches, until=8, stream=io.StringIO())

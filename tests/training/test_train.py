@@ -3,14 +3,16 @@
 import io
 import json
 import os
+import re
 import signal
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+import safetensors.numpy
 
 from maskmill.schemas.errors import InputError, UsageError
+from maskmill.training import profiler, runlog
 from maskmill.training.checkpoint import load_run
 from maskmill.training.config_io import override
 from maskmill.training.model import initialize, online_network
@@ -31,11 +33,7 @@ def run(tiny_config, fake_batches):
 
 def everything(workdir):
     """All arrays of the last checkpoint, optimizer included."""
-    run = load_run(str(workdir))
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
-        state = manager.restore(run.step, args=ocp.args.StandardRestore(abstract_state(run.config, device)))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    return safetensors.numpy.load_file(workdir / "checkpoints" / f"{load_run(str(workdir)).step}.safetensors")
 
 
 def log_lines(workdir):
@@ -69,7 +67,8 @@ def test_a_run_killed_twice_equals_one_that_was_not(run, tiny_run, tmp_path, fak
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
     def lines(folder):
-        return [{k: v for k, v in x.items() if k not in ("images_per_second", "input_wait")} for x in log_lines(folder)]
+        speeds = ("steps_per_second", "images_per_second", "input_wait")
+        return [{k: v for k, v in x.items() if k not in speeds} for x in log_lines(folder)]
 
     assert lines(tmp_path) == lines(workdir)
 
@@ -81,13 +80,48 @@ def test_log_has_the_diagnostics(tiny_run):
     assert lines[-1].items() <= last.items()
     expected = {
         "step", "epoch", "loss", "learning_rate", "ema_decay", "gradient_norm", "positive_similarity",
-        "negative_similarity", "matched", "distinct_masks", "projection_std", "images_per_second", "input_wait",
+        "negative_similarity", "matched", "distinct_masks", "projection_std", "steps_per_second", "images_per_second",
+        "input_wait",
     }  # fmt: skip
     assert set(lines[-1]) == expected
     assert all(np.isfinite(value) for line in lines for value in line.values())
     assert lines[0]["epoch"] == 0.5
     assert 0 < lines[-1]["matched"] <= 1
     assert 1 <= lines[-1]["distinct_masks"] <= 3
+
+
+def test_speed_is_shown_with_its_share_of_the_peak(run, tmp_path, monkeypatch):
+    """A peak for this CPU makes the share visible: of twice the peak, half the share."""
+    monkeypatch.setattr(runlog, "QUIET_INTERVAL", 0)
+    shares = []
+    for peak in (1e12, 2e12):
+        monkeypatch.setattr(profiler, "PEAKS", ((jax.devices()[0].device_kind, peak),))
+        last, told = run(tmp_path / f"{peak:g}", until=4)
+        shares.append(last["mfu"] * peak / last["steps_per_second"] / len(jax.devices()))
+        assert re.search(r"loss \d+\.\d+  [\d.]+ steps/s  \d+ images/s  MFU \d+ %  waiting for input \d+ %", told)
+    assert shares[0] == pytest.approx(shares[1])  # operations of a step
+    assert 1e8 < shares[0] < 1e11
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("TPU v5", 459e12), ("NVIDIA H200", 989e12), ("cpu", None)],
+)
+def test_peaks_are_found_by_the_devices_names(kind, peak):
+    assert profiler.peak_flops(kind) == peak
+
+
+def test_a_window_of_steps_is_traced(run, tmp_path):
+    _, told = run(tmp_path, until=4, profile=(1, 3))
+    assert "profile of 2 steps written for TensorBoard" in told
+    [trace] = (tmp_path / "tensorboard" / "plugins" / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("text", ["100", "110:100", "5:5", "a:b", "-1:3"])
+def test_a_window_is_two_rising_steps(text):
+    with pytest.raises(UsageError, match=r"--profile takes FIRST:LAST, .* got"):
+        profiler.parse_window(text)
 
 
 def test_a_finished_run_stays_as_it_is(run, tiny_run):
@@ -106,9 +140,9 @@ def test_the_target_follows_the_online_network(run, tmp_path, tiny_config):
     moved = 0
     for name, start in initial.items():
         if name.startswith("predictor."):
-            assert f"['target_params']['{name}']" not in state
+            assert f"target_params/{name}" not in state
             continue
-        new, target = state[f"['params']['{name}']"], state[f"['target_params']['{name}']"]
+        new, target = state[f"params/{name}"], state[f"target_params/{name}"]
         np.testing.assert_allclose(target, 0.99 * start + 0.01 * new, rtol=1e-4, atol=1e-7)
         moved += not np.array_equal(new, start)
     assert moved == 0  # the first step of a warm-up from zero moves nothing
