@@ -1,6 +1,6 @@
 """The command `detcon`: train from a build's shards, export, probe, and measure the input.
 
-Only flags and messages live here. JAX and TensorFlow take seconds to import, so every command imports what it runs
+Only flags and messages live here. JAX takes seconds to import, so every command imports what it runs
 when it runs, after its words have been checked.
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 from maskmill.schemas.command import run_command, unknown_command
 from maskmill.schemas.errors import InputError, UsageError, did_you_mean
 
-COMMANDS = ("train", "export", "probe", "bench-input", "presets")
-NEED_JAX = ("train", "export", "probe")  # bench-input finds out what else it lacks
-TRAINER = ("flax", "jax", "jaxlib", "optax", "safetensors", "tensorboardX", "tensorflow")  # of the extra [train]
+COMMANDS = ("train", "export", "probe", "bench-input", "plan-step", "presets")
+NEED_JAX = ("train", "export", "probe", "plan-step")
+TRAINER = ("flax", "jax", "jaxlib", "optax", "safetensors", "tensorboardX")  # of the extra [train]
 
 EPILOG = """exit codes: 0 done, 1 internal error or diverged, 2 wrong use, 4 input missing or unreadable,
 5 damaged data set, 130 interrupted (the same command goes on)"""

@@ -134,7 +134,7 @@ def _opened(data_dir: str, config: Config, devices: int, batches: Callable[..., 
     """The data, and the steps in all and of warm-up that a run over it takes; raises where they do not fit."""
     check_divisible(config, devices, jax.process_count())
     if batches is None:
-        from maskmill.training.input import Batches as batches  # TensorFlow takes seconds to import
+        from maskmill.training.input import Batches as batches  # compiles kernels
     assert batches is not None
     data = batches(
         data_dir,

@@ -81,7 +81,7 @@ class Runner:
             own.append(f"--dask_npartitions={tasks}")  # else 128 parts would be one piece of work
         if self.name == "DataflowRunner":
             own += [f"--{name}={value}" for name, value in _dataflow_defaults(job).items() if not self.has(name)]
-            if seconds and not self.has("num_workers"):
+            if job and not self.has("num_workers"):
                 own.append(f"--num_workers={self._machines(seconds)}")
             if not self.has("machine_type", "resource_hints", "resource_hint"):
                 # For the whole job: a hint of one step alone would be a second environment, with processes of its own.

@@ -76,7 +76,7 @@ def test_argparse_errors_are_wrong_use():
     assert "invalid choice: 'trian' (did you mean 'train'?)" in done.stderr
 
 
-@pytest.mark.parametrize("blocked", ["jax", "safetensors", "tensorflow"])
+@pytest.mark.parametrize("blocked", ["jax", "safetensors"])
 def test_a_base_install_says_what_the_trainer_needs(build, tmp_path, capsys, monkeypatch, blocked):
     """Every subcommand that needs the trainer, and none that does not. `None` is how Python marks what cannot be."""
     for name in [name for name in sys.modules if name.partition(".")[0] in ("training", blocked)]:
@@ -84,16 +84,15 @@ def test_a_base_install_says_what_the_trainer_needs(build, tmp_path, capsys, mon
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, blocked, None)
     words = {
-        "jax": ["train", "export", "probe"],
+        "jax": ["train", "export", "probe", "plan-step"],
         "safetensors": ["export"],
-        "tensorflow": ["bench-input"],
     }
     config = ["--preset", "smoke_cpu", "--data", build]
     more = {
         "train": [*config, "--workdir", str(tmp_path / "run")],
         "export": ["nowhere", "out.safetensors"],
         "probe": ["nowhere", "--data", build],
-        "bench-input": config,
+        "plan-step": ["--preset", "smoke_cpu", "--topology", "v5e:2x2"],
     }
     for command in words[blocked]:
         assert cli.main([command, *more[command]]) == 2
