@@ -69,14 +69,13 @@ class Profiler:
         self._stop()
 
     def at(self, step: int, state: Any) -> None:
-        """Starts or stops before the step after `step`."""
+        """Starts or stops before the step after `step`; the end of the run stops too."""
         if self._window is None:
             return
         first, last = self._window
         if self._running and step >= last:
             jax.block_until_ready(state)
             self._stop()
-            self._say(f"profile of {last - first} steps written for TensorBoard, below plugins/profile")
         elif not self._running and first <= step < last:
             jax.block_until_ready(state)
             jax.profiler.start_trace(self._folder)
@@ -86,3 +85,4 @@ class Profiler:
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
+            self._say("profile written for TensorBoard, below plugins/profile")

@@ -126,7 +126,6 @@ def train(
             if stop and step < end:
                 raise Interrupted(f"interrupted after step {step}, which is saved; the same command goes on from there")
             log.advanced(step)
-        profiler.at(step, state)
         return log.last | {"step": step}
 
 

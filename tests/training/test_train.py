@@ -113,7 +113,7 @@ def test_peaks_are_found_by_the_devices_names(kind, peak):
 
 def test_a_window_of_steps_is_traced(run, tmp_path):
     _, told = run(tmp_path, until=4, profile=(1, 3))
-    assert "profile of 2 steps written for TensorBoard" in told
+    assert told.count("profile written for TensorBoard") == 1
     [trace] = (tmp_path / "tensorboard" / "plugins" / "profile").rglob("*.xplane.pb")
     assert trace.stat().st_size > 1000
 
