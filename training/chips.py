@@ -5,10 +5,9 @@ read in November 2026. Their "16 GB" of memory are GiB: XLA finds 15.75 GiB of a
 """
 
 import dataclasses
-import difflib
 import math
 
-from maskmill.schemas.errors import UsageError
+from maskmill.schemas.errors import UsageError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +81,7 @@ def find_topology(name: str) -> Topology:
     types = {topology.accelerator_type: topology for topology in TOPOLOGIES.values()}
     found = TOPOLOGIES.get(name) or types.get(name)
     if found is None:
-        near = difflib.get_close_matches(name, [*TOPOLOGIES, *types], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, [*TOPOLOGIES, *types]) or "."
         known = "; ".join(f"{chip.name}: {' '.join(chip.slices)}" for chip in CHIPS.values())
         raise UsageError(f"unknown topology {name!r}{hint} Known, as CHIP:SHAPE or CHIP-CORES, are {known}")
     return found

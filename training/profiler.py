@@ -8,14 +8,15 @@ from typing import Any
 import jax
 
 from maskmill.schemas.errors import UsageError
+from maskmill.training.chips import CHIPS
 
 # Peak operations per second in bfloat16 without sparsity, two per multiply-add, by what jax calls the device. From the
-# makers' pages: cloud.google.com/tpu/docs (v2 to v6e), and NVIDIA's data sheets of A100, L4, L40S, H100, H200 and B200.
+# makers' pages: TPUs as in `chips`, and NVIDIA's data sheets of A100, L4, L40S, H100, H200 and B200.
 PEAKS = (
-    (r"TPU v6 lite|TPU v6e", 918e12),
-    (r"TPU v5 lite|TPU v5e", 197e12),
-    (r"TPU v5", 459e12),
-    (r"TPU v4", 275e12),
+    (r"TPU v6 lite|TPU v6e", CHIPS["v6e"].flops),
+    (r"TPU v5 lite|TPU v5e", CHIPS["v5e"].flops),
+    (r"TPU v5", CHIPS["v5p"].flops),
+    (r"TPU v4", CHIPS["v4"].flops),
     (r"A100", 312e12),
     (r"L40S", 362e12),
     (r"\bL4\b", 121e12),

@@ -77,7 +77,7 @@ def test_slices_are_found_by_shape_and_by_accelerator_type():
     ):
         assert chips.find_topology(name) is chips.find_topology(other)
         assert (chips.find_topology(other).name, chips.find_topology(other).chips) == (name, count)
-    with pytest.raises(UsageError, match=r"unknown topology 'v5e:9x16'; did you mean v5e:8x16\? Known.* v5p: 2x2x1 "):
+    with pytest.raises(UsageError, match=r"unknown topology 'v5e:9x16'; did you mean 'v5e:8x16'\? Known.* v5p: 2x2x1 "):
         chips.find_topology("v5e:9x16")
 
 
