@@ -41,10 +41,12 @@ TRAIN = [
     "tensorflow>=2.19",
 ]
 RANKER = ["lightgbm>=4.3"]
+TORCH = ["torch>=2.1", "torchvision>=0.16"]
 GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
 DEV = [
     "check-wheel-contents>=0.6",
     "dask>=2024.8",
+    "datasets>=3",
     "distributed>=2024.8",
     "faster-coco-eval>=1.6",
     "gcp-storage-emulator>=2026.7",
@@ -60,6 +62,7 @@ DEV = [
     "tensorflow-datasets>=4.9.6",
     "twine>=6.1",
     "types-PyYAML",
+    "webdataset>=0.2.100",
 ]
 
 setup(
@@ -99,7 +102,7 @@ setup(
         "maskmill.masks.mcg": ["models/*.npz", "models/*.json"],
     },
     install_requires=BASE,
-    extras_require={"train": TRAIN, "gcp": GCP, "ranker": RANKER, "dev": DEV + TRAIN + GCP + RANKER},
+    extras_require={"train": TRAIN, "gcp": GCP, "ranker": RANKER, "torch": TORCH, "dev": DEV + TRAIN + GCP + RANKER},
     entry_points={
         "console_scripts": ["maskmill=maskmill.pipelines.commands.cli:main", "detcon=maskmill.training.cli:main"]
     },

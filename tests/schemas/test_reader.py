@@ -107,7 +107,7 @@ def test_nothing_is_written_into_the_folder(built):
 def test_shares_are_the_whole_and_even(folder, workers):
     dataset = Dataset.open(folder)
     shares = [names(dataset.iterate(worker, workers)) for worker in range(workers)]
-    assert sum(shares, []) == names(dataset)
+    assert [name for share in shares for name in share] == names(dataset)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
