@@ -62,7 +62,8 @@ def _of_table(folder: str, manifest: Manifest) -> np.ndarray | None:
 
 def _of_shard(folder: str, shard: Shard) -> np.ndarray:
     """The offsets of one shard by its frames' headers."""
-    offsets, at = [], 0
+    offsets: list[int] = []
+    at = 0
     try:
         with storage.open_read(storage.join(folder, shard.name)) as stream:
             while at < shard.bytes:

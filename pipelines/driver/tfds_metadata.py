@@ -66,7 +66,7 @@ def layer_names(manifest: Manifest) -> bytes:
 
 def features_json(num_layers: int, *, masks_only: bool) -> bytes:
     """The features of `schemas.example.FEATURES` in TFDS' words; a mask's layer is a class label."""
-    table = {}
+    table: dict[str, dict] = {}
     for name, spec in FEATURES.items():
         if name == "image/encoded":
             if not masks_only:

@@ -55,6 +55,14 @@ def test_ground_truth_leaves_crowds_out():
     assert np.array_equal(found.masks, [decode_mask(example.annotations.counts[i], 40, 60) for i in kept])
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (8, 13), (33, 7)])
+def test_masks_of_any_shape_are_drawn_as_they_were(size):
+    pictures = np.random.default_rng(4).random((5, *size)) < np.array([0, 0.1, 0.5, 0.9, 1])[:, None, None]
+    masks, boxes = draw_masks([encode_mask(p) for p in pictures], *size)
+    assert np.array_equal(masks, pictures)
+    assert boxes[[0, 4]].tolist() == [[0, 0, 0, 0], [0, 0, size[1], size[0]]]
+
+
 def test_no_mask_is_an_array_of_none():
     masks, boxes = draw_masks([], 40, 60)
     assert (masks.shape, boxes.shape) == ((0, 40, 60), (0, 4))
