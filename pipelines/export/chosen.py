@@ -10,7 +10,7 @@ from maskmill.pipelines.dataset.stored_picture import check_size
 from maskmill.schemas import rle
 from maskmill.schemas.errors import DamageError
 from maskmill.schemas.example import ImageExample
-from maskmill.schemas.manifest import Manifest, Shard
+from maskmill.schemas.manifest import IMAGES, Manifest, Shard
 from maskmill.schemas.reader import Dataset, read_shard
 
 
@@ -53,8 +53,15 @@ class Chosen:
 
     @classmethod
     def of(cls, dataset: Dataset, names: Sequence[str], truth: bool) -> "Chosen":
-        """By layers' names; no name means all. Raises InputError for a name that is none."""
+        """By layers' names; no name means all.
+
+        Raises:
+            InputError: a name that is none. DamageError: a name in the manifest that cannot be part of a file's.
+        """
         manifest = dataset.manifest
+        for name in (manifest.dataset, manifest.split, *(layer.name for layer in manifest.layers)):
+            if not name or "/" in name or "\\" in name or name.startswith("."):
+                raise DamageError(f"{dataset.folder}: its manifest names something {name[:60]!r}, which no file can be")
         names = list(dict.fromkeys(names)) or [layer.name for layer in manifest.layers]
         return cls(dataset, tuple(manifest.layer_index(name) for name in names), truth)
 
@@ -123,11 +130,14 @@ def image_ids(dataset: Dataset) -> np.ndarray | None:
     Raises:
         DamageError: `images.parquet` cannot be read, or has another number of rows.
     """
+    table = ImagesTable(dataset.folder)
+    if table.num_rows != len(dataset):
+        raise DamageError(f"{IMAGES} in {dataset.folder} has {table.num_rows} rows for {len(dataset)} records")
     found: list[np.ndarray] = []
-    for rows in ImagesTable(dataset.folder).batches(["source_id"]):
+    for rows in table.batches(["source_id"]):
         texts = rows["source_id"]
         if not all(text.isdecimal() and text.isascii() and len(text) <= 18 for text in texts):
             return None
         found.append(np.asarray([int(text) for text in texts], np.int64))
     ids = np.concatenate([np.empty(0, np.int64), *found])
-    return ids if len(np.unique(ids)) == len(ids) == len(dataset) else None
+    return ids if len(np.unique(ids)) == len(ids) else None

@@ -22,14 +22,12 @@ class Format:
     """One form of export.
 
     Attributes:
-        summary: what it is, in a few words.
         write: (what, where to) -> counts.
-        truth: what `--gt` does, or "" where ground truth cannot be exported so.
+        truth: whether it can hold ground truth.
     """
 
-    summary: str
     write: Callable[[Chosen, str], Counts]
-    truth: str
+    truth: bool
 
 
 def _write_shards(
@@ -82,14 +80,12 @@ def _label_png(chosen: Chosen, folder: str) -> Counts:
     return counts
 
 
-FORMATS = {
-    "coco": Format(
-        "one .json of COCO instances, a category per layer", coco.write_instances, "the annotations instead"
-    ),
-    "coco-results": Format("a .json of COCO results per layer, with scores", coco.write_results, ""),
-    "webdataset": Format("a folder of tars: jpg or png, json, cls", _webdataset, "the annotations as well"),
-    "parquet": Format("a folder for Hugging Face's load_dataset", _parquet, "the annotations as well"),
-    "label-png": Format("a folder of 16-bit label PNGs of one layer without overlaps", _label_png, ""),
+FORMATS = {  # what each is: `pipelines.commands.export`, which --help prints without loading this
+    "coco": Format(coco.write_instances, truth=True),
+    "coco-results": Format(coco.write_results, truth=False),
+    "webdataset": Format(_webdataset, truth=True),
+    "parquet": Format(_parquet, truth=True),
+    "label-png": Format(_label_png, truth=False),
 }
 
 

@@ -19,7 +19,7 @@ from maskmill.pipelines.export.chosen import Chosen
 from maskmill.pipelines.export.formats import FORMATS, export
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.schemas import storage
-from maskmill.schemas.errors import InputError
+from maskmill.schemas.errors import DamageError, InputError
 from maskmill.schemas.reader import Dataset
 from maskmill.schemas.rle import decode_mask
 
@@ -362,7 +362,6 @@ def test_a_damaged_mask_is_named(built, tmp_path):
     dataset = Dataset.open(built)
     example = dataset[0]
     from maskmill.pipelines.export.label_png import label_map
-    from maskmill.schemas.errors import DamageError
     from maskmill.schemas.mask import MaskSet
 
     first = example.masks[0]
@@ -377,6 +376,39 @@ def test_a_damaged_mask_is_named(built, tmp_path):
     many = MaskSet(first.counts[:1] * 65_536, first.area[:1].repeat(65_536), first.score[:1].repeat(65_536))
     with pytest.raises(InputError, match="has 65536 masks, a 16-bit label PNG 65535 at most"):
         label_map(dataclasses.replace(example, masks=(many,)), 0)
+
+
+def test_without_pictures_the_masks_are_exported_all_the_same(tmp_path):
+    import tarfile
+
+    import pyarrow.parquet as pq
+
+    images, annotations = write_coco(tmp_path, 3)
+    config = BuildConfig("coco", images, ("grid(n=2)",), annotations=annotations, masks_only=True)
+    out = tmp_path / "out"
+    build(config, str(out), IN_PROCESS, quiet=True)
+    for name in ("webdataset", "parquet"):
+        assert run("export", out, "--format", name, "--to", tmp_path / name) == 0
+    with tarfile.open(tmp_path / "webdataset" / "coco-train-000000.tar") as tar:
+        assert tar.getnames() == [f"{i:09d}.json" for i in range(3)]
+    table = pq.ParquetFile(tmp_path / "parquet" / "data" / "train-00000-of-00001.parquet").read()
+    assert "image" not in table.column_names
+    assert [len(masks) for masks in table["masks"].to_pylist()] == [4, 4, 4]
+
+
+def test_a_manifest_cannot_send_files_elsewhere(built):
+    dataset = Dataset.open(built)
+    for change in ({"split": "../../x"}, {"dataset": "/etc/x"}, {"split": ""}):
+        with pytest.raises(DamageError, match="which no file can be"):
+            Chosen.of(Dataset(built, dataclasses.replace(dataset.manifest, **change)), [], False)
+
+
+def test_a_table_of_another_data_set_is_damage(built, tmp_path):
+    dataset = Dataset.open(built)
+    fewer = dataclasses.replace(dataset.manifest, shards=dataset.manifest.shards[:2])
+    with pytest.raises(DamageError, match="has 17 rows for"):
+        export(Chosen.of(Dataset(built, fewer), [], False), "coco", str(tmp_path / "x.json"))
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_help_lists_every_format(capsys):
