@@ -40,6 +40,7 @@ TRAIN = [
 # Compiles for TPU slices on any x86 machine; JAX names the version that fits it.
 PLAN = ["jax[tpu]>=0.10.2"]
 RANKER = ["lightgbm>=4.3"]
+TORCH = ["torch>=2.1", "torchvision>=0.16"]
 GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
 DEV = [
     "check-wheel-contents>=0.6",
@@ -102,7 +103,14 @@ setup(
         "maskmill.masks.mcg": ["models/*.npz", "models/*.json"],
     },
     install_requires=BASE,
-    extras_require={"train": TRAIN, "plan": PLAN, "gcp": GCP, "ranker": RANKER, "dev": DEV + TRAIN + GCP + RANKER},
+    extras_require={
+        "train": TRAIN,
+        "plan": PLAN,
+        "torch": TORCH,
+        "gcp": GCP,
+        "ranker": RANKER,
+        "dev": DEV + TRAIN + GCP + RANKER,
+    },
     entry_points={
         "console_scripts": ["maskmill=maskmill.pipelines.commands.cli:main", "detcon=maskmill.training.cli:main"]
     },

@@ -141,3 +141,17 @@ def encode_mask(mask: np.ndarray) -> bytes:
 def area_of_runs(runs: np.ndarray) -> int:
     """Pixels set in the mask that `runs` describe."""
     return int(np.sum(runs[1::2]))
+
+
+def box_of_runs(runs: np.ndarray, height: int) -> tuple[int, int, int, int]:
+    """The smallest box around a mask as COCO's (left, top, width, height) in pixels; zeros where the mask is empty."""
+    ends = np.cumsum(runs)[1::2]
+    starts = ends - runs[1::2]
+    starts, ends = starts[starts < ends], ends[starts < ends] - 1
+    if not starts.size:
+        return 0, 0, 0, 0
+    left, right = int(starts[0]) // height, int(ends[-1]) // height
+    if (starts // height != ends // height).any():  # a run that goes on in the next column touches top and bottom
+        return left, 0, right - left + 1, height
+    top, bottom = int((starts % height).min()), int((ends % height).max())
+    return left, top, right - left + 1, bottom - top + 1

@@ -33,12 +33,13 @@ def frame(payload: bytes) -> bytes:
     return b"".join((length, _CRC.pack(masked_crc(length)), payload, _CRC.pack(masked_crc(payload))))
 
 
-def read_records(stream: BinaryIO, name: str = "stream") -> Iterator[bytes]:
+def read_records(stream: BinaryIO, name: str = "stream", *, record: int = 0, offset: int = 0) -> Iterator[bytes]:
     """Payloads of a TFRecord stream, in order.
 
     Args:
         stream: a binary file, read from where it stands to its end.
         name: what the stream is called in messages.
+        record, offset: number of the record and of the byte where it stands, for messages.
 
     Yields:
         Each record's payload.
@@ -47,9 +48,8 @@ def read_records(stream: BinaryIO, name: str = "stream") -> Iterator[bytes]:
         DamageError: a checksum that does not match, a length beyond `MAX_RECORD_BYTES`, or a file that ends inside a
             record; the message names the file, the record and the byte offset.
     """
-    offset, index = 0, 0
     while header := stream.read(12):
-        where = f"{name}: record {index} at byte {offset}"
+        where = f"{name}: record {record} at byte {offset}"
         if len(header) < 12:
             raise DamageError(f"{where}: the file ends inside the record's header")
         if _CRC.unpack(header[8:])[0] != masked_crc(header[:8]):
@@ -65,4 +65,4 @@ def read_records(stream: BinaryIO, name: str = "stream") -> Iterator[bytes]:
             raise DamageError(f"{where}: the checksum of the record does not match")
         yield payload
         offset += FRAME_BYTES + length
-        index += 1
+        record += 1

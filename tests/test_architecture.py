@@ -22,7 +22,7 @@ FLOORS = (
     {"reading", "measuring", "clusters"},
     {"foreign"},
     {"parts", "dataset"},
-    {"report", "mcg_training"},
+    {"report", "mcg_training", "export"},
     {"driver"},
     {"commands"},
 )

@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "compare the mask quality of two datasets, image by image",
     "validate": "check every byte and record of a dataset against its manifest",
     "view": "draw one image with its masks and ground truth",
+    "export": "write a dataset in another tool's form: COCO, webdataset, Hugging Face, label PNGs",
     "import": "build a dataset whose masks were made elsewhere: COCO results, SAM, MCG, label PNGs",
     "ranker": "train the models of mcg from your own annotated pictures",
     "warmup": "compile the kernels once per machine, for worker images",

@@ -27,6 +27,7 @@ from maskmill.schemas.manifest import (
     FEATURES_JSON,
     IMAGES,
     INFO_JSON,
+    LAYER_NAMES,
     MANIFEST,
     REPORT_HTML,
     REPORT_JSON,
@@ -39,7 +40,7 @@ _LOG = logging.getLogger("maskmill")
 _ATTEMPTS = 3  # runs of the graph in one command; a killed worker fails a local run, and the rest is built by the next
 _WORTH_TIMING = 2000  # images; below, a sample would take longer than it saves
 _IDLE_S = 3600.0  # a writer on a cluster that has not written for so long is no more
-_OWN_FILES = {MANIFEST, FAILURES, IMAGES, CHECKSUMS, FEATURES_JSON, INFO_JSON, REPORT_HTML, REPORT_JSON}
+_OWN_FILES = {MANIFEST, FAILURES, IMAGES, CHECKSUMS, FEATURES_JSON, INFO_JSON, LAYER_NAMES, REPORT_HTML, REPORT_JSON}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from maskmill.schemas.manifest import (
     FEATURES_JSON,
     IMAGES,
     INFO_JSON,
+    LAYER_NAMES,
     MANIFEST,
     REPORT_HTML,
     REPORT_JSON,
@@ -185,8 +186,9 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         schema_version=SCHEMA_VERSION,
     )
     described = {
-        FEATURES_JSON: tfds_metadata.features_json(masks_only=plan.config.masks_only),
+        FEATURES_JSON: tfds_metadata.features_json(len(layers), masks_only=plan.config.masks_only),
         INFO_JSON: tfds_metadata.dataset_info_json(manifest),
+        LAYER_NAMES: tfds_metadata.layer_names(manifest),
     }
     for name, data in described.items():
         storage.write_bytes(storage.join(folder, name), data)

@@ -1,5 +1,9 @@
-"""`dataset_info.json` and `features.json`, so that tensorflow_datasets opens a build's folder as it is:
-`tfds.builder_from_directory(OUT)`. Written as plain JSON, so building needs no TFDS."""
+"""`dataset_info.json`, `features.json` and the layers' names, so that tensorflow_datasets opens a build's folder as it is:
+`tfds.builder_from_directory(OUT)`. Written as plain JSON, so building needs no TFDS.
+
+A split is a folder: its manifest, its resumption and its validation are its own. TFDS opens several of one name and of the
+same layers together, `tfds.builder_from_directories([TRAIN, VAL])`, with every split under its name.
+"""
 
 import json
 
@@ -8,6 +12,35 @@ from maskmill.schemas.manifest import Manifest
 
 _PREFIX = "tensorflow_datasets.core.features"
 _DTYPES = {"int": "int64", "float": "float32"}
+_LAYER = "masks/layer"
+_HOME = "https://github.com/maskmill/maskmill"
+# Of the pictures and annotations, by kind of input. The masks made of them add no terms.
+_TERMS = {
+    "coco": "COCO's annotations: CC BY 4.0. Its pictures: Flickr's terms of use, and each picture's own licence "
+    "(https://cocodataset.org/#termsofuse)",
+    "imagenet": "ImageNet's terms of access: non-commercial research and education (https://image-net.org/download.php)",
+}
+_UNKNOWN_TERMS = "Not stated: the terms of the pictures' and annotations' owners"
+_CITATIONS = {
+    "": """@inproceedings{henaff2021detcon,
+  title = {Efficient Visual Pretraining with Contrastive Detection},
+  author = {H{\\'e}naff, Olivier J. and Koppula, Skanda and Alayrac, Jean-Baptiste and others},
+  booktitle = {ICCV},
+  year = {2021}
+}""",
+    "coco": """@inproceedings{lin2014coco,
+  title = {Microsoft {COCO}: Common Objects in Context},
+  author = {Lin, Tsung-Yi and Maire, Michael and Belongie, Serge and others},
+  booktitle = {ECCV},
+  year = {2014}
+}""",
+    "imagenet": """@article{russakovsky2015imagenet,
+  title = {{ImageNet} Large Scale Visual Recognition Challenge},
+  author = {Russakovsky, Olga and Deng, Jia and Su, Hao and others},
+  journal = {IJCV},
+  year = {2015}
+}""",
+}
 
 
 def _feature(kind: str, repeated: bool) -> dict:
@@ -26,9 +59,14 @@ def _feature(kind: str, repeated: bool) -> dict:
     }
 
 
-def features_json(*, masks_only: bool) -> bytes:
-    """The features of `schemas.example.FEATURES` in TFDS' words."""
-    table = {}
+def layer_names(manifest: Manifest) -> bytes:
+    """`LAYER_NAMES`: the file in which TFDS looks for what the numbers of `masks/layer` mean, a name per line."""
+    return "".join(f"{layer.name}\n" for layer in manifest.layers).encode()
+
+
+def features_json(num_layers: int, *, masks_only: bool) -> bytes:
+    """The features of `schemas.example.FEATURES` in TFDS' words; a mask's layer is a class label."""
+    table: dict[str, dict] = {}
     for name, spec in FEATURES.items():
         if name == "image/encoded":
             if not masks_only:
@@ -39,6 +77,10 @@ def features_json(*, masks_only: bool) -> bytes:
                 }
             continue
         table[name] = _feature(spec.kind, spec.repeated)
+    table[_LAYER]["sequence"]["feature"] = {
+        "pythonClassName": f"{_PREFIX}.class_label_feature.ClassLabel",
+        "classLabel": {"numClasses": str(num_layers)},
+    }
     content = {
         "pythonClassName": f"{_PREFIX}.features_dict.FeaturesDict",
         "featuresDict": {"features": table},
@@ -46,12 +88,31 @@ def features_json(*, masks_only: bool) -> bytes:
     return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
 
 
+def _description(manifest: Manifest) -> str:
+    counts, kind = manifest.counts, manifest.config.get("dataset", "")
+    rows = []
+    for layer in manifest.layers:
+        told = manifest.abo.get(layer.name, {})
+        abo, per_image = told.get("abo"), told.get("masks_per_image")
+        figures = [f"{per_image:.1f} masks per picture"] if per_image is not None else []
+        figures += [f"average best overlap {abo:.3f}"] if abo is not None else []
+        rows.append(f"{layer.name} ({', '.join(figures)})" if figures else layer.name)
+    return (
+        f"Masks of {counts['written']} pictures ({kind or manifest.dataset}, {manifest.split}) by maskmill, in the layers "
+        f"{', '.join(rows)}. Masks are COCO's compressed RLE in the frame of the stored pictures, EXIF rotation not applied."
+    )
+
+
 def dataset_info_json(manifest: Manifest) -> bytes:
-    """Name, version and records per shard in TFDS' words."""
+    """Name, version, what it is, whose it is, whom to cite, and records per shard, in TFDS' words."""
+    kind = str(manifest.config.get("dataset", ""))
     content = {
         "name": manifest.dataset.replace(".", "_"),
         "version": f"{manifest.schema_version}.0.0",
-        "description": "Masks by maskmill: " + ", ".join(layer.name for layer in manifest.layers),
+        "description": _description(manifest),
+        "citation": "\n\n".join(_CITATIONS[name] for name in dict.fromkeys(("", kind)) if name in _CITATIONS),
+        "redistributionInfo": {"license": _TERMS.get(kind, _UNKNOWN_TERMS)},
+        "location": {"urls": [_HOME]},
         "fileFormat": "tfrecord",
         "splits": [
             {

@@ -95,3 +95,14 @@ def test_absurd_sizes_are_refused(size):
 def test_counts_must_be_bytes():
     with pytest.raises(rle.RleError, match="must be bytes, got str"):
         rle.decode_counts("61X13mN000`0", 9, 10)
+
+
+def test_boxes_are_pycocotools():
+    from pycocotools import mask as coco
+
+    rng = np.random.default_rng(3)
+    for density in (0.002, 0.02, 0.2, 0.9, 1.0):
+        for height, width in ((7, 9), (1, 20), (20, 1), (33, 18)):
+            mask = rng.random((height, width)) < density
+            box = rle.box_of_runs(rle.mask_to_runs(mask), height)
+            assert list(box) == coco.toBbox({"size": [height, width], "counts": rle.encode_mask(mask)}).tolist()
