@@ -1,7 +1,7 @@
 """`detcon bench-input`: how many images a core of this machine can feed, beside the least that any input must do."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 
@@ -83,7 +83,7 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def _measure(items: Iterator[int], seconds: float) -> tuple[float, float]:
+def _measure(items: Generator[int], seconds: float) -> tuple[float, float]:
     # CPU and clock seconds per image, once buffers are filled.
     warm = time.process_time() + seconds / 4
     for _ in items:
@@ -99,7 +99,7 @@ def _measure(items: Iterator[int], seconds: float) -> tuple[float, float]:
     return spent / images, waited / images
 
 
-def _bare(batches: Batches, config: DataConfig, *, crops: bool) -> Iterator[int]:
+def _bare(batches: Batches, config: DataConfig, *, crops: bool) -> Generator[int]:
     # The pictures of one group over and over, already parsed: decoded, cropped, and nothing else.
     numbers = geometry.Geometry.of(config)
     group, records = next(groups := batches.records(0))
@@ -113,6 +113,7 @@ def _bare(batches: Batches, config: DataConfig, *, crops: bool) -> Iterator[int]
     while True:
         for picture, boxes in zip(encoded, fractions):
             image = decode_image(picture)
+            assert image is not None  # these were read once before
             if crops:
                 height, width = image.shape[:2]
                 scaled = boxes * np.array([height, width, height, width, 1000]) // 1000

@@ -8,7 +8,7 @@ checked by threads of their own, a group ahead. Colour is not touched here: it i
 import collections
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -117,7 +117,7 @@ class Batches:
                     task.result()
                 yield batch
 
-    def records(self, step: int) -> Iterator[tuple[Group, list[bytes]]]:
+    def records(self, step: int) -> Generator[tuple[Group, list[bytes]]]:
         """Groups from a step on with the records of their shards, in the order read; one group is read ahead."""
         with ThreadPoolExecutor(READERS) as readers:
             yield from self._read(step, readers)

@@ -120,7 +120,7 @@ class BasicBlock(nnx.Module):
 
 
 # Kind of block, blocks per stage, and width of the first stage's.
-ARCHS = {
+ARCHS: dict[str, tuple[type[Bottleneck] | type[BasicBlock], tuple[int, ...], int]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2), 64),
     "resnet50": (Bottleneck, (3, 4, 6, 3), 64),
     "resnet101": (Bottleneck, (3, 4, 23, 3), 64),

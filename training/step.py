@@ -91,9 +91,7 @@ def init_state(config: Config, mesh: Mesh) -> State:
 
 
 @functools.lru_cache(maxsize=4)
-def make_step(
-    config: Config, mesh: Mesh, *, total_steps: int, warmup_steps: int
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
+def make_step(config: Config, mesh: Mesh, *, total_steps: int, warmup_steps: int) -> jax.stages.Wrapped:
     """The compiled step `(state, batch) -> (state, metrics)`; the given state's buffers are reused.
 
     A batch is what `training.input` yields, on the mesh (see `put_batch`). Metrics are float32 scalars, replicated:
