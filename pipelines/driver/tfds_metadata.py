@@ -14,7 +14,7 @@ _PREFIX = "tensorflow_datasets.core.features"
 _DTYPES = {"int": "int64", "float": "float32"}
 _LAYER = "masks/layer"
 _HOME = "https://github.com/maskmill/maskmill"
-# Of the pictures and annotations, by kind of input. The masks made of them add no terms.
+# Of the pictures and annotations, by kind of input.
 _TERMS = {
     "coco": "COCO's annotations: CC BY 4.0. Its pictures: Flickr's terms of use, and each picture's own licence "
     "(https://cocodataset.org/#termsofuse)",

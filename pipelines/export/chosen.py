@@ -61,7 +61,9 @@ class Chosen:
         manifest = dataset.manifest
         for name in (manifest.dataset, manifest.split, *(layer.name for layer in manifest.layers)):
             if not name or "/" in name or "\\" in name or name.startswith("."):
-                raise DamageError(f"{dataset.folder}: its manifest names something {name[:60]!r}, which no file can be")
+                raise DamageError(
+                    f"{dataset.folder}: its manifest holds the name {name[:60]!r}, which cannot be part of a file's name"
+                )
         names = list(dict.fromkeys(names)) or [layer.name for layer in manifest.layers]
         return cls(dataset, tuple(manifest.layer_index(name) for name in names), truth)
 
