@@ -223,7 +223,7 @@ class Felzenszwalb:
     min_sizes: tuple[int, ...] | int | None = None
     sigma: float = 0.8
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         scales = tuple(self.scales) if isinstance(self.scales, tuple | list) else (self.scales,)
         _check_scales(scales)
         if 0 in scales or len(set(scales)) != len(scales):

@@ -37,7 +37,7 @@ class Grid:
 
     n: int | tuple[int, ...] = 5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = self.n if isinstance(self.n, tuple | list) else (self.n,)
         for n in sizes:
             if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= 1000:

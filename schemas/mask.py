@@ -27,7 +27,7 @@ class MaskSet:
         area = np.asarray(area, np.int64)
         return cls(tuple(counts), area, np.ones(len(area), np.float32))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not len(self.counts) == len(self.area) == len(self.score):
             raise ValueError(
                 f"a mask set needs as many areas and scores as masks, "

@@ -47,7 +47,7 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind, *_) -> None:
         try:
             self.wait()
         except InputError:

@@ -20,7 +20,7 @@ STRIDES = (8, 16, 32)  # pixels per side of an output cell
 class _Checked:
     """Checks literal-typed fields of a dataclass at construction, so that a typo never reaches a compiled step."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             hint = typing.get_type_hints(type(self))[field.name]
             if typing.get_origin(hint) is Literal:

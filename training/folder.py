@@ -63,7 +63,7 @@ class RunFolder:
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_) -> None:
         self._lock.release()
 
     def check(self) -> None:

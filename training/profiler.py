@@ -66,7 +66,7 @@ class Profiler:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_) -> None:
         self._stop()
 
     def at(self, step: int, state: Any) -> None:

@@ -57,7 +57,7 @@ class RunLog:
         self.say(f"resuming after step {self._start}{of}" if self._start else f"starting{of} steps")
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind, *_) -> None:
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._stream.isatty():

@@ -182,7 +182,7 @@ class _Signals:
                 break
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 

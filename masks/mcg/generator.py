@@ -34,7 +34,7 @@ class Mcg:
     contour: str = "default"
     ranker: str = "default"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         tops = tuple(self.top) if isinstance(self.top, tuple | list) else (self.top,)
         if not tops or any(isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= MAX_TOP for t in tops):
             raise ValueError(f"mcg top must be a whole number in 1..{MAX_TOP}, or several, got {self.top!r}")

@@ -49,7 +49,7 @@ class Imported(Prepared):
     void: int = -1
     sha256: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
             raise ValueError("imported needs path=..., where the masks are")
         if not isinstance(self.name, str) or not _NAME.match(self.name):

@@ -66,7 +66,7 @@ class TrainOptions:
     block: int = 16
     contour_only: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 2 <= self.folds <= 20:
             raise UsageError(f"folds must be in 2..20, got {self.folds}")
         if not 0 < self.measured <= 1:

@@ -65,7 +65,7 @@ class BuildConfig:
     masks_only: bool = False
     bad_annotations: str = "fail"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.dataset not in DATASETS:
             hint = did_you_mean(self.dataset, DATASETS)
             raise UsageError(f"--dataset is one of {', '.join(DATASETS)}, got {self.dataset!r}{hint}")
@@ -163,7 +163,7 @@ class RunOptions:
     detach: bool = False
     beam_args: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.workers is not None and not 0 <= self.workers <= 1024:
             raise UsageError(f"--workers must lie in 0..1024, got {self.workers}")
         if self.part_size < 0:

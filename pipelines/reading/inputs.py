@@ -94,7 +94,7 @@ class Refusal:
     attempts: int = 1
     outcome: str = "failed"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "message", escape_surrogates(_ADDRESS.sub("", self.message)))
 
 
