@@ -4,6 +4,7 @@ Only the standard library is imported here, so that `--help` answers at once; ea
 """
 
 import argparse
+import difflib
 import importlib
 import json
 import logging
@@ -12,6 +13,7 @@ import signal
 import sys
 from types import ModuleType
 
+from maskmill.pipelines.commands.options import LateParser
 from maskmill.schemas.errors import MaskmillError
 
 # Exit codes; 3 and 5 are returned by commands, the others by errors.
@@ -52,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=LateParser)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(
             name,
@@ -74,10 +76,23 @@ def split_beam_args(argv: list[str]) -> tuple[list[str], list[str]]:
     return argv[:at], argv[at + 1 :]
 
 
+def unknown_command(argv: list[str]) -> str | None:
+    """What is wrong with the first word, where it is no command; None where it is one, or there is none."""
+    word = next((word for word in argv if not word.startswith("-")), None)
+    if word is None or word in COMMANDS:
+        return None
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    hint = f"did you mean {near[0]!r}? The commands" if near else "the commands"
+    return f"there is no command {word!r}; {hint} are {', '.join(COMMANDS)}"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     own, beam_args = split_beam_args(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
+    if (unknown := unknown_command(own)) is not None:
+        print(f"maskmill: {unknown}", file=sys.stderr)
+        return 2
     try:
         args = parser.parse_args(own)
     except SystemExit as stop:  # argparse prints its own message

@@ -146,6 +146,8 @@ def duration(seconds: float) -> str:
 
 def work(core_seconds: float) -> str:
     """Time of cores as people say it: 35 s of one core, 12 core-minutes, 5.5 core-hours."""
+    if core_seconds < 1:
+        return "less than 1 s of one core"
     if core_seconds < 120:
         return f"{core_seconds:.0f} s of one core"
     if core_seconds < 7200:

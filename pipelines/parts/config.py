@@ -67,6 +67,8 @@ class BuildConfig:
     bad_annotations: str = "fail"
 
     def __post_init__(self):
+        if not self.dataset:
+            raise UsageError(f"--dataset is missing: the kind of the pictures' collection, {' or '.join(DATASETS)}")
         if self.dataset not in DATASETS:
             near = difflib.get_close_matches(self.dataset, DATASETS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

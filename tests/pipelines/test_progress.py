@@ -145,7 +145,13 @@ def test_lines_say_first_what_is_waited_for_and_never_a_speed_of_nothing(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(35, "35 s of one core"), (900, "15 core-minutes"), (19800, "5.5 core-hours")]
+    ("seconds", "text"),
+    [
+        (0.04, "less than 1 s of one core"),
+        (35, "35 s of one core"),
+        (900, "15 core-minutes"),
+        (19800, "5.5 core-hours"),
+    ],
 )
 def test_work_of_cores(seconds, text):
     assert work(seconds) == text
