@@ -42,12 +42,13 @@ def run_command(prog: str, run: Callable[[], int | None], *, debug: bool, interr
 
 
 def unknown_command(argv: list[str], commands: Iterable[str]) -> str:
-    """What is wrong with the first word, in argparse's terms and with the nearest command; "" where it is one."""
+    """What is wrong with the first word, where it is none of the commands; "" where it is one, or there is none."""
     word = next((word for word in argv if not word.startswith("-")), None)
     if word is None or word in commands:
         return ""
-    near = did_you_mean(word, commands).removeprefix("; ") or f"choose from {', '.join(commands)}"
-    return f"argument COMMAND: invalid choice: {word!r} ({near})"
+    hint = did_you_mean(word, commands)
+    known = ", ".join(commands)
+    return f"there is no command {word!r}{hint + ' The' if hint else '; the'} commands are {known}"
 
 
 def _say(text: str, code: int) -> int:

@@ -27,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit code and writes messages to standard error."""
     parser = _parser()
     if wrong := unknown_command(sys.argv[1:] if argv is None else argv, COMMANDS):
-        parser.error(wrong)
+        print(f"detcon: {wrong}", file=sys.stderr)
+        return UsageError.exit_code
     args = parser.parse_args(argv)
     name = f"detcon {args.command}"
     code = run_command(

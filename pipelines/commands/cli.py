@@ -12,6 +12,7 @@ import signal
 import sys
 from types import ModuleType
 
+from maskmill.pipelines.commands.options import LateParser
 from maskmill.schemas.command import DONE, INTERRUPTED, run_command, unknown_command
 
 TOO_MANY_FAILURES = 3  # an exit code; the others are those of errors and of `schemas.command`
@@ -52,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=LateParser)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(
             name,
@@ -78,9 +79,10 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     own, beam_args = split_beam_args(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
+    if unknown := unknown_command(own, COMMANDS):
+        print(f"maskmill: {unknown}", file=sys.stderr)
+        return 2
     try:
-        if wrong := unknown_command(own, COMMANDS):
-            parser.error(wrong)
         args = parser.parse_args(own)
     except SystemExit as stop:  # argparse prints its own message
         return int(stop.code or 0)

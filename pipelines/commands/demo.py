@@ -56,9 +56,14 @@ def main(argv: list[str] | None = None) -> int:
     start = time.monotonic()
     code = cli.main(command)
     if code == 0:
-        dataset = os.path.join(out, "dataset")
+        dataset, drawn = os.path.join(out, "dataset"), os.path.join(out, "coffee.masks.png")
+        draw = ["view", dataset, "coffee.png", "--out", drawn]
+        print("$ maskmill " + " ".join(shlex.quote(word) for word in draw), flush=True)
+        code = cli.main(draw)
         print(
-            f"took {time.monotonic() - start:.0f} s; see one picture with its masks: maskmill view {dataset} coffee.png"
+            f"took {time.monotonic() - start:.0f} s; look at these two:\n"
+            f"  {drawn}  one photograph under every generator\n"
+            f"  {os.path.join(dataset, 'report.html')}  how good the masks are"
         )
     return code
 

@@ -1,6 +1,29 @@
 """The options that `plan` and `build` share, and how flags and a config file become a `BuildConfig`."""
 
 import argparse
+import ast
+from collections.abc import Callable
+from pathlib import Path
+
+
+class LateParser(argparse.ArgumentParser):
+    """A parser part of whose help is made only when it is asked for.
+
+    Attributes:
+        before_epilog: gives the text above the epilog, or None.
+    """
+
+    before_epilog: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        """The help, with the late text in it."""
+        plain = self.epilog
+        try:
+            self.epilog = (self.before_epilog() if self.before_epilog else "") + (plain or "")
+            return super().format_help()
+        finally:
+            self.epilog = plain
+
 
 _FLAGS = (
     # name, metavar, help
@@ -18,15 +41,59 @@ _FLAGS = (
     ),
 )
 _NUMBERS = (
-    ("num_shards", "N", "number of shards (default: one per about 1,000 images)"),
+    (
+        "num_shards",
+        "N",
+        "number of shards (default: one per 1,000 images; up to 16,000 images, one per 16 and at most 16)",
+    ),
     ("limit", "N", "only N images, a seeded random choice"),
     ("seed", "N", "seed of the order of records (default: 0)"),
     ("max_pixels", "N", "refuse larger pictures before decoding (default: 50,000,000)"),
 )
 
 
+def list_generators() -> list[tuple[str, str, str]]:
+    """The built-in mask generators, for `--help`: read from the source, since importing them takes seconds.
+
+    Returns:
+        (name, parameters with defaults as written, what it makes) in the table's order.
+    """
+    house = Path(__file__).resolve().parents[2]
+    table = next(
+        ast.literal_eval(node.value)
+        for node in _statements(house / "masks" / "registry.py")
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "GENERATORS"
+    )
+    rows = []
+    for name, target in table.items():
+        module, _, attribute = target.partition(":")
+        path = house.joinpath(*module.split(".")[1:]).with_suffix(".py")
+        cls = next(n for n in _statements(path) if isinstance(n, ast.ClassDef) and n.name == attribute)
+        fields = [n for n in cls.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+        parameters = ", ".join(
+            ast.unparse(n.target) + (f"={ast.unparse(n.value)}" if n.value is not None else "=...") for n in fields
+        )
+        said = (ast.get_docstring(cls) or "").splitlines() or [""]
+        rows.append((name, parameters, said[0].partition(": ")[2].rstrip(".").replace("`", "")))
+    return rows
+
+
+def _statements(path: Path) -> list[ast.stmt]:
+    return ast.parse(path.read_text(encoding="utf-8")).body
+
+
+def _generators_text() -> str:
+    lines = [f"  {name}({parameters})\n      {makes}" for name, parameters, makes in list_generators()]
+    return (
+        "mask generators for --masks, with their parameters and defaults:\n" + "\n".join(lines) + "\n"
+        "  Installed packages may offer more (entry points of the group maskmill.generators).\n\n"
+    )
+
+
 def add_build_options(parser: argparse.ArgumentParser) -> None:
     """Options that change bytes; all may stand in the config file as well."""
+    if isinstance(parser, LateParser):
+        parser.before_epilog = _generators_text
     parser.add_argument("--config", metavar="FILE", help="YAML file with these options; flags win")
     for name, metavar, text in _FLAGS:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=text)
@@ -34,7 +101,7 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
         "--masks",
         action="append",
         metavar="SPEC",
-        help='a mask generator, repeatable: "fh(scales=(500,1000,1500))", "grid(n=5)", "gt()"',
+        help='a mask generator, repeatable, as a call: "grid(n=5)"; all of them are listed below',
     )
     for name, metavar, text in _NUMBERS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar=metavar, help=text)

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     from maskmill.pipelines.commands.cli import print_json
     from maskmill.pipelines.driver.build import usable_cores
     from maskmill.pipelines.driver.estimate import estimate
-    from maskmill.pipelines.driver.progress import amount, duration
+    from maskmill.pipelines.driver.progress import amount, duration, volume, work
 
     config, options, out = read_options(args)
     cost = estimate(config, out, options.workers or usable_cores(), options.part_size)
@@ -37,12 +37,12 @@ def run(args: argparse.Namespace) -> int:
     if seconds is None or size is None:
         print("no image of the sample could be built; see why with a small build: maskmill build ... --limit 20")
         return 0
-    free = "" if cost.free_bytes is None else f", {cost.free_bytes / 1e9:,.0f} GB free"
+    free = "" if cost.free_bytes is None else f", {volume(cost.free_bytes)} free"
     print(
-        f"sampled {cost.sampled}: {cost.seconds_per_image:.3f} s and {size / max(1, cost.to_build) / 1e3:.0f} kB per image, "
+        f"sampled {cost.sampled}: {cost.seconds_per_image:.3f} s and {volume(size / max(1, cost.to_build))} per image, "
         f"{cost.sample_failures} failed\n"
-        f"estimate: {seconds / 3600:.2f} core-hours, {duration(seconds / cost.cores)} on {cost.cores} cores; "
-        f"{size / 1e9:.2f} GB of shards{free}"
+        f"estimate: {work(seconds)}, {duration(seconds / cost.cores)} on {cost.cores} cores; "
+        f"{volume(size)} of shards{free}"
     )
     if cost.free_bytes is not None and size > cost.free_bytes:
         print("warning: the shards would need more than the free space")

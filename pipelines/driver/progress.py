@@ -1,5 +1,10 @@
-"""How far a build is, read from the sidecars: the same on every runner, from this process or any other."""
+"""How far a build is, read from the sidecars: the same on every runner, from this process or any other.
 
+Parts that this process is building are counted image by image as well, so that a laptop's progress moves before the first
+part is committed.
+"""
+
+import collections
 import contextlib
 import json
 import sys
@@ -7,12 +12,17 @@ import threading
 import time
 from collections.abc import Iterator
 
-from maskmill.pipelines.parts.part import PARTS
-from maskmill.pipelines.parts.plan import Plan
+from maskmill.pipelines.parts.part import PARTS, UNDER_WAY, sidecar_path
+from maskmill.pipelines.parts.plan import DIGEST_DIGITS, Plan
 from maskmill.schemas import storage
 from maskmill.schemas.manifest import WORK
 
 _LINE_EVERY_S = 30.0
+_STARTING_S = 2.0  # a build that has no image by then says what it is waiting for
+_WINDOW_S = 60.0
+STARTING = (
+    "no image yet: workers start and load their kernels; the first build on a machine compiles them (a minute or two)"
+)
 
 
 def read_head(path: str) -> dict | None:
@@ -32,7 +42,7 @@ class Tally:
     """Images done and failed, counted from sidecars; each sidecar is read once.
 
     Attributes:
-        done: images of committed parts, failures included.
+        done: images of committed parts and of those under way in this process, failures included.
         failed: of them, failures.
         parts: committed parts.
     """
@@ -41,20 +51,83 @@ class Tally:
         self.folder, self.digest = folder, plan.digest
         self.total = plan.inputs
         self.done = self.failed = self.parts = 0
+        self._committed = self._committed_failed = 0
         self._seen: set[str] = set()
 
     def refresh(self) -> None:
-        """Counts the sidecars that have appeared since the last call."""
+        """Counts the sidecars that have appeared since the last call, and what is under way."""
+        under_way = dict(
+            UNDER_WAY
+        )  # before sidecars are listed: what is committed meanwhile is found in one of the two
         folder = storage.join(self.folder, WORK, PARTS)
         new = [n for n in storage.names(folder) if n.endswith(".json") and n not in self._seen]
         heads = storage.in_parallel(lambda name: read_head(storage.join(folder, name)), new, folder)
         for name, head in zip(new, heads, strict=True):
             if head is None or head["plan_digest"] != self.digest:
                 continue  # torn or vanishing: it will be built again, and is counted then
-            self.done += head["images"]
-            self.failed += head["images"] - head["records"]
+            self._committed += head["images"]
+            self._committed_failed += head["images"] - head["records"]
             self.parts += 1
             self._seen.add(name)
+        prefix, tag = sidecar_path(self.folder, "").removesuffix(".json"), f"-{self.digest[:DIGEST_DIGITS]}.json"
+        ours = [
+            count
+            for path, count in under_way.items()
+            if path.startswith(prefix) and path.endswith(tag) and path.removeprefix(prefix) not in self._seen
+        ]
+        self.done = self._committed + sum(done for done, _ in ours)
+        self.failed = self._committed_failed + sum(failed for _, failed in ours)
+
+
+class Pace:
+    """Images per second of late.
+
+    The clock starts with the first image that is done: start-up and compiling are nobody's speed. Old samples go, so that a
+    slow beginning does not weigh on the time that is left; half of the time so far is kept, so that it does not jump either.
+    """
+
+    def __init__(self) -> None:
+        self._before: int | None = None
+        self._samples: collections.deque[tuple[float, int]] = collections.deque()
+
+    def add(self, now: float, done: int) -> None:
+        """Takes note of how many images are done at a moment, in seconds of a clock that never goes back."""
+        if self._before is None:
+            self._before = done
+        if not self._samples and done == self._before:
+            return
+        if not self._samples:
+            self._start = now
+        self._samples.append((now, done))
+        oldest = now - max(_WINDOW_S, (now - self._start) / 2)
+        while len(self._samples) > 2 and self._samples[1][0] <= oldest:
+            self._samples.popleft()
+
+    @property
+    def started(self) -> bool:
+        """Whether an image has been done since the first call."""
+        return bool(self._samples)
+
+    @property
+    def rate(self) -> float | None:
+        """Images per second, or None until three more than the first are done."""
+        if not self._samples:
+            return None
+        (since, before), (now, done) = self._samples[0], self._samples[-1]
+        return (done - before) / (now - since) if now > since and done - before >= 3 else None
+
+
+def state(tally: Tally, pace: Pace) -> str:
+    """The numbers of a progress line; speed and time left only once they are known."""
+    text = f"{tally.done:,} of {tally.total:,} images"
+    if tally.failed:
+        text += f", {tally.failed:,} failed"
+    if (rate := pace.rate) is not None:
+        left = (
+            f", {duration((tally.total - tally.done) / rate)} left" if tally.done < tally.total else ", closing shards"
+        )
+        text += f", {rate:.1f} images/s{left}"
+    return text
 
 
 def amount(count: int, noun: str) -> str:
@@ -69,6 +142,26 @@ def duration(seconds: float) -> str:
             value = seconds / size
             return f"{value:.0f} {unit}" if value >= 10 or unit == "s" else f"{value:.1f} {unit}"
     return f"{seconds / 86400:.1f} d"
+
+
+def work(core_seconds: float) -> str:
+    """Time of cores as people say it: 35 s of one core, 12 core-minutes, 5.5 core-hours."""
+    if core_seconds < 1:
+        return "less than 1 s of one core"
+    if core_seconds < 120:
+        return f"{core_seconds:.0f} s of one core"
+    if core_seconds < 7200:
+        return f"{core_seconds / 60:.0f} core-minutes"
+    return f"{core_seconds / 3600:,.1f} core-hours"
+
+
+def volume(size: float) -> str:
+    """Bytes as people say them: 640 kB, 2.6 MB, 31 GB."""
+    for limit, unit, step in ((1e6, "kB", 1e3), (1e9, "MB", 1e6), (1e12, "GB", 1e9)):
+        if size < limit:
+            value = size / step
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{size / 1e12:,.1f} TB"
 
 
 @contextlib.contextmanager
@@ -94,36 +187,44 @@ def _every(tally: Tally) -> float:
 
 
 def _lines(tally: Tally, stop: threading.Event) -> None:
-    start, before = time.monotonic(), tally.done
-    while not stop.wait(_LINE_EVERY_S):
+    pace, every = Pace(), _every(tally)
+    began = time.monotonic()
+    pace.add(began, tally.done)
+    said, told = began, False
+    while not stop.wait(min(every, _STARTING_S, _LINE_EVERY_S)):
+        now = time.monotonic()
         with contextlib.suppress(OSError):
             tally.refresh()
-        rate = (tally.done - before) / (time.monotonic() - start)
-        left = duration((tally.total - tally.done) / rate) if rate else "unknown"
-        print(
-            f"maskmill: {tally.done:,} of {tally.total:,} images, {rate:.1f} images/s, {tally.failed:,} failed, {left} left",
-            file=sys.stderr,
-            flush=True,
-        )
+        pace.add(now, tally.done)
+        if not pace.started and not told and now - began >= _STARTING_S:
+            _say(STARTING)
+            told = True
+        if now - said >= _LINE_EVERY_S:
+            said = now
+            _say(
+                state(tally, pace)
+                if pace.started or not told
+                else f"{state(tally, pace)}; kernels are still loading or compiling"
+            )
+
+
+def _say(line: str) -> None:
+    print(f"maskmill: {line}", file=sys.stderr, flush=True)
 
 
 def _bar(tally: Tally, stop: threading.Event) -> None:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (
-        TextColumn("building"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f} images/s, {task.fields[failed]} failed,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    start, before = time.monotonic(), tally.done
+    columns = (TextColumn("building"), BarColumn(), TextColumn("{task.fields[state]}"))
+    pace, began = Pace(), time.monotonic()
+    pace.add(began, tally.done)
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("build", total=tally.total, completed=tally.done, rate=0.0, failed=tally.failed)
+        task = progress.add_task("build", total=tally.total, completed=tally.done, state=state(tally, pace))
         while not stop.wait(_every(tally)):
             with contextlib.suppress(OSError):
                 tally.refresh()
-            rate = (tally.done - before) / (time.monotonic() - start)
-            progress.update(task, completed=tally.done, rate=rate, failed=tally.failed)
+            now = time.monotonic()
+            pace.add(now, tally.done)
+            waiting = not pace.started and now - began >= _STARTING_S
+            progress.update(task, completed=tally.done, state=STARTING if waiting else state(tally, pace))

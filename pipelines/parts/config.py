@@ -66,6 +66,8 @@ class BuildConfig:
     bad_annotations: str = "fail"
 
     def __post_init__(self) -> None:
+        if not self.dataset:
+            raise UsageError(f"--dataset is missing: the kind of the pictures' collection, {' or '.join(DATASETS)}")
         if self.dataset not in DATASETS:
             hint = did_you_mean(self.dataset, DATASETS)
             raise UsageError(f"--dataset is one of {', '.join(DATASETS)}, got {self.dataset!r}{hint}")

@@ -26,6 +26,10 @@ from maskmill.schemas.tfrecord import frame
 PARTS = "parts"
 READ_TIMEOUT_S = 300.0
 
+# Path of the sidecar to come -> (images done, of them failed), of the parts that threads of this process are at: for progress.
+# A count appears with a part's first image and goes after its commit, or with its failure.
+UNDER_WAY: dict[str, tuple[int, int]] = {}
+
 
 class Builder(Protocol):
     """What makes records of images: `pipelines.parts.isolation`."""
@@ -118,6 +122,13 @@ def build_part(
     """
     if (done := load_sidecar(folder, task)) is not None and has_records(folder, done):
         return done
+    try:
+        return _build_and_commit(task, folder, builder, threads, read_timeout)
+    finally:
+        UNDER_WAY.pop(sidecar_path(folder, task.name), None)
+
+
+def _build_and_commit(task: PartTask, folder: str, builder: Builder, threads: int, read_timeout: float) -> Sidecar:
     start = time.perf_counter()
     items = read_part(folder, task)
     sha, crc, size = hashlib.sha256(), google_crc32c.Checksum(), 0
@@ -128,7 +139,9 @@ def build_part(
         storage.create(part_path(folder, task)) as file,
         contextlib.closing(read_ahead(items, threads, read_timeout)) as reads,
     ):
-        for item, data in reads:
+        for done, (item, data) in enumerate(reads):
+            if done:
+                UNDER_WAY[sidecar_path(folder, task.name)] = (done, len(failures))
             built = Built(b"", data, {}) if isinstance(data, Refusal) else builder.build(item, data)
             if built.refusal is not None:
                 failures.append(built.refusal)

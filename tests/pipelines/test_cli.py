@@ -1,5 +1,7 @@
 """The command as a user meets it: words, exit codes, speed of help."""
 
+import ast
+import dataclasses
 import json
 import signal
 import subprocess
@@ -12,7 +14,9 @@ import pytest
 from drawn import write_coco
 from PIL import Image
 
+from maskmill.masks.registry import GENERATORS, generator_class
 from maskmill.pipelines.commands.cli import COMMANDS, main, split_beam_args
+from maskmill.pipelines.commands.options import list_generators
 
 GRID = ("--masks", "grid(n=2)")
 
@@ -75,8 +79,11 @@ def test_too_many_failures_is_exit_3_and_keeps_the_rest(tmp_path, capsys):
     ("args", "code", "message"),
     [
         ([], 2, "usage: maskmill"),
-        (["biuld"], 2, "invalid choice: 'biuld'"),
-        (["build"], 2, "--images is missing|--dataset is one of"),
+        (["buidl"], 2, "no command 'buidl'; did you mean 'build'"),
+        (["--debug", "frobnicate"], 2, "no command 'frobnicate'; the commands are plan, build"),
+        (["build"], 2, "--dataset is missing: the kind of the pictures' collection, coco or imagenet or folder"),
+        (["build", "--dataset", "folder"], 2, "--images is missing"),
+        (["build", "--dataset", "cocoa"], 2, "got 'cocoa'; did you mean 'coco'"),
         (["build", "--dataset", "folder", "--images", "x", *GRID], 2, "--out is missing"),
         (
             ["build", "--dataset", "folder", "--images", "/nowhere", *GRID, "--out", "OUT"],
@@ -168,7 +175,7 @@ def test_plan_builds_nothing(data, tmp_path, capsys):
     assert main(args) == 0
     text = said(capsys)
     assert "12 inputs, 12 to build into 1 shard;" in text
-    assert "core-hours" in text
+    assert " of one core, " in text
     assert not (tmp_path / "out").exists()
     assert main([*args, "--json"]) == 0
     estimate = json.loads(capsys.readouterr().out)
@@ -218,6 +225,32 @@ def test_help_is_fast_and_every_command_has_it():
     assert done.stdout.splitlines()[-1] == "[]"  # nothing heavy: that is what makes it fast
     for command in COMMANDS:
         assert main([command, "--help"]) == 0
+
+
+def test_the_help_of_build_names_every_generator_as_the_table_has_it(capsys):
+    rows = {name: (parameters, makes) for name, parameters, makes in list_generators()}
+    assert set(rows) == set(GENERATORS)
+    assert main(["build", "--help"]) == 0
+    text = capsys.readouterr().out
+    for name, (parameters, makes) in rows.items():
+        fields = [f for f in dataclasses.fields(generator_class(name)) if f.init]
+        call = ast.parse(f"{name}({parameters})", mode="eval").body
+        assert [k.arg for k in call.keywords] == [f.name for f in fields]
+        for keyword, field in zip(call.keywords, fields, strict=True):
+            if field.default is not dataclasses.MISSING:
+                assert ast.unparse(keyword.value) == repr(field.default)
+        assert f"{name}({parameters})" in text
+        assert makes in text
+        assert makes
+
+
+def test_the_help_of_build_stays_fast():
+    code = (
+        "import sys, maskmill.pipelines.commands.cli as c; c.main(['build', '--help'])\n"
+        "print([m for m in ('numpy', 'numba', 'apache_beam', 'cv2', 'maskmill.masks.registry') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_arguments_after_the_dashes_are_beams():

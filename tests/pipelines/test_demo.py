@@ -2,6 +2,9 @@
 
 import json
 from importlib import resources
+from pathlib import Path
+
+from PIL import Image
 
 from maskmill.pipelines.commands import demo
 from maskmill.pipelines.dataset.validate import find_damage
@@ -27,4 +30,9 @@ def test_the_demonstration_runs_and_its_data_set_is_valid(tmp_path, capsys):
     assert manifest.abo["gt"]["abo"] == 1.0
     assert manifest.abo["grid-1"]["abo"] < manifest.abo["fh-1000"]["abo"] < 1
     assert list(find_damage(Dataset.open(str(tmp_path / "dataset")))) == []
-    assert "inputs 8 = written 8 + failed 0 + skipped 0" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "inputs 8 = written 8 + failed 0 + skipped 0" in said
+    picture, report = (line.split()[0] for line in said.splitlines()[-2:])  # what a first visitor is told to open
+    with Image.open(picture) as drawn:
+        assert drawn.format == "PNG"
+    assert "<html" in Path(report).read_text(encoding="utf-8")[:500]

@@ -73,7 +73,7 @@ def test_argparse_errors_are_wrong_use():
     assert "--data" in done.stderr
     done = detcon("trian")
     assert done.returncode == 2
-    assert "invalid choice: 'trian' (did you mean 'train'?)" in done.stderr
+    assert "there is no command 'trian'; did you mean 'train'? The commands are train, export" in done.stderr
 
 
 @pytest.mark.parametrize("blocked", ["jax", "safetensors"])
