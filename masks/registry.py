@@ -201,7 +201,8 @@ def parse_spec(spec: str) -> Generator:
     for keyword in keywords:
         if keyword.arg not in fields:
             near = difflib.get_close_matches(keyword.arg or "", fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            retired = getattr(cls, "RETIRED", {}).get(keyword.arg)
+            hint = f"; {retired}" if retired else f"; did you mean {near[0]!r}?" if near else ""
             raise UsageError(f"masks spec {spec!r}: {name} has no parameter {keyword.arg!r}; it takes {listed}{hint}")
         if keyword.arg in params:
             raise UsageError(f"masks spec {spec!r}: parameter {keyword.arg!r} is given twice")

@@ -116,6 +116,10 @@ def test_ground_truth_leaves_crowds_out_and_orders_by_first_pixel():
         ("gird(n=5)", r"unknown mask generator 'gird'.*did you mean 'grid'"),
         ("grid(m=5)", r"grid has no parameter 'm'; it takes n"),
         ("fh(scale=5)", r"did you mean 'scales'"),
+        (
+            "mcg(quality=high)",
+            r"no parameter 'quality'; it takes contour, ranker, top; it was taken out in 0\.2: it cost",
+        ),
         ("grid(5)", "write parameters by name; grid takes n"),
         ("grid(n=5, n=6)", "given twice"),
         ("grid(n=0)", r"whole numbers in 1\.\.1000, got 0"),
