@@ -41,6 +41,7 @@ TRAIN = [
     "tensorflow>=2.19",
 ]
 RANKER = ["lightgbm>=4.3"]
+ONNX = ["onnxruntime>=1.20"]
 GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
 DEV = [
     "check-wheel-contents>=0.6",
@@ -51,6 +52,7 @@ DEV = [
     "hypothesis>=6.100",
     "jsonschema>=4.22",
     "mypy>=1.11",
+    "onnx>=1.17",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
@@ -99,7 +101,13 @@ setup(
         "maskmill.masks.mcg": ["models/*.npz", "models/*.json"],
     },
     install_requires=BASE,
-    extras_require={"train": TRAIN, "gcp": GCP, "ranker": RANKER, "dev": DEV + TRAIN + GCP + RANKER},
+    extras_require={
+        "train": TRAIN,
+        "gcp": GCP,
+        "ranker": RANKER,
+        "onnx": ONNX,
+        "dev": DEV + TRAIN + GCP + RANKER + ONNX,
+    },
     entry_points={
         "console_scripts": ["maskmill=maskmill.pipelines.commands.cli:main", "detcon=maskmill.training.cli:main"]
     },

@@ -87,6 +87,11 @@ class Prepared(abc.ABC):
         """What makes the masks, in a worker."""
 
     @property
+    def joins_pictures(self) -> bool:
+        """Whether its files name pictures, so that the manifest counts those that were matched."""
+        return True
+
+    @property
     def read_by_workers(self) -> tuple[str, ...]:
         """Paths that `opened` reads besides the folder, which workers on other machines must see as well."""
         return ()

@@ -1,4 +1,4 @@
-"""The mask generators a build knows: those of `masks`, of installed packages, and the one that reads files.
+"""The mask generators a build knows: those of `masks`, of installed packages, and those that read files.
 
 Pipelines come here for `parse_specs`, not to `masks.registry`, so that what they add to the table is always in it.
 """
@@ -15,6 +15,7 @@ from maskmill.masks.registry import (
 )
 
 register("imported", "maskmill.pipelines.foreign.generator:Imported")
+register("onnx", "maskmill.pipelines.foreign.onnx_model:Onnx")
 
 __all__ = [
     "GENERATORS",
