@@ -16,6 +16,7 @@ from maskmill.schemas.errors import DamageError, ImageError, InputError, UsageEr
 from maskmill.schemas.image import ImageRecord
 from maskmill.schemas.reader import Dataset
 from maskmill.schemas.rle import decode_mask
+from maskmill.testing import check_generator
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -89,6 +90,11 @@ def test_instance_masks_are_the_models_best_first(tmp_path):
     assert generator(record)[0].counts == masks.counts
     (few,) = opened(f"onnx(path={str(path)!r}, {RAW}, score_threshold=0.6, channels=BGR)", tmp_path)(record)
     assert np.array_equal(drawn(few, record), [record.image[..., 1] >= 128])
+
+
+def test_it_keeps_the_contract(tmp_path):
+    for path in (channels(tmp_path / "seg.onnx"), brightest(tmp_path / "sem.onnx")):
+        check_generator(f"onnx(path={str(path)!r}, {RAW})")
 
 
 def test_semantic_masks_are_the_best_class_of_every_pixel(tmp_path):
