@@ -124,6 +124,17 @@ def _owner(point: importlib.metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
 
 
+def names() -> list[str]:
+    """Names of all generators, ours and those of installed packages."""
+    return sorted({**GENERATORS, **_REGISTERED, **plugins()})
+
+
+def provider(name: str) -> str:
+    """The package, with its version, that offers a generator; several where several do."""
+    ours = [f"maskmill {importlib.metadata.version('maskmill')}"] if name in {**GENERATORS, **_REGISTERED} else []
+    return " and ".join([*ours, *map(_owner, plugins().get(name, []))])
+
+
 def generator_class(name: str) -> type:
     """The generator of that name: one of ours, or of an installed package.
 

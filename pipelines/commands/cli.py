@@ -27,6 +27,7 @@ COMMANDS = {
     "validate": "check every byte and record of a dataset against its manifest",
     "view": "draw one image with its masks and ground truth",
     "import": "build a dataset whose masks were made elsewhere: COCO results, SAM, MCG, label PNGs",
+    "masks": "list the mask generators: layers, parameters, packages, cost",
     "ranker": "train the models of mcg from your own annotated pictures",
     "warmup": "compile the kernels once per machine, for worker images",
 }

@@ -8,9 +8,12 @@ from maskmill.masks.registry import (
     Generator,
     Prepared,
     canonical_spec,
+    generator_class,
+    names,
     packages_of,
     parse_spec,
     parse_specs,
+    provider,
     register,
 )
 
@@ -22,8 +25,11 @@ __all__ = [
     "Generator",
     "Prepared",
     "canonical_spec",
+    "generator_class",
+    "names",
     "packages_of",
     "parse_spec",
     "parse_specs",
+    "provider",
     "register",
 ]
