@@ -128,7 +128,8 @@ class Onnx(Prepared):
         if self.sha256 and self.sha256 != sha256:
             raise InputError(_changed(self.path, self.sha256, sha256))
         session = _session(data, self.path)
-        ready = dataclasses.replace(self, sha256=sha256, **_outputs(session, self))
+        task, masks, scores = _outputs(session, self)
+        ready = dataclasses.replace(self, sha256=sha256, task=task, masks=masks, scores=scores)
         runner = Opened(ready, "")
         runner.__dict__["session"] = session
         y, x = np.mgrid[:48, :64]
@@ -186,8 +187,8 @@ class Opened:
         except Exception as error:  # onnxruntime's errors share no base
             raise ImageError("generator_error", "onnx", f"the model failed: {_line(error)}") from error
         if wanted.task == "semantic":
-            limits = (wanted.mask_threshold, wanted.top, wanted.void)
-            return (semantic_masks(results[0], record.height, record.width, *limits),)
+            kept = (wanted.mask_threshold, wanted.top, wanted.void)
+            return (semantic_masks(results[0], record.height, record.width, *kept),)
         scores = results[1] if wanted.scores else None
         limits = (wanted.mask_threshold, wanted.score_threshold, wanted.top)
         return (instance_masks(results[0], scores, record.height, record.width, *limits),)
@@ -249,8 +250,8 @@ def _session(data: bytes, path: str):
     return session
 
 
-def _outputs(session, wanted: Onnx) -> dict[str, str]:
-    """Task and names of outputs, completed by what the model says of itself."""
+def _outputs(session, wanted: Onnx) -> tuple[str, str, str]:
+    """Task and names of the outputs with masks and scores, completed by what the model says of itself."""
     declared = {output.name: output for output in session.get_outputs()}
     for name in filter(None, (wanted.masks, wanted.scores)):
         if name not in declared:
@@ -272,7 +273,7 @@ def _outputs(session, wanted: Onnx) -> dict[str, str]:
                 f"{', '.join(f'{n} {o.shape}' for n, o in declared.items())}; name it with masks=..."
             )
         masks = found[0]
-    return {"task": task, "masks": masks, "scores": scores}
+    return task, masks, scores
 
 
 def _input_of(session, wanted: Onnx, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -285,7 +286,8 @@ def _input_of(session, wanted: Onnx, image: np.ndarray) -> dict[str, np.ndarray]
     if wanted.size:
         size = wanted.size if isinstance(wanted.size, tuple) else (wanted.size, wanted.size)
     else:
-        size = tuple(s if isinstance(s, int) else own for s, own in zip(says, image.shape[:2], strict=True))
+        height, width = (s if isinstance(s, int) else own for s, own in zip(says, image.shape[:2], strict=True))
+        size = (height, width)
     if max(size) > MAX_SIDE:
         raise ImageError("too_large", "onnx", f"{size[1]} x {size[0]} pixels are too many for a model; give size=...")
     if size != image.shape[:2]:
@@ -294,6 +296,7 @@ def _input_of(session, wanted: Onnx, image: np.ndarray) -> dict[str, np.ndarray]
         image = image[..., ::-1]
     dtype = _TYPES[entry.type]
     if dtype != np.uint8:
-        image = (image.astype(np.float32) / 255 - np.float32(wanted.mean)) / np.float32(wanted.std)
+        mean, std = np.array(wanted.mean, np.float32), np.array(wanted.std, np.float32)
+        image = (image.astype(np.float32) / 255 - mean) / std
     picture = image if last else image.transpose(2, 0, 1)
     return {entry.name: np.ascontiguousarray(picture[None], dtype)}
