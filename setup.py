@@ -41,6 +41,7 @@ TRAIN = [
 PLAN = ["jax[tpu]>=0.10.2"]
 RANKER = ["lightgbm>=4.3"]
 TORCH = ["torch>=2.1", "torchvision>=0.16"]
+ONNX = ["onnxruntime>=1.20"]
 GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
 DEV = [
     "check-wheel-contents>=0.6",
@@ -53,6 +54,7 @@ DEV = [
     "importlib-resources>=6.0",  # tensorflow-datasets needs it to prepare a data set, and does not say so
     "jsonschema>=4.22",
     "mypy>=1.11",
+    "onnx>=1.17",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
@@ -109,7 +111,8 @@ setup(
         "torch": TORCH,
         "gcp": GCP,
         "ranker": RANKER,
-        "dev": DEV + TRAIN + GCP + RANKER,
+        "onnx": ONNX,
+        "dev": DEV + TRAIN + GCP + RANKER + ONNX,
     },
     entry_points={
         "console_scripts": ["maskmill=maskmill.pipelines.commands.cli:main", "detcon=maskmill.training.cli:main"]

@@ -86,6 +86,11 @@ class Prepared(abc.ABC):
         """What makes the masks, in a worker."""
 
     @property
+    def joins_pictures(self) -> bool:
+        """Whether its files name pictures, so that the manifest counts those that were matched."""
+        return True
+
+    @property
     def read_by_workers(self) -> tuple[str, ...]:
         """Paths that `opened` reads besides the folder, which workers on other machines must see as well."""
         return ()
@@ -116,6 +121,17 @@ def plugins() -> dict[str, list[importlib.metadata.EntryPoint]]:
 
 def _owner(point: importlib.metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+def names() -> list[str]:
+    """Names of all generators, ours and those of installed packages."""
+    return sorted({**GENERATORS, **_REGISTERED, **plugins()})
+
+
+def provider(name: str) -> str:
+    """The package, with its version, that offers a generator; several where several do."""
+    ours = [f"maskmill {importlib.metadata.version('maskmill')}"] if name in {**GENERATORS, **_REGISTERED} else []
+    return " and ".join([*ours, *map(_owner, plugins().get(name, []))])
 
 
 def generator_class(name: str) -> type:
@@ -198,7 +214,8 @@ def parse_spec(spec: str) -> Generator:
     params = {}
     for keyword in keywords:
         if keyword.arg not in fields:
-            hint = did_you_mean(keyword.arg or "", fields)
+            retired = getattr(cls, "RETIRED", {}).get(keyword.arg)
+            hint = f"; {retired}" if retired else did_you_mean(keyword.arg or "", fields)
             raise UsageError(f"masks spec {spec!r}: {name} has no parameter {keyword.arg!r}; it takes {listed}{hint}")
         if keyword.arg in params:
             raise UsageError(f"masks spec {spec!r}: parameter {keyword.arg!r} is given twice")

@@ -1,6 +1,7 @@
 """Generator `mcg`: the first so many object proposals of an MCG-style pipeline."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,6 +30,9 @@ class Mcg:
         contour: `default`, `gradient` (no model, no labels; poorer masks), or the path of a model file.
         ranker: `default`, `none` (no model: ordered by how long a region lasts in its tree, much poorer), or a path.
     """
+
+    # parameters that earlier releases had -> why they are gone
+    RETIRED: ClassVar[dict[str, str]] = {"quality": "it was taken out in 0.2: it cost a third more and was no better"}
 
     top: int | tuple[int, ...] = 16
     contour: str = "default"

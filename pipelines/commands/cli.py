@@ -28,6 +28,7 @@ COMMANDS = {
     "view": "draw one image with its masks and ground truth",
     "export": "write a dataset in another tool's form: COCO, webdataset, Hugging Face, label PNGs",
     "import": "build a dataset whose masks were made elsewhere: COCO results, SAM, MCG, label PNGs",
+    "masks": "list the mask generators: layers, parameters, packages, cost",
     "ranker": "train the models of mcg from your own annotated pictures",
     "warmup": "compile the kernels once per machine, for worker images",
 }

@@ -156,7 +156,7 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         "skipped": totals.skipped,
         "dropped_annotations": totals.dropped_annotations,
     }
-    if any(isinstance(generator, Prepared) for generator in generators):
+    if any(isinstance(generator, Prepared) and generator.joins_pictures for generator in generators):
         counts |= {"matched": plan.inputs, "unmatched": totals.unmatched}
     if counts["inputs"] != totals.written + totals.failed + totals.skipped:
         raise DamageError(f"inputs are not written + failed + skipped: {counts}")

@@ -1,4 +1,4 @@
-"""The mask generators a build knows: those of `masks`, of installed packages, and the one that reads files.
+"""The mask generators a build knows: those of `masks`, of installed packages, and those that read files.
 
 Pipelines come here for `parse_specs`, not to `masks.registry`, so that what they add to the table is always in it.
 """
@@ -8,21 +8,28 @@ from maskmill.masks.registry import (
     Generator,
     Prepared,
     canonical_spec,
+    generator_class,
+    names,
     packages_of,
     parse_spec,
     parse_specs,
+    provider,
     register,
 )
 
 register("imported", "maskmill.pipelines.foreign.generator:Imported")
+register("onnx", "maskmill.pipelines.foreign.onnx_model:Onnx")
 
 __all__ = [
     "GENERATORS",
     "Generator",
     "Prepared",
     "canonical_spec",
+    "generator_class",
+    "names",
     "packages_of",
     "parse_spec",
     "parse_specs",
+    "provider",
     "register",
 ]

@@ -10,6 +10,7 @@ from maskmill.masks import registry
 from maskmill.masks.registry import canonical_spec, parse_spec
 from maskmill.schemas.errors import UsageError
 from maskmill.schemas.image import ImageRecord
+from maskmill.testing import check_generator
 
 MODULE = """
 import dataclasses
@@ -57,6 +58,7 @@ def test_a_plugins_generator_is_one_like_any_other(install):
     install("halver", {"halves": "halver:Halves"})
     generator = parse_spec("halves(at=3)")
     assert canonical_spec(generator) == "halves(at=3)"
+    check_generator("halves(at=3)")
     (masks,) = generator(ImageRecord("a", np.zeros((8, 5, 3), np.uint8)))
     assert masks.area.tolist() == [15, 25]
     with pytest.raises(UsageError, match=r"halves has no parameter 'ta'; it takes at"):
