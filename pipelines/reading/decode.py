@@ -3,8 +3,9 @@
 OpenCV decodes, EXIF orientation is ignored, the result is RGB. What a file is, is decided by its content. The header is
 read first (Pillow reads it without decoding), so a picture over the pixel limit is refused before any memory is taken.
 
-The trainer decodes the stored bytes with TensorFlow (integer-accurate IDCT), which gives the same pixels for JPEG with
-one or three components and for PNG; everything else is stored as lossless PNG instead of its original bytes.
+The trainer decodes the stored bytes again, and others may with other libraries. Integer-accurate decoders give the same
+pixels for a sound JPEG with one or three components and for PNG; everything else is stored as lossless PNG instead of its
+original bytes. That holds for damaged JPEGs too: decoders differ in what they make of broken data.
 """
 
 import dataclasses
@@ -12,11 +13,13 @@ import io
 import re
 import struct
 import warnings
+import zlib
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from maskmill.pipelines.reading.decoder_warnings import overhear
 from maskmill.schemas.errors import ImageError
 from maskmill.schemas.manifest import MAX_PIXELS  # FH takes about 0.1 s per megapixel and 100 bytes per pixel
 
@@ -133,11 +136,32 @@ def _verdict(data: bytes) -> ImageError | None:
     return None
 
 
+def _check_png(data: bytes) -> bool:
+    """Walks over a PNG's chunks, before anything is decoded.
+
+    Returns:
+        Whether all have the CRC-32 that they state, up to an end chunk. Decoders differ in which wrong ones they forgive.
+
+    Raises:
+        ImageError: truncated, a chunk is longer than the rest of the file. OpenCV would take memory for all that a length
+            states, up to 4 GB for a file of 200 bytes.
+    """
+    at, sound = len(_PNG), True
+    while at + 8 <= len(data):
+        kind, end = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if end > len(data):
+            raise ImageError("truncated", "decode", f"the PNG ends inside its chunk at byte {at}")
+        sound &= zlib.crc32(memoryview(data)[at + 4 : end]) == int.from_bytes(data[end : end + 4], "big")
+        if kind == b"IEND":
+            return sound
+        at = end + 4
+    return False
+
+
 def _looks_damaged(data: bytes) -> bool:
     """Whether a JPEG that OpenCV decoded may be damaged: a walk over its markers that does not arrive at the end marker.
 
-    OpenCV fills what a broken scan leaves out with grey and says so only on stderr. The walk costs microseconds; what it
-    suspects, `_verdict` decides.
+    The walk costs microseconds and finds what libjpeg skips without a warning; what it suspects, `_verdict` decides.
     """
     at = 2
     while (found := _NEXT_MARKER.search(data, at)) is not None:
@@ -164,8 +188,9 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
         ImageError: with one of the reasons of `read_header`, truncated or decode_error.
     """
     header = read_header(data, max_pixels)
+    sound_png = header.format == "PNG" and _check_png(data)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
+        image, warning = overhear(lambda: cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS))
     except cv2.error as error:
         raise ImageError("decode_error", "decode", f"OpenCV: {str(error).strip().splitlines()[-1]}") from error
     if image is None:
@@ -179,14 +204,18 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ImageError("decode_error", "decode", f"decoded to {image.dtype}{image.shape}, not RGB bytes")
     if header.format in ("JPEG", "MPO"):
-        damaged = _looks_damaged(data)
+        damaged = bool(warning) or _looks_damaged(data)
         if damaged and (verdict := _verdict(data)):
             raise verdict
         if header.mode in ("L", "RGB") and not damaged:
             return Picture(image, data, "JPEG")
         note = "damaged_jpeg" if damaged else f"{header.mode.lower()}_jpeg"
     elif header.format == "PNG":
-        return Picture(image, data, "PNG")
+        if sound_png:
+            return Picture(image, data, "PNG")
+        if verdict := _verdict(data):
+            raise verdict
+        note = "damaged_png"
     else:
         note = header.format.lower()
     return Picture(image, encode_png(image), "PNG", note)
