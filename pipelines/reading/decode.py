@@ -32,7 +32,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _SUPPORTED = {"JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "PPM", "TIFF", "JPEG2000", "AVIF"}
 # In entropy-coded data, 0xFF is followed by 0 (a stuffed byte), a restart marker or a fill byte; anything else is a marker.
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_END = 0xD9
+_END, _SCAN = 0xD9, 0xDA
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _RESERVED = {0x01, *range(0x02, 0xC0), 0xC8, *range(0xF0, 0xFE)}  # markers that no decoder of ours knows
 
 
@@ -143,13 +145,15 @@ def _check_png(data: bytes) -> bool:
         Whether all have the CRC-32 that they state, up to an end chunk. Decoders differ in which wrong ones they forgive.
 
     Raises:
-        ImageError: truncated, a chunk is longer than the rest of the file. OpenCV would take memory for all that a length
-            states, up to 4 GB for a file of 200 bytes.
+        ImageError: truncated or decode_error, a chunk is longer than the rest of the file. OpenCV would take memory for all
+            that a length states, up to 4 GB for a file of 200 bytes.
     """
     at, sound = len(_PNG), True
     while at + 8 <= len(data):
         kind, end = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
         if end > len(data):
+            if not kind.isalpha():
+                raise ImageError("decode_error", "decode", f"there is no chunk at byte {at} of the PNG")
             raise ImageError("truncated", "decode", f"the PNG ends inside its chunk at byte {at}")
         sound &= zlib.crc32(memoryview(data)[at + 4 : end]) == int.from_bytes(data[end : end + 4], "big")
         if kind == b"IEND":
@@ -159,17 +163,22 @@ def _check_png(data: bytes) -> bool:
 
 
 def _looks_damaged(data: bytes) -> bool:
-    """Whether a JPEG that OpenCV decoded may be damaged: a walk over its markers that does not arrive at the end marker.
+    """Whether a JPEG that OpenCV decoded may be damaged: a walk over its markers that does not arrive at the end marker, or
+    meets a scan after one that was the whole picture (some decoders refuse it).
 
     The walk costs microseconds and finds what libjpeg skips without a warning; what it suspects, `_verdict` decides.
     """
-    at = 2
+    at, components, whole = 2, b"", False
     while (found := _NEXT_MARKER.search(data, at)) is not None:
         marker, at = data[found.end() - 1], found.end()
         if marker == _END:
             return False
-        if marker in _RESERVED:
+        if marker in _RESERVED or (marker == _SCAN and whole):
             return True
+        if marker in _FRAMES:
+            components = b"" if marker in _PROGRESSIVE else data[at + 7 : at + 8]
+        elif marker == _SCAN:
+            whole = data[at + 2 : at + 3] == components
         at += int.from_bytes(data[at : at + 2], "big")  # past the segment; a scan's data follow its header
     return True
 

@@ -226,6 +226,14 @@ def test_a_png_with_a_wrong_checksum_is_stored_anew():
     assert np.array_equal(tensorflow_pixels(picture), PIXELS)
 
 
+def test_a_second_scan_of_a_whole_picture_is_damage():
+    """TensorFlow refuses it: libjpeg does, where it is asked whether the picture ended well."""
+    data = KINDS["jpeg"]
+    scan = data[data.index(b"\xff\xda") : -2]
+    with pytest.raises(ImageError):  # by the second opinion as well
+        decode_image(data[:-2] + scan + data[-2:])
+
+
 def test_a_chunk_longer_than_its_file_takes_no_memory():
     data = bytearray(KINDS["png-grey"])
     at = data.index(b"IDAT") - 4
