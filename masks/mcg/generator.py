@@ -1,6 +1,7 @@
 """Generator `mcg`: the first so many object proposals of an MCG-style pipeline."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -34,6 +35,8 @@ class Mcg:
     quality: str = "standard"
     contour: str = "default"
     ranker: str = "default"
+
+    bytes_per_pixel: ClassVar[int] = 150  # at most; far fewer where pictures are large
 
     def __post_init__(self):
         if isinstance(self.top, bool) or not isinstance(self.top, int) or not 1 <= self.top <= MAX_TOP:

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 
+from maskmill.pipelines.parts import memory
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.parts.image_builder import ImageBuilder, Settings
 from maskmill.pipelines.parts.isolation import ChildProcess
@@ -32,6 +33,9 @@ class Estimate:
         seconds_per_image, bytes_per_image: means over the sample; None when nothing could be built.
         cores: cores that the hours are for.
         free_bytes: free space at the output; None where unknown.
+        worker_bytes: memory of a worker, at most: for the largest picture that `max_pixels` lets through.
+        machine_bytes: memory of this machine.
+        large_pixels: from how many pixels on pictures are built one at a time here.
     """
 
     inputs: int
@@ -46,6 +50,9 @@ class Estimate:
     bytes_per_image: float | None
     cores: int
     free_bytes: int | None
+    worker_bytes: int
+    machine_bytes: int
+    large_pixels: int
 
     @property
     def core_seconds(self) -> float | None:
@@ -142,4 +149,7 @@ def estimate(config: BuildConfig, out: str, cores: int, part_size: int = 0) -> E
         bytes_per_image=sum(sizes) / len(sizes) if sizes else None,
         cores=cores,
         free_bytes=free_space(out),
+        worker_bytes=memory.worker_bytes(builder.generators, config.max_pixels),
+        machine_bytes=memory.machine_bytes(),
+        large_pixels=memory.large_pixels(builder.generators, cores),
     )

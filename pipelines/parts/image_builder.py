@@ -11,6 +11,7 @@ import numpy as np
 from maskmill.masks.registry import parse_specs
 from maskmill.pipelines.measuring.facts import measure
 from maskmill.pipelines.measuring.series import series_of
+from maskmill.pipelines.parts.memory import out_of_memory
 from maskmill.pipelines.reading.annotations import parse_annotations
 from maskmill.pipelines.reading.decode import decode_image
 from maskmill.pipelines.reading.inputs import Input, Refusal
@@ -85,6 +86,9 @@ class ImageBuilder:
             return self._build(item, data)
         except ImageError as error:
             return Built(b"", Refusal(item.id, error.stage, error.reason, str(error)), {})
+        except MemoryError:
+            error = out_of_memory("build")
+            return Built(b"", Refusal(item.id, error.stage, error.reason, str(error)), {})
 
     def _build(self, item: Input, data: bytes) -> Built:
         watch = Stopwatch()
@@ -157,7 +161,7 @@ class ImageBuilder:
     def _generate(generator, name: str, record: ImageRecord) -> tuple[MaskSet, ...]:
         try:
             masks = generator(record)
-        except ImageError:
+        except (ImageError, MemoryError):
             raise
         except Exception as error:  # whatever a generator does to one image must not stop the others
             raise ImageError("generator_error", name, f"{type(error).__name__}: {error}") from error

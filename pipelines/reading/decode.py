@@ -201,6 +201,8 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     try:
         image, warning = overhear(lambda: cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS))
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from error
         raise ImageError("decode_error", "decode", f"OpenCV: {str(error).strip().splitlines()[-1]}") from error
     if image is None:
         raise _verdict(data) or ImageError("decode_error", "decode", f"OpenCV cannot decode this {header.format}")
