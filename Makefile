@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo train-demo test processes flips flink-test prism-test docker-check lint types format bench clean
+.PHONY: help demo train-demo test processes faults flips flink-test prism-test docker-check lint types format bench clean
 help:
 	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
 	@echo "make train-demo  install the trainer and train briefly on the demo's shards"
@@ -13,6 +13,7 @@ help:
 	@echo "make prism-test  the same on Prism, Beam's runner in Go (Go; fetches and compiles it)"
 	@echo "make docker-check  the steps of the images' Dockerfiles in fresh environments, without a container engine (GBs)"
 	@echo "make processes   every command as a process, REPEATS=50 times: exit codes, and nothing left behind"
+	@echo "make faults      a failure, a kill or a loss of power at every file operation (hours; TRIALS=400 takes some of them)"
 	@echo "make flips       FLIPS=120 flipped bits in every file of a dataset: validate finds all"
 	@echo "make lint        formatting, linting and types (make types: types alone; make format: mends what it can)"
 	@echo "make bench       the benchmarks that need no data of yours"
@@ -57,6 +58,11 @@ flink-test prism-test: %-test: $(VENV)/dev
 REPEATS ?= 50
 processes: $(VENV)/dev
 	MASKMILL_REPEATS=$(REPEATS) $(BIN)/python -m pytest -q tests/pipelines/test_processes.py $(PYTEST_ARGS)
+
+TRIALS ?= 0
+SEED ?= 0
+faults: $(VENV)/dev
+	$(BIN)/python -P tests/faults/trials.py --sample $(TRIALS) --seed $(SEED)
 
 FLIPS ?= 120
 flips: $(VENV)/dev
