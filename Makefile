@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo train-demo test processes faults flips flink-test prism-test docker-check lint types format bench clean
+.PHONY: help demo train-demo test processes faults fuzz flips flink-test prism-test docker-check lint types format bench clean
 help:
 	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
 	@echo "make train-demo  install the trainer and train briefly on the demo's shards"
@@ -14,6 +14,7 @@ help:
 	@echo "make docker-check  the steps of the images' Dockerfiles in fresh environments, without a container engine (GBs)"
 	@echo "make processes   every command as a process, REPEATS=50 times: exit codes, and nothing left behind"
 	@echo "make faults      a failure, a kill or a loss of power at every file operation (hours; TRIALS=400 takes some of them)"
+	@echo "make fuzz        SECONDS=60 of fuzzing whatever reads what strangers made; guided by coverage"
 	@echo "make flips       FLIPS=120 flipped bits in every file of a dataset: validate finds all"
 	@echo "make lint        formatting, linting and types (make types: types alone; make format: mends what it can)"
 	@echo "make bench       the benchmarks that need no data of yours"
@@ -63,6 +64,12 @@ TRIALS ?= 0
 SEED ?= 0
 faults: $(VENV)/dev
 	$(BIN)/python -P tests/faults/trials.py --sample $(TRIALS) --seed $(SEED)
+
+SECONDS ?= 60
+CORPUS ?= $(VENV)/corpus
+fuzz: $(VENV)/dev
+	@$(PIP) -e '.[fuzz]' || echo "atheris cannot be installed here; going by chance"
+	$(BIN)/python -P tests/fuzz/run.py --seconds $(SECONDS) --corpus $(CORPUS)
 
 FLIPS ?= 120
 flips: $(VENV)/dev

@@ -41,6 +41,7 @@ TRAIN = [
 ]
 RANKER = ["lightgbm>=4.3"]
 GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
+FUZZ = ['atheris>=3.0; platform_system == "Linux"']  # coverage-guided; without it `make fuzz` goes by chance
 DEV = [
     "check-wheel-contents>=0.6",
     "dask>=2024.8",
@@ -98,7 +99,7 @@ setup(
         "maskmill.masks.mcg": ["models/*.npz", "models/*.json"],
     },
     install_requires=BASE,
-    extras_require={"train": TRAIN, "gcp": GCP, "ranker": RANKER, "dev": DEV + TRAIN + GCP + RANKER},
+    extras_require={"train": TRAIN, "gcp": GCP, "ranker": RANKER, "fuzz": FUZZ, "dev": DEV + TRAIN + GCP + RANKER},
     entry_points={
         "console_scripts": ["maskmill=maskmill.pipelines.commands.cli:main", "detcon=maskmill.training.cli:main"]
     },
