@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo train-demo test processes flips flink-test spark-test dask-test prism-test clusters-test docker-check
-.PHONY: schema lint types format bench clean
+.PHONY: help demo train-demo test processes faults fuzz flips flink-test spark-test dask-test prism-test clusters-test
+.PHONY: docker-check schema lock audit lint types format bench clean
 help:
 	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
 	@echo "make train-demo  install the trainer and train briefly on the demo's shards"
@@ -16,7 +16,11 @@ help:
 	@echo "make clusters-test  all of these in one table"
 	@echo "make docker-check  the steps of the images' Dockerfiles in fresh environments, without a container engine (GBs)"
 	@echo "make processes   every command as a process, REPEATS=50 times: exit codes, and nothing left behind"
+	@echo "make faults      a failure, a kill or a loss of power at every file operation (hours; TRIALS=400 takes some of them)"
+	@echo "make fuzz        SECONDS=60 of fuzzing whatever reads what strangers made; guided by coverage"
 	@echo "make flips       FLIPS=120 flipped bits in every file of a dataset: validate finds all"
+	@echo "make lock        pins anew what CI installs, and with hashes what the images do (UPGRADE=1: newest versions)"
+	@echo "make audit       known holes in what is pinned (asks a public database)"
 	@echo "make lint        formatting, linting and types (make types: types alone; make format: mends what it can)"
 	@echo "make bench       the benchmarks that need no data of yours"
 
@@ -64,12 +68,39 @@ REPEATS ?= 50
 processes: $(VENV)/dev
 	MASKMILL_REPEATS=$(REPEATS) $(BIN)/python -m pytest -q tests/pipelines/test_processes.py $(PYTEST_ARGS)
 
+TRIALS ?= 0
+SEED ?= 0
+faults: $(VENV)/dev
+	$(BIN)/python -P tests/faults/trials.py --sample $(TRIALS) --seed $(SEED)
+
+SECONDS ?= 60
+CORPUS ?= $(VENV)/corpus
+fuzz: $(VENV)/dev
+	@$(PIP) -e '.[fuzz]' || echo "atheris cannot be installed here; going by chance"
+	$(BIN)/python -P tests/fuzz/run.py --seconds $(SECONDS) --corpus $(CORPUS)
+
 FLIPS ?= 120
 flips: $(VENV)/dev
 	MASKMILL_FLIPS=$(FLIPS) $(BIN)/python -m pytest -q tests/pipelines/test_validate.py -k flipped $(PYTEST_ARGS)
 
 docker-check: $(VENV)/made
 	$(PYTHON) docker/check.py worker trainer
+
+# Pins that stand stay, unless UPGRADE is set. No address of an index is written down.
+UV = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+  --no-emit-find-links $(if $(UPGRADE),--upgrade)
+lock: $(VENV)/made
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet 'uv>=0.9'
+	$(UV) setup.py --all-extras -o constraints.txt
+	echo setuptools | $(UV) --generate-hashes -c constraints.txt setup.py - --extra gcp -o docker/worker.lock
+	printf 'setuptools\ngoogle-cloud-storage\n' | \
+	  $(UV) --generate-hashes -c constraints.txt setup.py - --extra train -o docker/trainer.lock
+
+audit: $(VENV)/made
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet 'pip-audit>=2.9'
+	@for lock in worker trainer; do \
+	  $(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off --timeout 15 -r docker/$$lock.lock || exit 1; \
+	done
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

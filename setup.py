@@ -17,12 +17,12 @@ BASE = [
     # No wheel for Linux on ARM; there everything but mcg works.
     'higra>=0.6.12; platform_system != "Linux" or platform_machine == "x86_64"',
     "ijson>=3.3",
-    "jinja2>=3.1",
+    "jinja2>=3.1.6",
     "numba>=0.61",
     "numpy>=2.0",
-    "opencv-python-headless>=4.11",
-    "pillow>=10.3",
-    "protobuf>=5.29",
+    "opencv-python-headless>=4.12",
+    "pillow>=11.3",
+    "protobuf>=5.29.5",
     "pyarrow>=16",
     "pycocotools>=2.0.8",
     "pyyaml>=6.0",
@@ -43,6 +43,7 @@ RANKER = ["lightgbm>=4.3"]
 TORCH = ["torch>=2.1", "torchvision>=0.16"]
 ONNX = ["onnxruntime>=1.20"]
 GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
+FUZZ = ['atheris>=3.0; platform_system == "Linux"']  # coverage-guided; without it `make fuzz` goes by chance
 DEV = [
     "check-wheel-contents>=0.6",
     "dask>=2024.8",
@@ -112,6 +113,7 @@ setup(
         "gcp": GCP,
         "ranker": RANKER,
         "onnx": ONNX,
+        "fuzz": FUZZ,
         "dev": DEV + TRAIN + GCP + RANKER + ONNX,
     },
     entry_points={

@@ -3,20 +3,23 @@
 #     docker build --platform linux/amd64 -f docker/trainer.Dockerfile --build-arg ACCELERATOR=cuda12 -t IMAGE .
 #
 # ACCELERATOR is an extra of JAX: cuda12 (the CUDA libraries come as wheels; the host needs NVIDIA's driver and container
-# toolkit), cuda13, or tpu (run it on the TPU machine itself, with --privileged --net=host).
+# toolkit), cuda13, or tpu (run it on the TPU machine itself, with --privileged --net=host). Its libraries are what is not
+# locked: they depend on it.
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS build
 ARG ACCELERATOR=cuda12
 WORKDIR /src
-COPY constraints.txt setup.py pyproject.toml README.md LICENSE ./
+COPY constraints.txt docker/trainer.lock setup.py pyproject.toml README.md LICENSE ./
 COPY maskmill maskmill
 COPY schemas schemas
 COPY masks masks
 COPY pipelines pipelines
 COPY training training
 RUN python -m venv /opt/maskmill \
- && /opt/maskmill/bin/pip install --no-cache-dir -c constraints.txt ".[train]" google-cloud-storage "jax[${ACCELERATOR}]"
+ && /opt/maskmill/bin/pip install --no-cache-dir --require-hashes -r trainer.lock \
+ && /opt/maskmill/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
+ && /opt/maskmill/bin/pip install --no-cache-dir -c constraints.txt "jax[${ACCELERATOR}]"
 
 FROM python:${PYTHON}-slim
 COPY --from=build /opt/maskmill /opt/maskmill

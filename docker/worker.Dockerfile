@@ -10,14 +10,15 @@ FROM apache/beam_python${PYTHON}_sdk:${BEAM} AS beam
 
 FROM python:${PYTHON}-slim AS build
 WORKDIR /src
-COPY constraints.txt setup.py pyproject.toml README.md LICENSE ./
+COPY docker/worker.lock setup.py pyproject.toml README.md LICENSE ./
 COPY maskmill maskmill
 COPY schemas schemas
 COPY masks masks
 COPY pipelines pipelines
 COPY training training
 RUN python -m venv /opt/maskmill \
- && /opt/maskmill/bin/pip install --no-cache-dir -c constraints.txt ".[gcp]"
+ && /opt/maskmill/bin/pip install --no-cache-dir --require-hashes -r worker.lock \
+ && /opt/maskmill/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:${PYTHON}-slim
 # The launcher that every Beam worker container starts with. It must not make an environment of its own: ours has it all.

@@ -20,7 +20,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import TypeGuard
+from typing import ClassVar, TypeGuard
 
 import numpy as np
 
@@ -222,6 +222,8 @@ class Felzenszwalb:
     scales: tuple[float, ...] = (500, 1000, 1500)
     min_sizes: tuple[int, ...] | int | None = None
     sigma: float = 0.8
+
+    bytes_per_pixel: ClassVar[int] = 140  # at most, see docs/fh.md; the working arrays are kept for the next picture
 
     def __post_init__(self) -> None:
         scales = tuple(self.scales) if isinstance(self.scales, tuple | list) else (self.scales,)

@@ -1,6 +1,7 @@
 """The spatial heuristic: an n x n grid of segments (paper, section 3.2). n = 1 is the one global mask of SimCLR and BYOL."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class Grid:
     """
 
     n: int | tuple[int, ...] = 5
+
+    bytes_per_pixel: ClassVar[int] = 24  # at most, of memory
 
     def __post_init__(self) -> None:
         sizes = self.n if isinstance(self.n, tuple | list) else (self.n,)

@@ -2,6 +2,7 @@
 the check of everyone else's."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ def first_pixel(counts: bytes, height: int, width: int) -> int:
 @dataclasses.dataclass(frozen=True)
 class GroundTruth:
     """Generator `gt()`: layer `gt`, no parameters."""
+
+    bytes_per_pixel: ClassVar[int] = 24  # at most, of memory
 
     @property
     def layers(self) -> tuple[Layer, ...]:

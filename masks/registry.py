@@ -40,7 +40,11 @@ class Generator(Protocol):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers this generator makes, in the order of its results."""
+        """The layers this generator makes, in the order of its results.
+
+        A class may also say how many bytes of memory a pixel costs at most, as `bytes_per_pixel`, what the build does with
+        a picture (20 bytes) included. Workers are given as much memory as that makes.
+        """
 
     def __call__(self, record: ImageRecord) -> tuple[MaskSet, ...]:
         """Masks of one image, one `MaskSet` per layer. Deterministic; does not modify the record."""

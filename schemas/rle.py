@@ -16,6 +16,7 @@ import numpy as np
 
 # 2**31 pixels is far beyond what any decoder here accepts; it keeps every sum in range of int64 and of pycocotools' uint32.
 MAX_PIXELS = 2**31 - 1
+_GROUPS = 7  # of a number, which hold 35 bits; a run has at most 31 and a difference 32
 
 
 class RleError(ValueError):
@@ -66,6 +67,8 @@ def decode_counts(counts: bytes, height: int, width: int) -> np.ndarray:
     """
     if not isinstance(counts, bytes | bytearray | memoryview):
         raise RleError(f"compressed counts must be bytes, got {type(counts).__name__}")
+    if len(counts) > _GROUPS * (height * width + 1):  # before any array is made of it
+        raise RleError(f"compressed counts of {len(counts)} bytes are longer than any mask of {height} x {width} needs")
     codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     if codes.size == 0:
         raise RleError("compressed counts are empty")
@@ -78,7 +81,7 @@ def decode_counts(counts: bytes, height: int, width: int) -> np.ndarray:
     ends = np.flatnonzero(last)
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
-    if lengths.max() > 7:  # 7 groups hold 35 bits; a run has at most 31 and a difference 32
+    if lengths.max() > _GROUPS:
         raise RleError(f"a number of {int(lengths.max())} groups is longer than any run")
     place = np.arange(codes.size) - np.repeat(starts, lengths)
     values = np.add.reduceat((codes & 31) << (5 * place), starts)

@@ -357,11 +357,36 @@ def open_read(path: str) -> Iterator[BinaryIO]:
             yield stream
 
 
+def _sync_folder(folder: str) -> None:
+    """Makes names in a folder last: what was renamed or made there is there after a loss of power as well."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot do this for folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(folder: str) -> None:
+    """A folder and those above it, and their names made to last."""
+    new = []
+    above = os.path.abspath(folder)
+    while not os.path.isdir(above):
+        above = os.path.dirname(above)
+        new.append(above)
+    os.makedirs(folder, exist_ok=True)
+    for parent in new:
+        _sync_folder(parent)
+
+
 @contextlib.contextmanager
 def create(path: str) -> Iterator[BinaryIO]:
     """A new file that appears at `path` whole or not at all, replacing what was there.
 
-    Locally: a temporary name beside it, flushed to disk, then renamed. On gs://: a local temporary file, uploaded when
+    Locally: a temporary name beside it, flushed to disk, then renamed, and the folder flushed: files appear in the order in
+    which they are made, after a loss of power as well. On gs://: a local temporary file, uploaded when
     complete (object writes are atomic and checksummed). When the block raises, nothing appears and nothing is left.
     """
     if is_remote(path):
@@ -373,7 +398,8 @@ def create(path: str) -> Iterator[BinaryIO]:
                 # The same bytes under the same name whoever writes them, so a repeated upload is safe to retry.
                 bucket.blob(name).upload_from_file(file, rewind=True, size=size, checksum="crc32c", **_patience(bucket))
         return
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    folder = os.path.dirname(path) or "."
+    _make_folder(folder)
     temporary = f"{path}.{os.getpid()}-{secrets.token_hex(4)}{INCOMPLETE}"
     try:
         with open(temporary, "xb") as file:
@@ -381,6 +407,7 @@ def create(path: str) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(folder)
     except BaseException:
         with contextlib.suppress(OSError):
             os.remove(temporary)

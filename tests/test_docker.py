@@ -190,3 +190,31 @@ def test_a_worker_image_of_a_user_is_refused(tmp_path):
     text = "ARG BEAM=2.77.0\n" + _SMALL.replace('["python"]', '["/opt/apache/beam/boot"]')
     with pytest.raises(check.CheckError, match="USER me: Beam's launcher needs root, since the folder that Dataflow"):
         check.check("small", text.replace("ENTRYPOINT", "USER me\nENTRYPOINT"), tmp_path, {}, lambda line: None)
+
+
+def pins(path: Path) -> dict[str, set[str]]:
+    """Name -> versions that a file pins."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([a-z0-9._-]+)(?:\[[^]]*\])?==([^\s;]+)", path.read_text(), re.M | re.I):
+        found.setdefault(name, set()).add(version)
+    return found
+
+
+@pytest.mark.parametrize("name", ["worker", "trainer"])
+def test_images_install_what_is_pinned_and_nothing_else(name):
+    lock = DOCKER / f"{name}.lock"
+    locked, pinned = pins(lock), pins(ROOT / "constraints.txt")
+    assert len(locked) > 50
+    assert {k: v for k, v in locked.items() if not v <= pinned.get(k, set())} == {}
+    entries = re.split(r"\n(?=\S)", lock.read_text().strip())
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+    assert "://" not in lock.read_text()
+    install = " ".join(rest for word, rest in instructions(DOCKER / f"{name}.Dockerfile") if word == "RUN")
+    assert f"--require-hashes -r {name}.lock" in install
+
+
+def test_every_dependency_of_setup_is_pinned():
+    declared = re.findall(r"""^ {4}["']([A-Za-z0-9-]+)""", (ROOT / "setup.py").read_text(), re.M)
+    pinned = pins(ROOT / "constraints.txt")
+    assert len(declared) > 30
+    assert [name for name in declared if name.lower() not in pinned] == []

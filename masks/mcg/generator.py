@@ -38,6 +38,8 @@ class Mcg:
     contour: str = "default"
     ranker: str = "default"
 
+    bytes_per_pixel: ClassVar[int] = 150  # at most; far fewer where pictures are large
+
     def __post_init__(self) -> None:
         tops = tuple(self.top) if isinstance(self.top, tuple | list) else (self.top,)
         if not tops or any(isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= MAX_TOP for t in tops):

@@ -113,14 +113,16 @@ def main(argv: list[str] | None = None) -> int:
 def _set_up_logging(debug: bool) -> None:
     """Log lines look like our messages.
 
-    Two things that Beam says are left out: its remark on a BigQuery client that nobody here uses, and what job servers in
-    Java tell of a failed job, a page of their stack. The cause is in the exception that follows, and in our sentence.
+    Three things that Beam says are left out: its remark on a BigQuery client that nobody here uses, and of a failed job the
+    stack of the step that failed, and what job servers in Java tell, a page of theirs. The cause is in the exception that
+    follows, and in our sentence.
     """
     logging.basicConfig(level=logging.WARNING, format="maskmill: %(message)s")
 
     def wanted(record: logging.LogRecord) -> bool:
         of_a_job_server = record.name == "root" and record.module == "portable_runner"
-        return "apitools not found" not in record.getMessage() and (debug or not of_a_job_server)
+        of_a_step = record.name.startswith("apache_beam.runners") and bool(record.exc_info)
+        return "apitools not found" not in record.getMessage() and (debug or not (of_a_job_server or of_a_step))
 
     for handler in logging.getLogger().handlers:
         handler.addFilter(wanted)

@@ -13,6 +13,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
+def memory_warning(cost, max_pixels: int) -> str:
+    """What to do where one worker alone, with the largest picture, could need more than half of the memory; else ""."""
+    if cost.worker_bytes <= cost.machine_bytes // 2:
+        return ""
+    return (
+        f"a picture of {max_pixels:,} pixels could need {cost.worker_bytes / 1e9:.1f} GB, more than half of this machine's "
+        f"{cost.machine_bytes / 1e9:.1f} GB; refuse such large ones: --max-pixels {cost.large_pixels}"
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Prints the estimate."""
     import dataclasses
@@ -25,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     config, options, out = read_options(args)
     cost = estimate(config, out, options.workers or usable_cores(), options.part_size)
     seconds, size = cost.core_seconds, cost.out_bytes
+    warning = memory_warning(cost, config.max_pixels)
     if args.json:
         print_json({**dataclasses.asdict(cost), "core_seconds": seconds, "out_bytes": size})
         return 0
@@ -34,6 +45,12 @@ def run(args: argparse.Namespace) -> int:
     )
     for reason, count in cost.refused.items():
         print(f"  refused or skipped at listing: {count:,} {reason}")
+    print(
+        f"memory: at most {cost.worker_bytes / 1e9:.1f} GB for a worker, for a picture of {config.max_pixels:,} pixels; "
+        f"those of {cost.large_pixels:,} pixels and more are built one at a time here ({cost.machine_bytes / 1e9:.0f} GB)"
+    )
+    if warning:
+        print(f"warning: {warning}")
     if seconds is None or size is None:
         print("no image of the sample could be built; see why with a small build: maskmill build ... --limit 20")
         return 0

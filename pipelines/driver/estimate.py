@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 
+from maskmill.pipelines.parts import memory
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.parts.image_builder import ImageBuilder
 from maskmill.pipelines.parts.isolation import ChildProcess
@@ -34,6 +35,9 @@ class Estimate:
         seconds_per_image, bytes_per_image: means over the sample; None when nothing could be built.
         cores: cores that the hours are for.
         free_bytes: free space at the output; None where unknown.
+        worker_bytes: memory of a worker, at most: for the largest picture that `max_pixels` lets through.
+        machine_bytes: memory of this machine.
+        large_pixels: from how many pixels on pictures are built one at a time here.
     """
 
     inputs: int
@@ -48,6 +52,9 @@ class Estimate:
     bytes_per_image: float | None
     cores: int
     free_bytes: int | None
+    worker_bytes: int
+    machine_bytes: int
+    large_pixels: int
 
     @property
     def core_seconds(self) -> float | None:
@@ -147,4 +154,7 @@ def _estimate(config: BuildConfig, out: str, cores: int, part_size: int, scratch
         bytes_per_image=sum(sizes) / len(sizes) if sizes else None,
         cores=cores,
         free_bytes=free_space(out),
+        worker_bytes=memory.worker_bytes(builder.generators, config.max_pixels),
+        machine_bytes=memory.machine_bytes(),
+        large_pixels=memory.large_pixels(builder.generators, cores),
     )

@@ -12,6 +12,7 @@ from maskmill.pipelines.measuring.overlaps import ImageOverlaps, measure
 from maskmill.pipelines.measuring.series import series_of
 from maskmill.pipelines.parts.config import Settings
 from maskmill.pipelines.parts.generators import Prepared, parse_specs
+from maskmill.pipelines.parts.memory import out_of_memory
 from maskmill.pipelines.reading.annotations import parse_annotations
 from maskmill.pipelines.reading.decode import decode_image
 from maskmill.pipelines.reading.inputs import Input, Refusal
@@ -78,6 +79,9 @@ class ImageBuilder:
         try:
             return self._build(item, data)
         except ImageError as error:
+            return Built(b"", Refusal(item.id, error.stage, error.reason, str(error)), {})
+        except MemoryError:
+            error = out_of_memory("build")
             return Built(b"", Refusal(item.id, error.stage, error.reason, str(error)), {})
 
     def _build(self, item: Input, data: bytes) -> Built:
@@ -155,7 +159,7 @@ class ImageBuilder:
     def _generate(generator, name: str, record: ImageRecord) -> tuple[MaskSet, ...]:
         try:
             masks = generator(record)
-        except ImageError:
+        except (ImageError, MemoryError):
             raise
         except Exception as error:  # whatever a generator does to one image must not stop the others
             raise ImageError("generator_error", name, f"{type(error).__name__}: {error}") from error

@@ -20,12 +20,16 @@ import tempfile
 from typing import IO
 
 from maskmill.pipelines.measuring.overlaps import ImageOverlaps
+from maskmill.pipelines.parts import memory
 from maskmill.pipelines.parts.config import Settings
+from maskmill.pipelines.parts.generators import parse_specs
 from maskmill.pipelines.parts.image_builder import Built, ImageBuilder
+from maskmill.pipelines.reading.decode import read_header
 from maskmill.pipelines.reading.inputs import Input, Refusal
-from maskmill.schemas.errors import MESSAGE_LIMIT
+from maskmill.schemas.errors import MESSAGE_LIMIT, ImageError
 
 MAX_ATTEMPTS = 3
+_NO_MEMORY = ("bad_alloc", "MemoryError", "Out of memory", "Insufficient memory")  # last words of native code
 _LENGTHS = struct.Struct("<II")
 _LOG = logging.getLogger("maskmill")
 
@@ -97,6 +101,7 @@ class ChildProcess:
     def __init__(self, settings: Settings, timeout: float):
         self.settings, self.timeout = settings, timeout
         self._process: subprocess.Popen | None = None
+        self._large = memory.large_pixels(parse_specs(list(settings.masks)), os.cpu_count() or 1)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (the child's stderr; its end explains a crash)
 
     def _start(self) -> subprocess.Popen:
@@ -116,7 +121,21 @@ class ChildProcess:
         return process
 
     def build(self, item: Input, data: bytes) -> Built:
-        """Builds one image; a crash or hang becomes a refusal after `MAX_ATTEMPTS` tries (a hang after two)."""
+        """Builds one image; a crash or hang becomes a refusal after `MAX_ATTEMPTS` tries (a hang after two).
+
+        One that is large for this machine waits until no other worker builds such a one.
+        """
+        with memory.one_at_a_time(self._is_large(data)):
+            return self._build(item, data)
+
+    def _is_large(self, data: bytes) -> bool:
+        try:
+            header = read_header(data, self.settings.max_pixels)
+        except ImageError:
+            return False  # refused before it is decoded
+        return header.width * header.height >= self._large
+
+    def _build(self, item: Input, data: bytes) -> Built:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             if self._process is None or self._process.poll() is not None:
                 self.close()
@@ -148,6 +167,9 @@ class ChildProcess:
             return Refusal(item.id, "build", "timeout", f"took longer than {self.timeout:g} s", attempt)
         self._log.seek(0)
         lines = self._log.read()[-4096:].decode("utf-8", "replace").strip().splitlines()
+        if any(word in line for word in _NO_MEMORY for line in lines):
+            error = memory.out_of_memory("build")
+            return Refusal(item.id, error.stage, error.reason, str(error), attempt)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         message = f"the worker process {how}" + (f"; it last said: {lines[-1]}" if lines else "")
         return Refusal(item.id, "build", "worker_crash", message[:MESSAGE_LIMIT], attempt)
@@ -177,6 +199,7 @@ def serve() -> None:
         logging.getLogger("maskmill.masks").addHandler(_Forward(answers))
         builder = ImageBuilder(Settings(**{**head, "masks": tuple(head["masks"])}))
         builder.warm_up()  # loading compiled code, or compiling it, is not the first picture's time
+        memory.limit_this_process(builder.generators, builder.settings.max_pixels)
         while True:
             head, data = _receive(requests)
             # The default action of SIGALRM ends the process even inside native code that never returns to Python.

@@ -60,6 +60,8 @@ def _run_lengths(segmentation: dict, height: int, width: int) -> bytes:
         if isinstance(counts, str):
             return rle.encode_runs(rle.decode_counts(counts.encode("ascii"), height, width))
         if isinstance(counts, list):
+            if len(counts) > 2 * (height * width + 1):  # every other run may be empty, if somebody insists
+                raise rle.RleError(f"{len(counts)} runs are more than {height} x {width} pixels can have")
             if any(isinstance(v, bool) or not isinstance(v, int) or abs(v) > rle.MAX_PIXELS for v in counts):
                 raise rle.RleError("runs must be whole numbers within the picture")
             return rle.encode_runs(rle.check_runs(np.asarray(counts, np.int64), height, width))

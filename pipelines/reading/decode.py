@@ -3,9 +3,9 @@
 OpenCV decodes, EXIF orientation is ignored, the result is RGB. What a file is, is decided by its content. The header is
 read first (Pillow reads it without decoding), so a picture over the pixel limit is refused before any memory is taken.
 
-The trainer decodes the stored bytes in the same way. TensorFlow with its integer-accurate IDCT, which other readers of a build
-use, gives the same pixels for JPEG with one or three components and for PNG; everything else is stored as lossless PNG
-instead of its original bytes.
+The trainer decodes the stored bytes in the same way, and others may with other libraries. Integer-accurate decoders give the
+same pixels for a sound JPEG with one or three components and for PNG; everything else is stored as lossless PNG instead of its
+original bytes. That holds for damaged JPEGs too: decoders differ in what they make of broken data.
 """
 
 import dataclasses
@@ -13,11 +13,13 @@ import io
 import re
 import struct
 import warnings
+import zlib
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from maskmill.pipelines.reading.decoder_warnings import overhear
 from maskmill.schemas.errors import ImageError
 from maskmill.schemas.manifest import MAX_PIXELS  # FH takes about 0.1 s per megapixel and 100 bytes per pixel
 
@@ -30,7 +32,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _SUPPORTED = {"JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "PPM", "TIFF", "JPEG2000", "AVIF"}
 # In entropy-coded data, 0xFF is followed by 0 (a stuffed byte), a restart marker or a fill byte; anything else is a marker.
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_END = 0xD9
+_END, _SCAN = 0xD9, 0xDA
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _RESERVED = {0x01, *range(0x02, 0xC0), 0xC8, *range(0xF0, 0xFE)}  # markers that no decoder of ours knows
 
 
@@ -134,19 +138,47 @@ def _verdict(data: bytes) -> ImageError | None:
     return None
 
 
-def _looks_damaged(data: bytes) -> bool:
-    """Whether a JPEG that OpenCV decoded may be damaged: a walk over its markers that does not arrive at the end marker.
+def _check_png(data: bytes) -> bool:
+    """Walks over a PNG's chunks, before anything is decoded.
 
-    OpenCV fills what a broken scan leaves out with grey and says so only on stderr. The walk costs microseconds; what it
-    suspects, `_verdict` decides.
+    Returns:
+        Whether all have the CRC-32 that they state, up to an end chunk. Decoders differ in which wrong ones they forgive.
+
+    Raises:
+        ImageError: truncated or decode_error, a chunk is longer than the rest of the file. OpenCV would take memory for all
+            that a length states, up to 4 GB for a file of 200 bytes.
     """
-    at = 2
+    at, sound = len(_PNG), True
+    while at + 8 <= len(data):
+        kind, end = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if end > len(data):
+            if not kind.isalpha():
+                raise ImageError("decode_error", "decode", f"there is no chunk at byte {at} of the PNG")
+            raise ImageError("truncated", "decode", f"the PNG ends inside its chunk at byte {at}")
+        sound &= zlib.crc32(memoryview(data)[at + 4 : end]) == int.from_bytes(data[end : end + 4], "big")
+        if kind == b"IEND":
+            return sound
+        at = end + 4
+    return False
+
+
+def _looks_damaged(data: bytes) -> bool:
+    """Whether a JPEG that OpenCV decoded may be damaged: a walk over its markers that does not arrive at the end marker, or
+    meets a scan after one that was the whole picture (some decoders refuse it).
+
+    The walk costs microseconds and finds what libjpeg skips without a warning; what it suspects, `_verdict` decides.
+    """
+    at, components, whole = 2, b"", False
     while (found := _NEXT_MARKER.search(data, at)) is not None:
         marker, at = data[found.end() - 1], found.end()
         if marker == _END:
             return False
-        if marker in _RESERVED:
+        if marker in _RESERVED or (marker == _SCAN and whole):
             return True
+        if marker in _FRAMES:
+            components = b"" if marker in _PROGRESSIVE else data[at + 7 : at + 8]
+        elif marker == _SCAN:
+            whole = data[at + 2 : at + 3] == components
         at += int.from_bytes(data[at : at + 2], "big")  # past the segment; a scan's data follow its header
     return True
 
@@ -165,9 +197,12 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
         ImageError: with one of the reasons of `read_header`, truncated or decode_error.
     """
     header = read_header(data, max_pixels)
+    sound_png = header.format == "PNG" and _check_png(data)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
+        image, warning = overhear(lambda: cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS))
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from error
         raise ImageError("decode_error", "decode", f"OpenCV: {str(error).strip().splitlines()[-1]}") from error
     if image is None:
         raise _verdict(data) or ImageError("decode_error", "decode", f"OpenCV cannot decode this {header.format}")
@@ -180,14 +215,18 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ImageError("decode_error", "decode", f"decoded to {image.dtype}{image.shape}, not RGB bytes")
     if header.format in ("JPEG", "MPO"):
-        damaged = _looks_damaged(data)
+        damaged = bool(warning) or _looks_damaged(data)
         if damaged and (verdict := _verdict(data)):
             raise verdict
         if header.mode in ("L", "RGB") and not damaged:
             return Picture(image, data, "JPEG")
         note = "damaged_jpeg" if damaged else f"{header.mode.lower()}_jpeg"
     elif header.format == "PNG":
-        return Picture(image, data, "PNG")
+        if sound_png:
+            return Picture(image, data, "PNG")
+        if verdict := _verdict(data):
+            raise verdict
+        note = "damaged_png"
     else:
         note = header.format.lower()
     return Picture(image, encode_png(image), "PNG", note)

@@ -88,6 +88,11 @@ def test_an_image_fails_with_the_annotation_named_or_drops_it():
     assert (len(kept), dropped) == (1, 1)
 
 
+def test_a_list_of_more_runs_than_pixels_is_refused():
+    with pytest.raises(AnnotationError, match="500 runs are more than 10 x 20 pixels can have"):
+        parse_annotation(raw(segmentation={"size": [10, 20], "counts": [200] + [0] * 499}), 10, 20)
+
+
 def test_two_annotations_of_one_id_are_refused():
     with pytest.raises(ImageError, match="annotation 5: its id was used before") as caught:
         parse_annotations((raw(), raw()), 10, 20)

@@ -180,6 +180,9 @@ def test_plan_builds_nothing(data, tmp_path, capsys):
     assert main([*args, "--json"]) == 0
     estimate = json.loads(capsys.readouterr().out)
     assert (estimate["inputs"], estimate["sampled"], estimate["sample_failures"]) == (12, 12, 0)
+    assert 400 << 20 < estimate["worker_bytes"] < 100 << 30
+    assert estimate["machine_bytes"] > 1 << 30
+    assert estimate["large_pixels"] >= 1_000_000
 
 
 def test_status_of_a_finished_and_of_an_unfinished_build(data, dataset, tmp_path, capsys):

@@ -2,15 +2,23 @@
 
 import io
 import json
+import os
+import random
+import resource
 import struct
+import subprocess
+import sys
+import threading
 import zlib
 
 import cv2
 import numpy as np
 import pytest
+from mutants import mutate, seeds
 from nasty import NASTY
 from PIL import Image
 
+from maskmill.pipelines.reading import decode
 from maskmill.pipelines.reading.decode import decode_image, encode_png
 from maskmill.schemas.errors import ImageError
 
@@ -101,7 +109,7 @@ def png_header(width: int, height: int) -> bytes:
         (png_header(60_000, 60_000), "too_large", r"60000 x 60000 = 3600000000 pixels, the limit is 50000000"),
         (png_header(0, 5), "decode_error", "0 x 5 pixels"),
         (png_header(5, 5), "truncated", "ends before its picture data"),
-        (KINDS["png"][:-30], "truncated", "runcated"),
+        (KINDS["png"][:-30], "truncated", "the PNG ends inside its chunk at byte 33"),
         (KINDS["jpeg"][:-90], "truncated", "runcated"),
         (KINDS["jpeg"][:3], "truncated", "ends before its picture data"),
         (KINDS["gif"][:9], "decode_error", "broken header"),
@@ -138,7 +146,7 @@ def test_random_damage_never_raises_anything_else():
             for _ in range(rng.integers(1, 6)):
                 bad[rng.integers(0, len(bad))] = rng.integers(0, 256)
             try:
-                picture = decode_image(bytes(bad[: rng.integers(1, len(bad) + 1)]))
+                picture = decode_image(bytes(bad[: rng.integers(1, len(bad) + 1)]), max_pixels=2_000_000)
             except ImageError:
                 continue
             assert picture.image.ndim == 3
@@ -161,3 +169,139 @@ def test_every_nasty_file_decodes_or_is_refused_rightly(test_data):
             assert np.array_equal(tensorflow_pixels(picture), picture.image), path.name
     assert found == NASTY
     assert len(listed) == 43
+
+
+def disagreements(count: int, seed: int = 0) -> tuple[int, list[str]]:
+    """How many of `count` damaged pictures were taken, and those that TensorFlow refuses or sees otherwise."""
+    rng, sound = random.Random(seed), seeds()
+    taken, found = 0, []
+    for _ in range(count):
+        name = rng.choice(sorted(sound))
+        data = mutate(sound[name], rng)
+        try:
+            picture = decode_image(data, 2_000_000)
+        except ImageError:
+            continue
+        taken += 1
+        try:
+            same = np.array_equal(tensorflow_pixels(picture), picture.image)
+        except Exception as error:
+            found.append(f"{name}: {str(error)[:80]}")
+        else:
+            found += [] if same else [f"{name}: other pixels"]
+    return taken, found
+
+
+def test_a_damaged_picture_is_seen_alike_or_refused():
+    taken, found = disagreements(1500)
+    assert taken > 300
+    assert found == []
+
+
+def test_without_the_decoders_warnings_it_is_not(monkeypatch):
+    """The control."""
+    monkeypatch.setattr(decode, "overhear", lambda call: (call(), ""))
+    monkeypatch.setattr(decode, "_check_png", lambda data: True)
+    assert disagreements(2000)[1]
+
+
+def warned() -> bytes:
+    """A JPEG with bytes too many in its scan, all else in order: Pillow decodes it, and libjpeg warns."""
+    data = bytearray(saved(Image.fromarray(PIXELS).resize((64, 48)), "JPEG"))
+    data[-2:-2] = bytes(range(1, 40))
+    return bytes(data)
+
+
+def test_a_jpeg_that_libjpeg_warns_of_is_stored_as_the_pixels_that_were_used(capfd):
+    picture = decode_image(warned())
+    assert (picture.format, picture.note) == ("PNG", "damaged_jpeg")
+    assert np.array_equal(cv2.imdecode(np.frombuffer(picture.stored, np.uint8), cv2.IMREAD_COLOR_RGB), picture.image)
+
+
+def test_a_png_with_a_wrong_checksum_is_stored_anew():
+    data = bytearray(KINDS["png"])
+    data[-1] ^= 1  # of the end chunk, which OpenCV forgives and TensorFlow does not
+    picture = decode_image(bytes(data))
+    assert (picture.format, picture.note) == ("PNG", "damaged_png")
+    assert np.array_equal(tensorflow_pixels(picture), PIXELS)
+
+
+def test_a_second_scan_of_a_whole_picture_is_damage():
+    """TensorFlow refuses it: libjpeg does, where it is asked whether the picture ended well."""
+    data = KINDS["jpeg"]
+    scan = data[data.index(b"\xff\xda") : -2]
+    with pytest.raises(ImageError):  # by the second opinion as well
+        decode_image(data[:-2] + scan + data[-2:])
+
+
+def test_a_chunk_longer_than_its_file_takes_no_memory():
+    data = bytearray(KINDS["png-grey"])
+    at = data.index(b"IDAT") - 4
+    data[at : at + 4] = b"\xf5\0\0\0"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImageError, match=f"the PNG ends inside its chunk at byte {at}") as caught:
+        decode_image(bytes(data))
+    assert caught.value.reason == "truncated"
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 100_000
+    )  # kB; of the 4 GB that the chunk states
+
+
+_LISTENER = r"""
+import os, sys, threading, time
+from maskmill.pipelines.reading.decode import decode_image
+if sys.argv[1] == "closed":
+    os.close(2)
+data, sound = sys.stdin.buffer.read().split(b"SPLIT")
+stop = threading.Event()
+def chatter():
+    while not stop.is_set():
+        os.write(2, b"Corrupting nothing\n")
+        time.sleep(0.0005)
+if sys.argv[1] == "chatter":
+    threading.Thread(target=chatter).start()
+notes = [(decode_image(data).note, decode_image(sound).note) for _ in range(50)]
+stop.set()
+print(set(notes))
+"""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "file", "write-only", "closed", "chatter"])
+def test_warnings_are_heard_whatever_stderr_is_and_whoever_else_speaks(kind, tmp_path):
+    mode = "wb" if kind == "write-only" else "w+b"
+    with open(tmp_path / "stderr", mode) as file:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _LISTENER, kind],
+            input=warned() + b"SPLIT" + KINDS["jpeg"],
+            stdout=subprocess.PIPE,
+            stderr=file if kind in ("file", "write-only") else subprocess.PIPE,
+            timeout=120,
+        )
+    assert done.stdout.decode().strip() == "{('damaged_jpeg', '')}"
+    if kind in ("pipe", "write-only", "closed"):
+        assert not done.stderr
+        assert kind != "write-only" or not (tmp_path / "stderr").read_bytes()
+    if kind == "chatter":
+        assert set(done.stderr.splitlines()) == {b"Corrupting nothing"}
+
+
+def test_threads_do_not_hear_one_anothers_warnings():
+    data, notes = warned(), []
+
+    def work(picture: bytes, note: str) -> None:
+        notes.extend(decode_image(picture).note == note for _ in range(40))
+
+    threads = [threading.Thread(target=work, args=pair) for pair in ((data, "damaged_jpeg"), (KINDS["jpeg"], "")) * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert notes == [True] * 160
+
+
+def test_no_sound_picture_is_stored_anew(test_data):
+    """Real photographs: warnings do not change what is stored of any of them."""
+    found = [path for kind in ("coco", "imagenet", "bsds500") for path in (test_data / kind).rglob("*.[jJ][pP]*[gG]")]
+    assert len(found) > 500
+    for path in found[:: 1 if os.environ.get("MASKMILL_REPEATS") else 5]:
+        assert decode_image(path.read_bytes()).note == "", path

@@ -7,13 +7,17 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import trouble as kinds
 from drawn import write_troubles
 
+from maskmill.pipelines.parts import isolation, memory
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions, Settings
+from maskmill.pipelines.parts.generators import parse_specs
 from maskmill.pipelines.parts.image_builder import ImageBuilder
 from maskmill.pipelines.parts.isolation import ChildProcess, InProcess
+from maskmill.pipelines.reading.decode import encode_png
 from maskmill.pipelines.reading.inputs import Input
 from maskmill.pipelines.reading.location import Location
 
@@ -30,7 +34,7 @@ def child(trouble):
 @pytest.fixture
 def pictures(trouble, tmp_path):
     """kind -> (Input, file bytes)."""
-    folder = write_troubles(tmp_path / "pictures", list(range(7)))
+    folder = write_troubles(tmp_path / "pictures", list(range(8)))
     found = {}
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
@@ -103,6 +107,55 @@ def test_what_a_generator_does_wrong_is_its_images_failure(kind, reason, message
     refusal = ImageBuilder(SETTINGS).build(*pictures[kind]).refusal
     assert refusal.reason == reason
     assert message in refusal.message
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="this system does not limit a process's data")
+def test_a_picture_that_takes_too_much_memory_is_refused_and_the_next_one_built(child, pictures):
+    refusal = child.build(*pictures[kinds.HOG]).refusal
+    assert (refusal.reason, refusal.attempts) == ("too_large", 1)
+    assert "needs more memory than a picture within --max-pixels should" in refusal.message
+    assert child.build(*pictures[kinds.PEACE]).refusal is None
+
+
+def test_without_a_limit_it_is_not(pictures):
+    """The control: in this process, which has none, the same picture is built."""
+    assert ImageBuilder(SETTINGS).build(*pictures[kinds.HOG]).refusal is None
+
+
+def test_the_last_words_of_native_code_without_memory_are_understood(child, pictures, monkeypatch):
+    monkeypatch.setattr(isolation, "_NO_MEMORY", ("about to abort",))
+    assert child.build(*pictures[kinds.ABORT]).refusal.reason == "too_large"
+
+
+def test_large_pictures_are_built_one_at_a_time(child, pictures):
+    child.build(*pictures[kinds.PEACE])
+    child._large = 1  # pixel
+    built = []
+    thread = threading.Thread(target=lambda: built.append(child.build(*pictures[kinds.PEACE])))
+    with memory.one_at_a_time(True):
+        thread.start()
+        thread.join(timeout=1.0)
+        assert not built
+        with memory.one_at_a_time(False):  # an ordinary picture waits for nobody
+            pass
+    thread.join(timeout=60)
+    assert built[0].refusal is None
+
+
+@pytest.mark.parametrize("spec", ["fh()", "grid()", "gt()"])
+def test_a_flat_picture_stays_within_the_budget(spec):
+    """A flat picture costs FH the most, and its file next to nothing."""
+    flat = encode_png(np.full((2000, 3000, 3), 90, np.uint8))
+    settings = Settings((spec,), 6_000_000, False, False)
+    outline = {"id": 1, "category_id": 1, "segmentation": [[0, 0, 3000, 0, 3000, 2000]]}
+    worker = ChildProcess(settings, 120.0)
+    try:
+        assert worker.build(Input("flat.png", Location("flat.png"), annotations=(outline,)), flat).refusal is None
+        with open(f"/proc/{worker._process.pid}/status") as file:
+            peak = next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
+        assert peak < memory.worker_bytes(parse_specs([spec]), settings.max_pixels)
+    finally:
+        worker.close()
 
 
 def test_no_child_outlives_its_parent(trouble, tmp_path):

@@ -1,5 +1,7 @@
 """COCO RLE against pycocotools, and against everything that is not RLE."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -90,6 +92,19 @@ def test_bad_runs_are_refused(runs, message):
 def test_absurd_sizes_are_refused(size):
     with pytest.raises(rle.RleError, match="mask size"):
         rle.check_runs(np.array([1]), *size)
+
+
+def test_counts_longer_than_any_mask_take_no_memory():
+    """Tracing is told of every array; there is none."""
+    long = b"0" * 5_000_000
+    tracemalloc.start()
+    with pytest.raises(rle.RleError, match="5000000 bytes are longer than any mask of 300 x 400 needs"):
+        rle.decode_counts(long, 300, 400)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000
+    with pytest.raises(rle.RleError, match="runs sum to"):  # the control: as long, for a picture that could need it
+        rle.decode_counts(long, 1000, 1000)
 
 
 def test_counts_must_be_bytes():

@@ -12,7 +12,7 @@ from maskmill.masks.runs import encode_label_map
 from maskmill.pipelines.parts import isolation
 from maskmill.schemas.mask import Layer, MaskSet
 
-PEACE, ABORT, HANG, RAISE, ABORT_ONCE, SCRIBBLE, NO_MASKS = range(7)
+PEACE, ABORT, HANG, RAISE, ABORT_ONCE, SCRIBBLE, NO_MASKS, HOG = range(8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Trouble:
             raise ZeroDivisionError("a generator's own mistake")
         if kind == SCRIBBLE:
             record.image[:] = 0
+        if kind == HOG:
+            np.empty(6 << 30, np.uint8)
         if kind == NO_MASKS:
             return (MaskSet.unranked((), ()),)
         return (encode_label_map(np.zeros(record.image.shape[:2], np.int32)),)
