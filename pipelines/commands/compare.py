@@ -37,4 +37,6 @@ def run(args: argparse.Namespace) -> int:
         print_json(to_json(result))
     else:
         print("\n".join(compare_lines(result)))
+        if args.html:
+            print(args.html)
     return 0

@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"note: {note}")
     else:
         print(
-            f"maskmill: {len(damage)} kinds of damage in {args.folder}; copy it again, or build it again with --overwrite",
+            f"maskmill: {amount(len(damage), 'kind')} of damage in {args.folder}; "
+            "copy it again, or build it again with --overwrite",
             file=sys.stderr,
         )
     return DamageError.exit_code if damage else 0

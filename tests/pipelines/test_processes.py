@@ -5,6 +5,7 @@ user of the machine meets. `make processes` runs every command `MASKMILL_REPEATS
 them once.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -24,7 +25,10 @@ def place(tmp_path_factory) -> Path:
     """A folder with pictures, their annotations, results of a segmenter and a finished build of 16 shards."""
     root = tmp_path_factory.mktemp("processes")
     write_coco(root, 32)
-    (root / "results.json").write_text("[]")
+    results = [
+        {"image_id": i, "category_id": 1, "score": 0.5, "segmentation": [[1, 1, 9, 1, 9, 9]]} for i in range(1, 33)
+    ]
+    (root / "results.json").write_text(json.dumps(results))
     run(root, ["build", *inputs(), "--out", "out", "--workers", "1"])
     return root
 
@@ -92,7 +96,7 @@ COMMANDS = {
     "view": ["view", "out", "5", "--out", "view.png"],
     "view html": ["view", "out", "5", "--html", "--out", "view.html"],
     "retry": ["retry", "out", "--workers", "0", "--json"],
-    "import": ["import", "coco-json", "results.json", *inputs(), "--out", "imported", "--overwrite", "--json"],
+    "import": ["import", "results.json", *inputs(), "--out", "imported", "--overwrite", "--json"],
     "version": ["--version"],
 }
 LONG = ("build complete", "report from shards", "report audit", "view html", "import")  # alike; in the long form only

@@ -103,6 +103,7 @@ def test_other_pictures_and_no_truth_are_said(pair, coco, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "none" in out
     assert "configurations are equal" in out
+    assert out.splitlines()[-1] == str(page)
     assert_sound(page.read_bytes())
     other = tmp_path / "other"
     other.mkdir()

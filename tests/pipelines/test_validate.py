@@ -56,6 +56,13 @@ def test_a_sound_data_set_has_none(folder, capsys):
     assert "valid: 8 records in 2 shards" in capsys.readouterr().out
 
 
+def test_one_kind_of_damage_is_counted_as_one(folder, capsys):
+    with (folder / "features.json").open("ab") as stream:
+        stream.write(b" ")
+    assert main(["validate", str(folder)]) == 5
+    assert "maskmill: 1 kind of damage in" in capsys.readouterr().err
+
+
 def test_a_flipped_bit(folder, capsys):
     data = bytearray(shard(folder).read_bytes())
     data[len(data) // 2] ^= 4
@@ -64,7 +71,7 @@ def test_a_flipped_bit(folder, capsys):
     assert any("its checksum is not the manifest's" in line for line in found)
     assert any("record" in line and "checksum of the record does not match" in line for line in found)
     assert main(["validate", str(folder)]) == 5
-    assert "kinds of damage" in capsys.readouterr().err
+    assert f"maskmill: {len(found)} kinds of damage in" in capsys.readouterr().err
     assert main(["validate", str(folder), "--json"]) == 5
     assert len(json.loads(capsys.readouterr().out)["damage"]) == len(found)
 
