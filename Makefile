@@ -15,7 +15,7 @@ help:
 	@echo "make prism-test  the same on Prism, Beam's runner in Go (Go; fetches and compiles it)"
 	@echo "make clusters-test  all of these in one table"
 	@echo "make docker-check  the steps of the images' Dockerfiles in fresh environments, without a container engine (GBs)"
-	@echo "make processes   every command as a process, REPEATS=50 times: exit codes, and nothing left behind"
+	@echo "make processes   every command as a process, REPEATS=50 times: exit codes, and nothing left behind; and on an enemy's folders"
 	@echo "make faults      a failure, a kill or a loss of power at every file operation (hours; TRIALS=400 takes some of them)"
 	@echo "make fuzz        SECONDS=60 of fuzzing whatever reads what strangers made; guided by coverage"
 	@echo "make flips       FLIPS=120 flipped bits in every file of a dataset: validate finds all"
@@ -66,7 +66,7 @@ clusters-test: $(VENV)/dev
 
 REPEATS ?= 50
 processes: $(VENV)/dev
-	MASKMILL_REPEATS=$(REPEATS) $(BIN)/python -m pytest -q tests/pipelines/test_processes.py $(PYTEST_ARGS)
+	MASKMILL_REPEATS=$(REPEATS) $(BIN)/python -m pytest -q tests/pipelines/test_processes.py tests/pipelines/test_enemy.py $(PYTEST_ARGS)
 
 TRIALS ?= 0
 SEED ?= 0

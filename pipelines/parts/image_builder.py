@@ -81,8 +81,8 @@ class ImageBuilder:
         except ImageError as error:
             return Built(b"", Refusal(item.id, error.stage, error.reason, str(error)), {})
         except MemoryError:
-            error = out_of_memory("build")
-            return Built(b"", Refusal(item.id, error.stage, error.reason, str(error)), {})
+            refusal = out_of_memory("build")
+            return Built(b"", Refusal(item.id, refusal.stage, refusal.reason, str(refusal)), {})
 
     def _build(self, item: Input, data: bytes) -> Built:
         watch = Stopwatch()

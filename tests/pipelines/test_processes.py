@@ -24,10 +24,10 @@ _BUILD = ("--masks", "grid(n=2)", "--masks", "gt()", "--num-shards", "16")
 def place(tmp_path_factory) -> Path:
     """A folder with pictures, their annotations, results of a segmenter and a finished build of 16 shards."""
     root = tmp_path_factory.mktemp("processes")
-    write_coco(root, 32)
-    results = [
-        {"image_id": i, "category_id": 1, "score": 0.5, "segmentation": [[1, 1, 9, 1, 9, 9]]} for i in range(1, 33)
-    ]
+    pictures = 32 if REPEATS else 16
+    write_coco(root, pictures)
+    outline = [[1, 1, 9, 1, 9, 9]]
+    results = [{"image_id": i + 1, "category_id": 1, "score": 0.5, "segmentation": outline} for i in range(pictures)]
     (root / "results.json").write_text(json.dumps(results))
     run(root, ["build", *inputs(), "--out", "out", "--workers", "1"])
     return root
@@ -99,13 +99,25 @@ COMMANDS = {
     "import": ["import", "results.json", *inputs(), "--out", "imported", "--overwrite", "--json"],
     "version": ["--version"],
 }
-LONG = ("build complete", "report from shards", "report audit", "view html", "import")  # alike; in the long form only
+# Alike, or slow to start twice; in the long form only. What they do is tested in one process elsewhere; what is looked for
+# here happens when an interpreter ends, which is left to one command of each kind: with processes, with tables, with pages.
+LONG = (
+    "build complete",
+    "report from shards",
+    "report audit",
+    "view html",
+    "import",
+    "plan",
+    "compare",
+    "status",
+    "view",
+)
 
 
 @pytest.mark.timeout(7200)  # the long form
 @pytest.mark.parametrize("name", [name for name in COMMANDS if REPEATS or name not in LONG])
 def test_a_command_ends_with_the_code_it_means_and_leaves_nothing(name, place):
-    for _ in range(REPEATS or (3 if name == "validate" else 1)):
+    for _ in range(REPEATS or (2 if name == "validate" else 1)):
         out, err = run(place, COMMANDS[name])
         assert out.strip()
         assert err == ""
@@ -115,9 +127,9 @@ def test_a_command_ends_with_the_code_it_means_and_leaves_nothing(name, place):
     ("command", "code", "words"),
     [
         (["validate", "images"], 4, "not a maskmill data set"),
-        (["view", "out", "nothing.jpg"], 4, "has no record 'nothing.jpg'"),
         (["build", "--dataset", "nothing"], 2, "--dataset is one of"),
-    ],
+        (["view", "out", "nothing.jpg"], 4, "has no record 'nothing.jpg'"),
+    ][: None if REPEATS else 2],
 )
 def test_a_command_that_fails_says_so_in_one_line(command, code, words, place):
     _, err = run(place, command, code)
@@ -127,7 +139,7 @@ def test_a_command_that_fails_says_so_in_one_line(command, code, words, place):
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL] if REPEATS else [signal.SIGINT])
 def test_an_interrupted_build_leaves_no_process_and_no_temporary_file(blow, tmp_path):
-    write_coco(tmp_path, 400, 96, 128)
+    write_coco(tmp_path, 400 if REPEATS else 120, 96, 128)
     temporary, shared = tmp_path / "temporary", set(os.listdir("/dev/shm"))
     process = start(tmp_path, ["build", *inputs(), "--part-size", "1", "--out", "out", "--workers", "2"], temporary)
     parts = tmp_path / "out" / "_work" / "parts"
