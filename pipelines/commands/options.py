@@ -1,6 +1,10 @@
 """The options that `plan` and `build` share, and how flags and a config file become a `BuildConfig`."""
 
 import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 
 _FLAGS = (
     # name, metavar, help
@@ -57,7 +61,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_options(args: argparse.Namespace):
+def read_options(args: argparse.Namespace) -> "tuple[BuildConfig, RunOptions, str]":
     """Flags over config file over defaults.
 
     Returns:
@@ -67,7 +71,7 @@ def read_options(args: argparse.Namespace):
     from maskmill.schemas.options import keys_of
 
     build_types, run_types = keys_of(BuildConfig), keys_of(RunOptions)
-    given = {}
+    given: dict[str, Any] = {}
     if args.config:
         given = read_config_file(args.config, {**build_types, **run_types, "out": str})
     given.update(
