@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from maskmill.schemas.mask import MaskSet
 
 
-def _coco(counts, height: int, width: int) -> list[dict]:
+def _coco(counts: tuple[bytes, ...], height: int, width: int) -> list[dict]:
     return [{"size": [height, width], "counts": c} for c in counts]
 
 

@@ -176,7 +176,7 @@ def _plugin_class(point: importlib.metadata.EntryPoint) -> type:
     return cls
 
 
-def _literal(node: ast.AST, spec: str):
+def _literal(node: ast.expr, spec: str) -> object:
     """A literal argument; a bare name counts as a string (`quality=high`)."""
     if isinstance(node, ast.Name) and node.id not in ("None", "True", "False"):
         return node.id

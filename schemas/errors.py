@@ -86,6 +86,6 @@ class ImageError(MaskmillError):
         self.reason = reason
         self.stage = stage
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         # Exceptions pickle by args alone; workers send these across processes.
         return type(self), (self.reason, self.stage, str(self))

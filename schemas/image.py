@@ -3,9 +3,10 @@
 import dataclasses
 
 import numpy as np
+import numpy.typing as npt
 
 
-def _empty(dtype) -> np.ndarray:
+def _empty(dtype: npt.DTypeLike) -> np.ndarray:
     return np.zeros(0, dtype)
 
 

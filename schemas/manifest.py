@@ -40,12 +40,12 @@ def is_shard_name(name: str) -> bool:
     return len(name) <= 255 and _SHARD_NAME.fullmatch(name) is not None
 
 
-def canonical_json(value) -> bytes:
+def canonical_json(value: object) -> bytes:
     """JSON with one spelling per value, for digests: sorted keys, no spaces, no NaN, ASCII only."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
-def digest(value) -> str:
+def digest(value: object) -> str:
     """sha256, in hex, of a JSON-able value's canonical spelling."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 

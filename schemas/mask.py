@@ -1,8 +1,10 @@
 """A set of masks of one image: what one layer of one image is."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +24,7 @@ class MaskSet:
     score: np.ndarray
 
     @classmethod
-    def unranked(cls, counts, area) -> "MaskSet":
+    def unranked(cls, counts: Iterable[bytes], area: npt.ArrayLike) -> "MaskSet":
         """Masks without a rank: every score is 1.0."""
         area = np.asarray(area, np.int64)
         return cls(tuple(counts), area, np.ones(len(area), np.float32))

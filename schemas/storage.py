@@ -22,9 +22,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from maskmill.schemas.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+    from google.cloud.storage import Blob, Bucket, Client  # type: ignore[attr-defined]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -69,7 +73,7 @@ _REACHED: set[str] = set()
 
 
 @functools.lru_cache(maxsize=1)
-def _client_of(pid: int):
+def _client_of(pid: int) -> "Client":
     try:
         from google.cloud import storage as gcs  # type: ignore[attr-defined]
     except ImportError:
@@ -93,7 +97,7 @@ def _client_of(pid: int):
     return client
 
 
-def _bucket_and_name(path: str):
+def _bucket_and_name(path: str) -> "tuple[Bucket, str]":
     bucket, _, name = path[len("gs://") :].partition("/")
     if not bucket:
         raise InputError(f"{path!r} names no bucket; write gs://BUCKET/PREFIX")
@@ -123,7 +127,7 @@ def _is_transient(error: Exception) -> bool:
     )
 
 
-def _patience(bucket) -> dict:
+def _patience(bucket: "Bucket") -> dict:
     """Arguments of every call: how long to wait, and which failures to try again.
 
     A machine without a way to the bucket should say so within seconds, not after the two minutes that are right for a
@@ -224,7 +228,7 @@ class Stamp:
     changed_ns: int = 0
 
 
-def _stamp_of_blob(blob) -> Stamp:
+def _stamp_of_blob(blob: "Blob") -> Stamp:
     return Stamp(int(blob.size or 0), base64.b64decode(blob.crc32c or "").hex())
 
 
@@ -256,14 +260,14 @@ class _Limited(io.BytesIO):
         super().__init__()
         self.limit = limit
 
-    def write(self, data) -> int:
+    def write(self, data: "Buffer") -> int:
         written = super().write(data)
         if self.tell() > self.limit:
             raise self.Full
         return written
 
 
-def _download(bucket, name: str, buffer_type: Callable[[], io.BytesIO]) -> bytes:
+def _download(bucket: "Bucket", name: str, buffer_type: Callable[[], io.BytesIO]) -> bytes:
     """A whole object, checked against the checksum kept with it; fetched anew, twice at most, where they differ."""
     from google.cloud.storage.exceptions import DataCorruption
 

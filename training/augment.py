@@ -50,7 +50,7 @@ def draw(keys: jax.Array, view_index: int, view: ViewAugment, blur_sigma: tuple[
         saturation, hue).
     """
 
-    def one(key):
+    def one(key: jax.Array) -> jax.Array:
         return jax.random.uniform(jax.random.fold_in(key, view_index), (13,))
 
     u = jax.vmap(one)(jax.random.wrap_key_data(keys, impl="threefry2x32")).T
@@ -72,7 +72,7 @@ def draw(keys: jax.Array, view_index: int, view: ViewAugment, blur_sigma: tuple[
 def apply(x: jax.Array, drawn: dict[str, jax.Array], view: ViewAugment, blur_kernel: int) -> jax.Array:
     """Applies drawn values to float32[n, size, size, 3] images in [0, 1]; operations of probability 0 are left out."""
 
-    def per_image(values):
+    def per_image(values: jax.Array) -> jax.Array:
         return values[:, None, None, None]
 
     if view.jitter_prob > 0:
@@ -91,17 +91,17 @@ def apply(x: jax.Array, drawn: dict[str, jax.Array], view: ViewAugment, blur_ker
     return jnp.clip(x, 0, 1)
 
 
-def _brightness(x, offset):
+def _brightness(x: jax.Array, offset: jax.Array) -> jax.Array:
     return x + offset
 
 
-def _contrast(x, factor):
+def _contrast(x: jax.Array, factor: jax.Array) -> jax.Array:
     """Away from each channel's mean."""
     mean = jnp.mean(x, (1, 2), keepdims=True)
     return factor * (x - mean) + mean
 
 
-def _saturation(x, factor):
+def _saturation(x: jax.Array, factor: jax.Array) -> jax.Array:
     """Multiplies HSV saturation, at most to 1. With hue and value fixed, RGB is linear in the saturation."""
     value = jnp.max(x, -1, keepdims=True)
     chroma = value - jnp.min(x, -1, keepdims=True)
@@ -109,7 +109,7 @@ def _saturation(x, factor):
     return value - (value - x) * jnp.minimum(factor, jnp.where(chroma > 0, most, factor))
 
 
-def _hue(x, offset):
+def _hue(x: jax.Array, offset: jax.Array) -> jax.Array:
     """Turns the HSV hue by `offset` of a full circle."""
     r, g, b = x[..., 0:1], x[..., 1:2], x[..., 2:3]
     value = jnp.max(x, -1, keepdims=True)
@@ -121,7 +121,7 @@ def _hue(x, offset):
     return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
 
-def _blur(x, sigma, taps):
+def _blur(x: jax.Array, sigma: jax.Array, taps: int) -> jax.Array:
     """Separable Gaussian of `taps` pixels, zeros outside the image, as one banded matrix per image.
 
     Matrix units do this faster than shifts do, and both directions share the matrix.

@@ -10,10 +10,16 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maskmill.schemas.command import run_command, unknown_command
 from maskmill.schemas.errors import InputError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from maskmill.training.config import Config
+    from maskmill.training.presets import Preset
 
 COMMANDS = ("train", "export", "probe", "bench-input", "plan-step", "presets")
 NEED_JAX = ("train", "export", "probe", "plan-step")
@@ -68,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name, run, help):
+    def command(name: str, run: Callable[[argparse.Namespace], object], help: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=help)
         added.add_argument("--debug", action="store_true", help="show a traceback when something fails")
         added.add_argument("--json", action="store_true", help="print the result as one JSON object")
@@ -147,7 +153,7 @@ def _add_config(parser: argparse.ArgumentParser, *, data: bool = True) -> None:
     )
 
 
-def _config(args: argparse.Namespace):
+def _config(args: argparse.Namespace) -> "Config":
     """The configuration that the words ask for."""
     from maskmill.schemas.options import read_file
     from maskmill.training import config_io
@@ -166,7 +172,7 @@ def _config(args: argparse.Namespace):
     return config_io.override(config_io.from_dict(values), assignments)
 
 
-def _preset(name: str):
+def _preset(name: str) -> "Preset":
     from maskmill.training.presets import PRESETS
 
     if name not in PRESETS:

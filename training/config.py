@@ -7,7 +7,7 @@ Section and equation numbers are those of Henaff et al. 2021 (arXiv:2103.10957);
 
 import dataclasses
 import typing
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from maskmill.schemas.errors import UsageError
 from maskmill.schemas.options import check_choice
@@ -19,6 +19,9 @@ STRIDES = (8, 16, 32)  # pixels per side of an output cell
 
 class _Checked:
     """Checks literal-typed fields of a dataclass at construction, so that a typo never reaches a compiled step."""
+
+    if typing.TYPE_CHECKING:  # every subclass is a dataclass; a hint at run time would count as one of its options
+        __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -74,7 +77,7 @@ class DataConfig(_Checked):
     global_mask: bool = False
     shuffle_group_bytes: int = 1 << 30
 
-    def check(self):
+    def check(self) -> None:
         _require(bool(self.layers) or self.global_mask, "data.layers must name at least one layer", self.layers)
         _require(self.cell in STRIDES, f"data.cell must be one of {STRIDES}", self.cell)
         ok = self.image_size >= self.cell and self.image_size % self.cell == 0
@@ -100,7 +103,7 @@ class ViewAugment(_Checked):
     blur_prob: float = 1.0
     solarize_prob: float = 0.0
 
-    def check(self):
+    def check(self) -> None:
         for name in ("jitter_prob", "gray_prob", "blur_prob", "solarize_prob", "brightness", "contrast", "saturation"):
             _require(0 <= getattr(self, name) <= 1, f"augment {name} must be in 0..1", getattr(self, name))
         _require(0 <= self.hue <= 0.5, "augment hue must be in 0..0.5 (turns of the colour wheel)", self.hue)
@@ -115,7 +118,7 @@ class AugmentConfig(_Checked):
     blur_kernel: int = 23
     blur_sigma: tuple[float, float] = (0.1, 2.0)
 
-    def check(self):
+    def check(self) -> None:
         ok = self.blur_kernel % 2 == 1 and self.blur_kernel > 0
         _require(ok, "augment.blur_kernel must be a positive odd number", self.blur_kernel)
         ok = 0 < self.blur_sigma[0] <= self.blur_sigma[1]
@@ -154,7 +157,7 @@ class ModelConfig(_Checked):
     local_bn_groups: int = 1
     target_init: Literal["copy", "independent"] = "copy"
 
-    def check(self):
+    def check(self) -> None:
         for name in ("width", "hidden", "out", "local_bn_groups"):
             _require(getattr(self, name) >= 1, f"model.{name} must be at least 1", getattr(self, name))
         _require(self.stride in STRIDES, f"model.stride must be one of {STRIDES}", self.stride)
@@ -191,7 +194,7 @@ class LossConfig(_Checked):
     chunk: int = 4096
     precision: Literal["auto", "bfloat16", "highest", "high", "default"] = "auto"
 
-    def check(self):
+    def check(self) -> None:
         _require(self.temperature > 0, "loss.temperature must be positive", self.temperature)
         _require(self.negative_groups >= 1, "loss.negative_groups must be at least 1", self.negative_groups)
         _require(self.chunk >= 1, "loss.chunk must be at least 1", self.chunk)
@@ -224,7 +227,7 @@ class OptimConfig(_Checked):
     warmup_epochs: float = 10.0
     ema_base: float = 0.99
 
-    def check(self):
+    def check(self) -> None:
         for name in ("lr", "weight_decay", "momentum", "trust", "drop_factor", "warmup_epochs"):
             _require(getattr(self, name) >= 0, f"optim.{name} must not be negative", getattr(self, name))
         _require(self.momentum < 1, "optim.momentum must be below 1", self.momentum)
@@ -242,7 +245,7 @@ class LogConfig(_Checked):
     keep: int = 3
     tensorboard: bool = True
 
-    def check(self):
+    def check(self) -> None:
         for name in ("log_every", "checkpoint_every", "keep"):
             _require(getattr(self, name) >= 1, f"log.{name} must be at least 1", getattr(self, name))
 
@@ -272,7 +275,7 @@ class Config(_Checked):
     optim: OptimConfig = OptimConfig()
     log: LogConfig = LogConfig()
 
-    def check(self):
+    def check(self) -> None:
         _require(self.batch_size >= 1, "batch_size must be at least 1", self.batch_size)
         _require(self.epochs > 0 and self.steps >= 0, "epochs must be positive and steps not negative", self.epochs)
         for name, groups in (("loss.negative_groups", self.loss.negative_groups),

@@ -52,7 +52,7 @@ class RunFolder:
         self._workdir, self._config, self._manifest_digest = workdir, config, manifest_digest
         self._lock = _Lock(workdir, say)
 
-    def __enter__(self):
+    def __enter__(self) -> "RunFolder":
         first = jax.process_index() == 0
         try:
             pod.together(self._claim if first else lambda: None)
@@ -63,7 +63,7 @@ class RunFolder:
             raise
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._lock.release()
 
     def check(self) -> None:

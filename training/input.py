@@ -155,7 +155,9 @@ class Batches:
                 yield ahead[0], [record for task in ahead[1] for record in task.result()]
             ahead = group, tasks
 
-    def _started(self, step, workers, readers) -> Iterator[tuple[dict[str, np.ndarray], list[Future]]]:
+    def _started(
+        self, step: int, workers: ThreadPoolExecutor, readers: ThreadPoolExecutor
+    ) -> Iterator[tuple[dict[str, np.ndarray], list[Future]]]:
         """Batches whose rows are being filled, with the tasks that do it. A batch may span groups, a task does not."""
         size = self._order.batch
         batch, tasks, row = self.empty(), [], 0

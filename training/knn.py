@@ -6,7 +6,13 @@ _BLOCK = 1024  # queries at a time
 
 
 def knn_accuracy(
-    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, *, k=20, temperature=0.07
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
 ) -> float:
     """Share of test vectors whose label wins the vote of their k nearest training vectors.
 

@@ -126,12 +126,21 @@ def _same(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _negative_logsumexp(
-    anchors, targets, ids, temperature, same_view, local, groups, chunk, precision, replicate
+    anchors: jax.Array,
+    targets: jax.Array,
+    ids: jax.Array,
+    temperature: float,
+    same_view: bool,
+    local: bool,
+    groups: int,
+    chunk: int,
+    precision: str,
+    replicate: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
     """float32[n, 2, M]: log of the sum over the anchor's negatives of exp(cosine / temperature)."""
     n, views, masks, _ = anchors.shape
 
-    def lanes(x):
+    def lanes(x: jax.Array) -> jax.Array:
         """[n, 2, M, ...] to [lanes, rows, ...]; anchors of a lane see its targets and no others.
 
         With negatives of both views, both views are rows of one lane: one large product instead of two per block. An
@@ -143,7 +152,7 @@ def _negative_logsumexp(
         x = jnp.moveaxis(x.reshape(groups, n // groups, views, masks, *x.shape[3:]), 2, 1)
         return x.reshape(groups * views, -1, *x.shape[4:])
 
-    def in_blocks(x, fill):
+    def in_blocks(x: jax.Array, fill: int) -> jax.Array:
         """[lanes, rows, ...] to [blocks, lanes, block, ...], on every device.
 
         It is the blocks that are bound, not what they are cut from: the compiler splits them over the devices if it is
@@ -164,7 +173,7 @@ def _negative_logsumexp(
     blocks = -(-rows // block)
     pieces = in_blocks(lanes(targets), 0), in_blocks(lanes(target_ids), PADDING), in_blocks(lanes(image), 0)
 
-    def accumulate(total, piece):
+    def accumulate(total: jax.Array, piece: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         t, t_ids, t_image = piece
         logits = _product(a, t, precision) / temperature
         same_image = a_image[..., :, None] == t_image[..., None, :]
@@ -189,12 +198,14 @@ def _product(a: jax.Array, t: jax.Array, precision: str) -> jax.Array:
 
 
 @jax.custom_vjp
-def _bfloat16_product(a, t):
+def _bfloat16_product(a: jax.Array, t: jax.Array) -> jax.Array:
     # Written out, with its gradient: one pass of every matrix unit, float32 sums, and the same numbers on every platform.
     return _rounded("lad,ltd->lat", a, t)
 
 
-def _bfloat16_product_backwards(operands, gradient):
+def _bfloat16_product_backwards(
+    operands: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     a, t = operands
     return _rounded("lat,ltd->lad", gradient, t), _rounded("lat,lad->ltd", gradient, a)
 
@@ -207,7 +218,14 @@ def _rounded(subscripts: str, *operands: jax.Array) -> jax.Array:
     return jnp.einsum(subscripts, *(x.astype(jnp.bfloat16) for x in operands), preferred_element_type=jnp.float32)
 
 
-def _diagnostics(anchors, crossed, cosine, matched, copies, valid) -> dict[str, jax.Array]:
+def _diagnostics(
+    anchors: jax.Array,
+    crossed: jax.Array,
+    cosine: jax.Array,
+    matched: jax.Array,
+    copies: jax.Array,
+    valid: jax.Array,
+) -> dict[str, jax.Array]:
     """Means described in `detcon_loss`; the negatives' from sums of latents, so that no logits are needed."""
     a_sum = jnp.sum(anchors * valid[..., None], 2)
     t_sum = jnp.sum(crossed * valid[:, ::-1, :, None], 2)

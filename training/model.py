@@ -6,6 +6,7 @@ path: `encoder.layer1.0.conv1.kernel`, `projector.bn.scale`. The target network 
 
 import dataclasses
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,7 +23,17 @@ Arrays = dict[str, jax.Array]
 class Head(nnx.Module):
     """Two-layer MLP, the g and q of section 3.1: linear with bias, batch norm, ReLU, linear without bias."""
 
-    def __init__(self, channels: int, hidden: int, out: int, *, out_bn: bool, dtype, norm, rngs):
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        out: int,
+        *,
+        out_bn: bool,
+        dtype: np.dtype,
+        norm: dict[str, Any],
+        rngs: nnx.Rngs,
+    ) -> None:
         self.linear1 = nnx.Linear(channels, hidden, dtype=dtype, rngs=rngs)
         self.bn = BatchNorm(hidden, **norm)
         self.linear2 = nnx.Linear(hidden, out, use_bias=False, dtype=dtype, rngs=rngs)
@@ -37,7 +48,7 @@ class Head(nnx.Module):
         return x.astype(jnp.float32)
 
 
-def _resnet(model: ModelConfig, dtype, norm: dict, rngs=None) -> ResNet:
+def _resnet(model: ModelConfig, dtype: np.dtype, norm: dict, rngs: nnx.Rngs | None = None) -> ResNet:
     return ResNet(
         model.arch, width=model.width, stride=model.stride, padding=model.padding, dtype=dtype, norm=norm, rngs=rngs
     )
@@ -77,7 +88,7 @@ class Pure:
     _trees: tuple
 
     @classmethod
-    def of(cls, make) -> "Pure":
+    def of(cls, make: Callable[[], nnx.Module]) -> "Pure":
         """Takes apart the module that `make()` builds, without computing its initial values."""
         graph, *states = nnx.split(nnx.eval_shape(make), nnx.Param, nnx.BatchStat)
         params, stats = (_named(state) for state in states)
@@ -92,8 +103,8 @@ class Pure:
         return nnx.merge(self.graph, *states, copy=True)
 
 
-def _named(state) -> dict:
-    def name(path):
+def _named(state: nnx.State) -> dict:
+    def name(path: tuple[Any, ...]) -> str:
         return ".".join(str(entry.key) for entry in path if hasattr(entry, "key"))
 
     return {name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}

@@ -41,7 +41,7 @@ def learning_rate(optim: OptimConfig, batch_size: int, total_steps: int, warmup_
     """
     peak = optim.lr * batch_size / 256
 
-    def rate(step):
+    def rate(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         if optim.schedule == "cosine":
             progress = jnp.clip((step - warmup_steps) / (total_steps - warmup_steps), 0, 1)
@@ -58,7 +58,7 @@ def learning_rate(optim: OptimConfig, batch_size: int, total_steps: int, warmup_
 def ema_decay(base: float, total_steps: int) -> Schedule:
     """Decay of the target at each step: from `base` to 1 along a half cosine (A.2)."""
 
-    def decay(step):
+    def decay(step: jax.typing.ArrayLike) -> jax.Array:
         progress = jnp.clip(jnp.asarray(step, jnp.float32) / total_steps, 0, 1)
         return 1 - (1 - base) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
@@ -79,7 +79,7 @@ def lars(optim: OptimConfig, rate: Schedule) -> optax.GradientTransformation:
     schedule acts late.
     """
 
-    def adapted(params):
+    def adapted(params: dict[str, jax.Array]) -> dict[str, bool]:
         return {name: is_adapted(name) for name in params}
 
     last = [optax.trace(decay=optim.momentum), optax.scale_by_schedule(lambda step: -rate(step))]

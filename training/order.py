@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from maskmill.schemas.errors import UsageError
 from maskmill.schemas.manifest import Manifest
@@ -21,14 +22,14 @@ from maskmill.schemas.manifest import Manifest
 _SHARDS, _RECORDS, _KEYS = range(3)  # what is drawn
 
 
-def mix(x):
+def mix(x: np.ndarray) -> np.ndarray:
     """Uint64 (an array or, compiled, a number) to uint64, bijective, no visible order (SplitMix64's finaliser)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
-def fold(*parts) -> np.ndarray:
+def fold(*parts: npt.ArrayLike) -> np.ndarray:
     """Hashes integers, the last of which may be an array, to uint64s of the last one's shape."""
     state = np.zeros(1, np.uint64)
     for part in parts:
@@ -63,7 +64,14 @@ class Order:
     """
 
     def __init__(
-        self, manifest: Manifest, *, global_batch: int, seed: int, group_bytes: int, process_index=0, process_count=1
+        self,
+        manifest: Manifest,
+        *,
+        global_batch: int,
+        seed: int,
+        group_bytes: int,
+        process_index: int = 0,
+        process_count: int = 1,
     ):
         """Raises UsageError where the batch does not divide by the processes, or exceeds the records."""
         if global_batch % process_count:

@@ -10,11 +10,15 @@ import importlib.util
 import os
 import re
 import time
+from typing import TYPE_CHECKING
 
 from maskmill.schemas.errors import UsageError
 from maskmill.training.chips import Topology, find_topology
 from maskmill.training.config import Config
 from maskmill.training.host import silence
+
+if TYPE_CHECKING:
+    from jax.stages import Compiled
 
 # Of the whole input, ImageNet photographs with 16 masks, as docs/training.md measures it: on a busy machine, hence low.
 IMAGES_PER_CORE = 400.0
@@ -64,7 +68,7 @@ def plan_step(config: Config, topology: str, *, images_per_core: float = IMAGES_
     return _report(config, slice_, compiled, step_flops(config), images_per_core, time.process_time() - begin)
 
 
-def _compile(config: Config, slice_: Topology):
+def _compile(config: Config, slice_: Topology) -> "Compiled":
     import jax
     from jax.experimental import topologies
 
@@ -107,15 +111,22 @@ def step_flops(config: Config) -> float:
     return float(cost["flops"])
 
 
-def _report(config: Config, slice_: Topology, compiled, flops: float, images_per_core: float, cpu: float) -> dict:
+def _report(
+    config: Config, slice_: Topology, compiled: "Compiled", flops: float, images_per_core: float, cpu: float
+) -> dict:
     from maskmill.training.hlo import collectives
 
     memory, cost, chip = compiled.memory_analysis(), compiled.cost_analysis(), slice_.chip
+    text = compiled.as_text()
+    # XLA's compiler for TPUs states all three.
+    assert memory is not None
+    assert cost is not None
+    assert text is not None
     accessed = cost["bytes accessed"]
     seconds = {"compute": flops / slice_.chips / chip.flops, "memory": accessed / chip.memory_rate}
     rate = config.batch_size / max(seconds.values())
     counted: dict[str, dict[str, dict[str, int]]] = {"outside loops": {}, "in loops": {}}
-    for found in collectives(compiled.as_text()):
+    for found in collectives(text):
         place = counted["in loops" if found.in_loop else "outside loops"]
         kind = place.setdefault(found.kind, {"count": 0, "bytes": 0})
         kind["count"] += 1

@@ -45,7 +45,7 @@ def _byol_rates(epochs: float) -> dict[str, Any]:
     return {"lr": 0.3, "weight_decay": 1e-6, "ema_base": 0.99, "warmup_epochs": 10.0}
 
 
-def _run(algorithm: str, epochs: float, layers: tuple[str, ...], **optim) -> Config:
+def _run(algorithm: str, epochs: float, layers: tuple[str, ...], **optim: Any) -> Config:
     """One network, one schedule, as A.1 to A.3 give them; batch 4096 throughout."""
     two_networks = algorithm in ("detcon_b", "byol")
     baseline = algorithm in ("simclr", "byol")

@@ -105,7 +105,9 @@ def load_labelled(data_dir: str, size: int, limit: int | None = None, *, stride:
     )
 
 
-def _paint(annotations: Annotations, height: int, width: int, size: int, stride: int):
+def _paint(
+    annotations: Annotations, height: int, width: int, size: int, stride: int
+) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
     # Category ids int64[size, size], 0 where there is nothing, and (category, cells) of every instance. Small instances
     # lie on large ones; crowds are ignored where no instance is.
     rows = (np.arange(size) * 2 + 1) * height // (2 * size)
@@ -172,12 +174,12 @@ def segmentation_scores(features: np.ndarray, data: Labelled, *, seed: int = 0, 
     outputs, size = 1 + len(data.categories), data.labels.shape[1]
     coarse = data.labels[:, _COARSE // 2 :: _COARSE, _COARSE // 2 :: _COARSE]
 
-    def logits_of(layer, x, side):
+    def logits_of(layer: dict[str, jax.Array], x: jax.Array, side: int) -> jax.Array:
         x = (x.astype(jnp.float32) - mean) / deviation
         out = x @ layer["kernel"] + layer["bias"]
         return jax.image.resize(out, (x.shape[0], side, side, outputs), "bilinear")
 
-    def loss_of(layer, x, labels):
+    def loss_of(layer: dict[str, jax.Array], x: jax.Array, labels: jax.Array) -> jax.Array:
         losses = optax.softmax_cross_entropy_with_integer_labels(
             logits_of(layer, x, labels.shape[1]), jnp.maximum(labels, 0)
         )
@@ -187,7 +189,9 @@ def segmentation_scores(features: np.ndarray, data: Labelled, *, seed: int = 0, 
     optimizer = optax.adam(optax.cosine_decay_schedule(0.01, steps))
 
     @jax.jit
-    def update(layer, state, x, labels):
+    def update(
+        layer: dict[str, jax.Array], state: optax.OptState, x: jax.Array, labels: jax.Array
+    ) -> tuple[dict[str, jax.Array], optax.OptState]:
         gradients = jax.grad(loss_of)(layer, x, labels)
         updates, state = optimizer.update(gradients, state)
         return optax.apply_updates(layer, updates), state

@@ -63,10 +63,10 @@ class Profiler:
         self._window = window if jax.process_index() == 0 else None
         self._folder, self._say, self._running = folder, say, False
 
-    def __enter__(self):
+    def __enter__(self) -> "Profiler":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     def at(self, step: int, state: Any) -> None:

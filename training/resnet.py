@@ -5,6 +5,8 @@ release). Attribute names are torchvision's, so that a parameter's path is its e
 set here: see `training.model.initialize`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -61,7 +63,15 @@ class BatchNorm(nnx.Module):
         return self.decay * running + (1 - self.decay) * jax.lax.stop_gradient(batch.mean(0))
 
 
-def _conv(rngs, channels_in, channels_out, kernel, stride, padding, dtype):
+def _conv(
+    rngs: nnx.Rngs,
+    channels_in: int,
+    channels_out: int,
+    kernel: int,
+    stride: int,
+    padding: str,
+    dtype: jax.typing.DTypeLike,
+) -> nnx.Conv:
     # torchvision pads kernel // 2 on both sides; "SAME" pads by what the input's size needs, more at the end.
     pad = "SAME" if padding == "same" else [(kernel // 2, kernel // 2)] * 2
     return nnx.Conv(
@@ -69,7 +79,15 @@ def _conv(rngs, channels_in, channels_out, kernel, stride, padding, dtype):
     )
 
 
-def _projection(rngs, channels_in, out, stride, padding, dtype, norm):
+def _projection(
+    rngs: nnx.Rngs,
+    channels_in: int,
+    out: int,
+    stride: int,
+    padding: str,
+    dtype: jax.typing.DTypeLike,
+    norm: dict[str, Any],
+) -> nnx.List | None:
     if stride == 1 and channels_in == out:
         return None
     return nnx.List([_conv(rngs, channels_in, out, 1, stride, padding, dtype), BatchNorm(out, **norm)])
@@ -80,7 +98,16 @@ class Bottleneck(nnx.Module):
 
     expansion = 4  # output channels per channel of the 3 x 3
 
-    def __init__(self, rngs, channels_in, width, stride, padding, dtype, norm):
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        channels_in: int,
+        width: int,
+        stride: int,
+        padding: str,
+        dtype: jax.typing.DTypeLike,
+        norm: dict[str, Any],
+    ) -> None:
         out = width * self.expansion
         self.conv1 = _conv(rngs, channels_in, width, 1, 1, padding, dtype)
         self.bn1 = BatchNorm(width, **norm)
@@ -104,7 +131,16 @@ class BasicBlock(nnx.Module):
 
     expansion = 1
 
-    def __init__(self, rngs, channels_in, width, stride, padding, dtype, norm):
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        channels_in: int,
+        width: int,
+        stride: int,
+        padding: str,
+        dtype: jax.typing.DTypeLike,
+        norm: dict[str, Any],
+    ) -> None:
         self.conv1 = _conv(rngs, channels_in, width, 3, stride, padding, dtype)
         self.bn1 = BatchNorm(width, **norm)
         self.conv2 = _conv(rngs, width, width, 3, 1, padding, dtype)
@@ -144,10 +180,10 @@ class ResNet(nnx.Module):
         width: int = 1,
         stride: int = 32,
         padding: str = "torch",
-        dtype=jnp.float32,
-        norm=None,
-        rngs=None,
-    ):
+        dtype: jax.typing.DTypeLike = jnp.float32,
+        norm: dict[str, Any] | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> None:
         rngs = rngs or nnx.Rngs(0)
         norm = norm or {}
         block_type, stages, base = ARCHS[arch]

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import TextIO
 
 import jax
 import numpy as np
@@ -34,7 +35,16 @@ class RunLog:
         last: the last line written.
     """
 
-    def __init__(self, workdir: str, config: Config, *, start: int, total: int, steps_per_epoch: int, stream=None):
+    def __init__(
+        self,
+        workdir: str,
+        config: Config,
+        *,
+        start: int,
+        total: int,
+        steps_per_epoch: int,
+        stream: TextIO | None = None,
+    ) -> None:
         self._config, self._total, self._steps_per_epoch = config, total, steps_per_epoch
         self._stream = sys.stderr if stream is None else stream
         self._writes = jax.process_index() == 0
@@ -46,7 +56,7 @@ class RunLog:
         self._mark, self._wait, self._since = time.perf_counter(), 0.0, start
         self._told, self._began = time.monotonic(), time.monotonic()
 
-    def __enter__(self):
+    def __enter__(self) -> "RunLog":
         if self._files is not None:
             self.last = self._files.open(self._start)
             if self._config.log.tensorboard:
@@ -57,7 +67,7 @@ class RunLog:
         self.say(f"resuming after step {self._start}{of}" if self._start else f"starting{of} steps")
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._stream.isatty():

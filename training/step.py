@@ -19,7 +19,7 @@ from maskmill.training.augment import augment_views
 from maskmill.training.config import Config
 from maskmill.training.losses import PADDING, detcon_loss, resolve_precision
 from maskmill.training.model import forward, initialize, online_network, stats_of, target_network
-from maskmill.training.optim import ema_decay, lars, learning_rate
+from maskmill.training.optim import Schedule, ema_decay, lars, learning_rate
 
 # step int32[]; params, stats (online); target_params, target_stats (empty dicts without a target); opt (optax's).
 State = dict[str, Any]
@@ -49,7 +49,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
 
-def _optimizer(config: Config, total_steps: int, warmup_steps: int):
+def _optimizer(config: Config, total_steps: int, warmup_steps: int) -> tuple[Schedule, optax.GradientTransformation]:
     rate = learning_rate(config.optim, config.batch_size, total_steps, warmup_steps)
     return rate, lars(config.optim, rate)
 
@@ -69,10 +69,10 @@ def _new_state(config: Config, arrays: Callable) -> State:
     return state
 
 
-def abstract_state(config: Config, sharding=None) -> State:
+def abstract_state(config: Config, sharding: NamedSharding | None = None) -> State:
     """`ShapeDtypeStruct` of every array of the state, for restoring."""
 
-    def shape(leaf):
+    def shape(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(shape, _new_state(config, lambda network, seed: (network.params, network.stats)))
@@ -82,7 +82,7 @@ def init_state(config: Config, mesh: Mesh) -> State:
     """Step 0, the same on every host and every number of devices, replicated over the mesh."""
     replicated = NamedSharding(mesh, PartitionSpec())
 
-    def concrete(leaf):
+    def concrete(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
         host = np.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
         # Callbacks, so that several processes may each fill their own devices.
         return jax.make_array_from_callback(host.shape, replicated, lambda index: host[index])
@@ -106,7 +106,9 @@ def make_step(config: Config, mesh: Mesh, *, total_steps: int, warmup_steps: int
     loss_options = {name: getattr(config.loss, name) for name in config.loss.__dataclass_fields__}
     loss_options["precision"] = resolve_precision(config.loss.precision, mesh.devices.flat[0].platform)
 
-    def loss_and_rest(params, state, views, weights, ids):
+    def loss_and_rest(
+        params: dict[str, jax.Array], state: State, views: jax.Array, weights: jax.Array, ids: jax.Array
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, jax.Array], Metrics]]:
         network = online.module(params, state["stats"])
         projection, prediction = forward(network, views, weights, ids != PADDING)
         targets, target_stats = projection, {}
@@ -124,7 +126,7 @@ def make_step(config: Config, mesh: Mesh, *, total_steps: int, warmup_steps: int
         diagnostics["projection_std"] = _spread(jax.lax.stop_gradient(projection), ids != PADDING)
         return loss, (stats_of(network), target_stats, diagnostics)
 
-    def step(state, batch):
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         both = ("1", "2")
         images = jnp.stack([batch["image" + v] for v in both[: config.data.views]], 1)
         views = augment_views(images, batch["key"], config.augment)
@@ -157,7 +159,7 @@ def lower_step(config: Config, mesh: Mesh) -> jax.stages.Lowered:
     cells = (data.image_size // data.cell) ** 2
     sharded = NamedSharding(mesh, PartitionSpec("data"))
 
-    def split(*shape, dtype):
+    def split(*shape: int, dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharded)
 
     batch = {"label": split(dtype=np.int32), "key": split(2, dtype=np.uint32)}

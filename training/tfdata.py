@@ -5,6 +5,7 @@ Single records, pixels as stored, are read by `tfds.builder_from_directory` inst
 
 import contextlib
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,8 +14,13 @@ from maskmill.training.config import DataConfig
 from maskmill.training.host import silence
 from maskmill.training.input import Batches
 
+if TYPE_CHECKING:
+    import tensorflow as tf
 
-def batches_dataset(data_dir: str, config: DataConfig, *, global_batch: int, seed: int = 0, step: int = 0, **processes):
+
+def batches_dataset(
+    data_dir: str, config: DataConfig, *, global_batch: int, seed: int = 0, step: int = 0, **processes: int
+) -> "tf.data.Dataset":
     """Batches from a step on, without end, as tensors; see `training.input.Batches.at` for what they hold.
 
     Args:

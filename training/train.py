@@ -9,7 +9,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from types import FrameType
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -50,7 +51,7 @@ def train(
     devices: list | None = None,
     until: int | None = None,
     profile: tuple[int, int] | None = None,
-    stream=None,
+    stream: TextIO | None = None,
 ) -> dict[str, float]:
     """Trains, or goes on training, until the schedule ends.
 
@@ -171,9 +172,9 @@ class _Signals:
     jax's coordination service hears and agrees on with the others within seconds; SIGINT is handed on as one.
     """
 
-    def __enter__(self):
+    def __enter__(self) -> "_Signals":
         self._asked = False
-        self._old = {}
+        self._old: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
         self._alone = jax.process_count() == 1
         for number in (signal.SIGINT, signal.SIGTERM) if self._alone else (signal.SIGINT,):
             try:
@@ -182,11 +183,11 @@ class _Signals:
                 break
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
-    def _ask(self, number, frame):
+    def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
         signal.signal(number, self._old[number])
         if not self._alone:

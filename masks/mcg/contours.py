@@ -8,6 +8,8 @@ Cues after Martin, Fowlkes & Malik, "Learning to detect natural image boundaries
 themselves are this project's.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -124,7 +126,9 @@ def _cue_planes(image: np.ndarray) -> np.ndarray:
     return out
 
 
-def _histogram_planes(lab, texture, cosine, sine, plane) -> None:
+def _histogram_planes(
+    lab: Sequence[np.ndarray], texture: np.ndarray, cosine: np.ndarray, sine: np.ndarray, plane: dict[str, np.ndarray]
+) -> None:
     """Differences of local histograms on the two sides of the edge, at half resolution: texture edges have no gradient."""
     height, width = cosine.shape
     size = (max(1, width // 2), max(1, height // 2))

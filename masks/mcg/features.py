@@ -5,7 +5,7 @@ section 6); the others describe how the region differs from what surrounds it, h
 how convex and how uniform it is.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numba
 import numpy as np
@@ -117,7 +117,10 @@ class _Leaves(NamedTuple):
     step: np.ndarray
 
 
-def _fields_of(kind, source):
+_Fields = TypeVar("_Fields", _Leaves, _Nodes)
+
+
+def _fields_of(kind: type[_Fields], source: object) -> _Fields:
     return kind(*(getattr(source, name) for name in kind._fields))
 
 

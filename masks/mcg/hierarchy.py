@@ -132,7 +132,9 @@ def _highest_final(parent, final):
     return top
 
 
-def _cut_and_relabel(labels, parent, level, max_leaves) -> tuple[np.ndarray, Tree, np.ndarray]:
+def _cut_and_relabel(
+    labels: np.ndarray, parent: np.ndarray, level: np.ndarray, max_leaves: int
+) -> tuple[np.ndarray, Tree, np.ndarray]:
     """Merges below the leaf cap, renames leaves by first pixel in raster order, and renumbers the tree by worth.
 
     Returns the new labels and tree, and the new name of each old leaf; int32[leaves].

@@ -48,7 +48,15 @@ class Layout:
         return self.feature, self.threshold, self.mask, self.word_start, self.tree_start, self.value
 
 
-def lay_out(feature, threshold, left, right, value, node_start, leaf_start) -> Layout:
+def lay_out(
+    feature: np.ndarray,
+    threshold: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    value: np.ndarray,
+    node_start: np.ndarray,
+    leaf_start: np.ndarray,
+) -> Layout:
     """Puts checked arrays of a `masks.mcg.trees.TreeModel` into words."""
     comparisons: list[tuple[int, float, int]] = []
     values: list[float] = []

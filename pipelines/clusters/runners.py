@@ -13,13 +13,18 @@ import os
 import re
 import shutil
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions, StandardOptions
 
 from maskmill.pipelines.clusters.preflight import REACH_S, check_dask, check_flink, check_job_service, check_pool
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, MaskmillError, UsageError, did_you_mean, nearest
+
+if TYPE_CHECKING:
+    from apache_beam import Pipeline
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowPipelineResult
+    from apache_beam.runners.runner import PipelineResult
 
 _LOG = logging.getLogger("maskmill")
 LOCAL = "FnApiRunner"  # by name: plain DirectRunner may try to fetch another runner from the network
@@ -234,7 +239,7 @@ def choose(beam_args: tuple[str, ...]) -> Runner:
     return Runner(LOCAL if name in _LOCAL_NAMES else name, tuple(rest))
 
 
-def make_pipeline(options: PipelineOptions):
+def make_pipeline(options: PipelineOptions) -> "Pipeline":
     """An empty pipeline that leaves nothing in the folder for temporary files, however its run ends.
 
     Beam makes a folder there for steps in other languages, of which we have none, and removes it after the run only.
@@ -283,14 +288,15 @@ def explain(error: Exception, runner: Runner) -> MaskmillError:
     )
 
 
-def job_url(result, options: PipelineOptions) -> str:
+def job_url(result: "PipelineResult", options: PipelineOptions) -> str:
     """Where a Dataflow job can be watched, or "" on other runners."""
     from apache_beam.options.pipeline_options import GoogleCloudOptions
 
     if type(result).__name__ != "DataflowPipelineResult" or not getattr(result, "has_job", False):
         return ""
+    job = cast("DataflowPipelineResult", result).job_id()  # told by its name, to import nothing of Dataflow's
     cloud = options.view_as(GoogleCloudOptions)
-    return f"https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{result.job_id()}?project={cloud.project}"
+    return f"https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{job}?project={cloud.project}"
 
 
 def _dataflow_defaults(job: str) -> dict[str, str]:

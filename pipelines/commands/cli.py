@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from maskmill.pipelines.commands.options import LateParser
 from maskmill.schemas.command import DONE, INTERRUPTED, run_command, unknown_command
@@ -134,7 +134,7 @@ def on_interrupt(how_to_resume: str) -> None:
     At once is safe: whatever is not committed does not exist for the next run. Waiting for threads of Beam would not be.
     """
 
-    def stop(number, frame):
+    def stop(number: int, frame: FrameType | None) -> None:
         chained = signal.getsignal(signal.SIGINT)
         if number == signal.SIGTERM and callable(chained) and chained is not stop:
             # Beam ends the job servers that it started here on Ctrl-C only, and then calls us.
@@ -147,7 +147,7 @@ def on_interrupt(how_to_resume: str) -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
-def print_json(value) -> None:
+def print_json(value: object) -> None:
     """One JSON document on stdout, for scripts."""
     print(json.dumps(value, indent=1, sort_keys=True))
 

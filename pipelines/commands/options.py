@@ -4,6 +4,10 @@ import argparse
 import ast
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 
 
 class LateParser(argparse.ArgumentParser):
@@ -124,7 +128,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_options(args: argparse.Namespace):
+def read_options(args: argparse.Namespace) -> "tuple[BuildConfig, RunOptions, str]":
     """Flags over config file over defaults.
 
     Returns:
@@ -134,7 +138,7 @@ def read_options(args: argparse.Namespace):
     from maskmill.schemas.options import keys_of
 
     build_types, run_types = keys_of(BuildConfig), keys_of(RunOptions)
-    given = {}
+    given: dict[str, Any] = {}
     if args.config:
         given = read_config_file(args.config, {**build_types, **run_types, "out": str})
     given.update(

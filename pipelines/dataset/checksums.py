@@ -26,7 +26,7 @@ class HashedStream:
         self._stream, self._sha, self._bytes = stream, hashlib.sha256(), 0
         self.closed = False  # pyarrow asks; the stream is closed by whoever opened it
 
-    def write(self, data) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         """Writes bytes or a buffer of bytes."""
         self._sha.update(data)
         self._bytes += len(data)

@@ -7,6 +7,7 @@ gives such an object to threads of its data set scanner, which outlive the call 
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -139,7 +140,9 @@ class ImagesWriter:
     def __enter__(self) -> "ImagesWriter":
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self._flush(everything=True)
         self._writer.close()
@@ -232,13 +235,13 @@ class ImagesTable:
         parts = list(self.batches(names, ROWS_PER_GROUP))
         return {name: self._joined(name, [part[name] for part in parts]) for name in names}
 
-    def _values(self, name: str, array: pa.Array):
+    def _values(self, name: str, array: pa.Array) -> list[str] | np.ndarray:
         if array.null_count:
             raise self._damaged(f"column {name!r} has rows without a value")
         return array.to_pylist() if pa.types.is_string(array.type) else array.to_numpy(zero_copy_only=False)
 
     @staticmethod
-    def _joined(name: str, parts: list):
+    def _joined(name: str, parts: list) -> list[str] | np.ndarray:
         if pa.types.is_string(column_type(name)):
             return [value for part in parts for value in part]
         return np.concatenate([pa.array([], column_type(name)).to_numpy(), *parts])

@@ -6,11 +6,12 @@ a few dozen bytes; pictures and records never cross a shuffle.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.typehints.decorators import no_annotations
 
 from maskmill.pipelines.clusters.runners import JobError, job_url, make_pipeline
 from maskmill.pipelines.parts.assemble import assemble_shard, committed_part
@@ -52,7 +53,7 @@ class BuildPart(beam.DoFn):
         self.images_failed = Metrics.counter("maskmill", "images_failed")
         self.part_ms = Metrics.distribution("maskmill", "part_msec")
 
-    def setup(self):
+    def setup(self) -> None:
         plan = _plan(self.folder, self.plan_digest)
         ours = {**versions(), **mask_packages(plan.config.masks), "apache-beam": beam.__version__}
         theirs = {**plan.versions, "apache-beam": self.beam}
@@ -63,7 +64,8 @@ class BuildPart(beam.DoFn):
         self.builder = ChildProcess(settings, self.image_timeout) if self.isolate else InProcess(settings)
         self.read_ahead = 8 if storage.is_remote(plan.config.images) else 2
 
-    def process(self, task: PartTask):
+    @no_annotations  # Beam would choose coders by them
+    def process(self, task: PartTask) -> Iterator[tuple[int, int]]:
         try:
             plan = _plan(self.folder, self.plan_digest)
             sidecar = committed_part(self.folder, plan, task)
@@ -76,7 +78,7 @@ class BuildPart(beam.DoFn):
         self.part_ms.update(int(sidecar.seconds * 1e3))
         yield task.shard, task.part
 
-    def teardown(self):
+    def teardown(self) -> None:
         self.builder.close()
 
 
@@ -99,7 +101,8 @@ class BuildShards(beam.PTransform):
     image_timeout: float
     isolate: bool
 
-    def expand(self, tasks):
+    @no_annotations
+    def expand(self, tasks: beam.PCollection) -> beam.PCollection:
         return (
             tasks
             | "BreakFusion" >> beam.Reshuffle()

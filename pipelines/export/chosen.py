@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -120,7 +121,7 @@ def runs_of(example: ImageExample, counts: bytes) -> np.ndarray:
         raise DamageError(f"the record of {example.filename!r} holds a mask that is none: {error}") from error
 
 
-def _mask(example: ImageExample, counts: bytes, *, score: float = 1.0, **fields) -> Mask:
+def _mask(example: ImageExample, counts: bytes, *, score: float = 1.0, **fields: Any) -> Mask:
     runs = runs_of(example, counts)
     box = rle.box_of_runs(runs, example.height)
     return Mask(counts.decode("ascii"), rle.area_of_runs(runs), box, score, **fields)

@@ -135,7 +135,7 @@ def _text(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _json(value) -> bytes:
+def _json(value: object) -> bytes:
     return json.dumps(value).encode("ascii")
 
 

@@ -7,6 +7,7 @@ Lists are written there in the notation that every release of `datasets` since 2
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,7 +48,7 @@ def _schema(chosen: Chosen) -> pa.Schema:
     if not chosen.manifest.config.get("masks_only"):
         columns["image"] = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     columns |= _OWN | {"masks": pa.list_(mask)} | ({"annotations": pa.list_(annotation)} if chosen.truth else {})
-    features = {name: _feature(kind) for name, kind in columns.items()}
+    features: dict[str, Any] = {name: _feature(kind) for name, kind in columns.items()}
     if "image" in features:
         features["image"] = {"_type": "Image"}
     features["masks"][0]["layer"] = {"names": chosen.names, "_type": "ClassLabel"}
@@ -55,7 +56,7 @@ def _schema(chosen: Chosen) -> pa.Schema:
     return pa.schema(list(columns.items()), metadata={"huggingface": json.dumps(about)})
 
 
-def _feature(kind: pa.DataType):
+def _feature(kind: pa.DataType) -> list | dict[str, Any]:
     """A type in the words of `datasets`."""
     if pa.types.is_list(kind):
         return [_feature(kind.value_type)]

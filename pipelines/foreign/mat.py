@@ -9,6 +9,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from maskmill.masks.runs import encode_sets
 from maskmill.pipelines.foreign.folders import ending_of, files_of, index_files, load_one, names_and_sizes
@@ -130,7 +131,7 @@ def _check_shapes(shapes: dict[str, tuple[int, ...]], height: int, width: int) -
         raise ValueError(f"holds {math.prod(shapes['labels'])} proposals, the limit is {MAX_CANDIDATES}")
 
 
-def _numbers(array, name: str) -> np.ndarray:
+def _numbers(array: npt.ArrayLike, name: str) -> np.ndarray:
     array = np.asarray(array)
     if array.dtype.kind not in "iufb" or not np.isfinite(array).all():
         raise ValueError(f"{name} holds something other than finite numbers")

@@ -9,7 +9,7 @@ The file is parsed as a stream and never held. Of an entry only its mask and its
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,7 +88,9 @@ def _images(path: str, spool: "Spool") -> dict[str, Name]:
     return names
 
 
-def _entries(path: str, items, names: dict[str, Name], *, listed: bool) -> Iterator[tuple[str, bytes]]:
+def _entries(
+    path: str, items: Iterable[object], names: dict[str, Name], *, listed: bool
+) -> Iterator[tuple[str, bytes]]:
     """(source, line) of every mask; names are learned on the way where the file lists none."""
     for number, entry in enumerate(items):
         if not isinstance(entry, dict):
@@ -114,7 +116,7 @@ def _entries(path: str, items, names: dict[str, Name], *, listed: bool) -> Itera
         yield source, json.dumps({k: entry[k] for k in _KEPT if k in entry}).encode() + b"\n"
 
 
-def _identity(value) -> str | None:
+def _identity(value: object) -> str | None:
     """A JSON id as a source; text and numbers stay apart."""
     if isinstance(value, str):
         return f"text {value}" if value else None

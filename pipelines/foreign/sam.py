@@ -72,7 +72,7 @@ def read(block: bytes, key: str, height: int, width: int, wanted: "Imported") ->
     return read_entries(content, height, width, wanted)
 
 
-def _check_image(name: str, image, height: int, width: int) -> None:
+def _check_image(name: str, image: object, height: int, width: int) -> None:
     """What SA-1B says of the picture must not contradict where the file was found."""
     if not isinstance(image, dict):
         return

@@ -43,7 +43,7 @@ def contour_samples(
     image = shrink(image, scale)
     height, width = image.shape[:2]
 
-    def reduce(mask):
+    def reduce(mask: np.ndarray) -> np.ndarray:
         if scale == 1:
             return mask
         return (

@@ -1,9 +1,14 @@
 """Fits tree models with LightGBM and turns them into our own arrays. Needed to train only: `pip install 'maskmill[ranker]'`."""
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from maskmill.masks.mcg.trees import TreeModel, pack_trees
 from maskmill.schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from lightgbm import Booster
 
 # One thread and no sampling that depends on it: the same rows give the same model on every machine with one LightGBM.
 _COMMON = {
@@ -51,14 +56,14 @@ FOREST = {
 FOREST_TREES = 100
 
 
-def nested_lightgbm(booster) -> list[dict]:
+def nested_lightgbm(booster: "Booster") -> list[dict]:
     """A LightGBM booster as nested dicts (see `pack_trees`).
 
     Raises:
         ValueError: it compares otherwise than by `<=` (categories), which our arrays cannot say.
     """
 
-    def nest(node):
+    def nest(node: dict[str, Any]) -> dict[str, Any]:
         if "split_feature" not in node:
             return {"value": node["leaf_value"]}
         if node["decision_type"] != "<=":

@@ -12,6 +12,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Callable
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -228,7 +230,9 @@ def do_block(block: Block) -> int:
     return sum(len(t) for t in tables)
 
 
-def run_stage(stage: str, items: list[Input], options: TrainOptions, work: str, flags: list[str]):
+def run_stage(
+    stage: str, items: list[Input], options: TrainOptions, work: str, flags: list[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Runs one stage over all blocks and reads what it made.
 
     Returns:
@@ -277,14 +281,21 @@ def train(options: TrainOptions, flags: list[str] | None = None) -> dict:
         "versions": versions(),
     }
 
-    def save(folder: str, stem: str, model: TreeModel, kind: str, features, **facts) -> dict:
+    def save(folder: str, stem: str, model: TreeModel, kind: str, features: tuple[str, ...], **facts: Any) -> dict:
         data = model_bytes(model, kind, features)
         whole = {**card, **facts, "kind": kind, "model_sha256": hashlib.sha256(data).hexdigest()}
         storage.write_bytes(storage.join(folder, f"{stem}.npz"), data)
         storage.write_bytes(storage.join(folder, f"{stem}.json"), (json.dumps(whole, indent=1) + "\n").encode())
         return whole
 
-    def fit_folds(kind: str, fit, features, ids, rows, target) -> None:
+    def fit_folds(
+        kind: str,
+        fit: Callable[[np.ndarray, np.ndarray], TreeModel],
+        features: tuple[str, ...],
+        ids: np.ndarray,
+        rows: np.ndarray,
+        target: np.ndarray,
+    ) -> None:
         """A model per fold that has not seen it: in the work folder, which resumes, and in `OUT/folds`, which stays."""
         of = np.array([fold_of(options.seed, options.folds, key) for key in ids])
         for fold in range(options.folds):

@@ -55,7 +55,7 @@ def candidate_samples(iou: np.ndarray, seed: int, count: int = SAMPLES) -> np.nd
     random = np.random.default_rng(seed)
     nearest = iou.max(axis=1)
 
-    def some(where, share):
+    def some(where: np.ndarray, share: float) -> np.ndarray:
         index = np.flatnonzero(where)
         return random.choice(index, min(len(index), int(count * share)), replace=False)
 

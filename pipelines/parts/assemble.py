@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
+from typing import BinaryIO, Protocol
 
 import google_crc32c
 
@@ -163,11 +165,17 @@ def split_shard(folder: str, plan: Plan, index: int, keep: set[str]) -> None:
             storage.remove(sidecar_path(folder, task.name))
 
 
+class _Sum(Protocol):
+    """A checksum under way, of `hashlib` or of `google_crc32c`."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+
 class _BrokenPart(Exception):
     """The records of the part of this name are not there, or not those that its sidecar promises."""
 
 
-def _append(folder: str, part: Sidecar, target, sums) -> None:
+def _append(folder: str, part: Sidecar, target: BinaryIO, sums: Iterable[_Sum]) -> None:
     own = hashlib.sha256()
     try:
         with storage.open_read(part_path(folder, part)) as source:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
+from maskmill.masks.registry import Generator
 from maskmill.pipelines.measuring.overlaps import ImageOverlaps, measure
 from maskmill.pipelines.measuring.series import series_of
 from maskmill.pipelines.parts.config import Settings
@@ -156,7 +157,7 @@ class ImageBuilder:
         return Built(payload, None, row, measured.overlaps)
 
     @staticmethod
-    def _generate(generator, name: str, record: ImageRecord) -> tuple[MaskSet, ...]:
+    def _generate(generator: Generator, name: str, record: ImageRecord) -> tuple[MaskSet, ...]:
         try:
             masks = generator(record)
         except (ImageError, MemoryError):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.parts.preparing import prepare
 from maskmill.pipelines.parts.provenance import mask_packages, versions
-from maskmill.pipelines.reading.inputs import Input, Refusal
+from maskmill.pipelines.reading.inputs import Input, Refusal, Source
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError, UsageError
 from maskmill.schemas.manifest import WORK, digest
@@ -112,7 +112,9 @@ def order_key(seed: int, identity: str, together: str = "") -> bytes:
     return order_key(seed, together)[: _KEY_BYTES // 2] + key[: _KEY_BYTES // 2] if together else key
 
 
-def list_inputs(config: BuildConfig, source, *, beyond_limit: bool = False) -> tuple[list[bytes], list[Refusal]]:
+def list_inputs(
+    config: BuildConfig, source: Source, *, beyond_limit: bool = False
+) -> tuple[list[bytes], list[Refusal]]:
     """All inputs of a source as plan lines in the order of their records, and those refused.
 
     `config.limit` cuts the lines, unless those beyond it are asked for as well. Duplicated ids are refused here: of several
@@ -282,7 +284,7 @@ def check_files(folder: str, plan: Plan) -> None:
             raise _damaged(path, "it is missing") from error
 
 
-def _damaged(path: str, why) -> DamageError:
+def _damaged(path: str, why: str | Exception) -> DamageError:
     return DamageError(f"{path} cannot be read ({why}); build with --overwrite, which plans and builds anew")
 
 

@@ -70,7 +70,7 @@ def _run_lengths(segmentation: dict, height: int, width: int) -> bytes:
     raise AnnotationError("bad_rle", f"RLE counts must be text or a list, got {type(counts).__name__}")
 
 
-def segmentation_counts(segmentation, height: int, width: int) -> bytes:
+def segmentation_counts(segmentation: object, height: int, width: int) -> bytes:
     """A COCO segmentation (polygons, run lengths or compressed counts) to compressed counts; checked, may be empty.
 
     Raises:

@@ -41,7 +41,7 @@ def load_instances(path: str) -> dict:
     return content
 
 
-def integer_id(value) -> int | None:
+def integer_id(value: object) -> int | None:
     """A JSON id as a 64-bit integer, or None: floats without a fraction pass, NaN, text and huge numbers do not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -107,7 +107,12 @@ class Coco:
         return files
 
     def _entry(
-        self, image, files: dict[str, Location | Refusal], prefix: str, by_image, seen: set[int]
+        self,
+        image: object,
+        files: dict[str, Location | Refusal],
+        prefix: str,
+        by_image: dict[int, list[dict]],
+        seen: set[int],
     ) -> Input | Refusal:
         name = image.get("file_name") if isinstance(image, dict) else None
         image_id = integer_id(image.get("id")) if isinstance(image, dict) else None
@@ -132,6 +137,7 @@ class Coco:
             found = Location(storage.join(self.images, *name.split("/")))
         if isinstance(found, Refusal):
             return dataclasses.replace(found, id=identity, attempts=1, outcome="failed")
+        assert isinstance(image, dict)  # or it had no id
         height, width = integer_id(image.get("height")), integer_id(image.get("width"))
         size = (height, width) if height is not None and width is not None else None
         return Input(identity, found, str(image_id), size=size, annotations=tuple(by_image.get(image_id, ())))

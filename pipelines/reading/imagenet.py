@@ -153,7 +153,7 @@ class ImageNet:
             synset = by_file.get(name, "") if self.ground_truth else _synset_of(name)
             yield Input(name, location, "", index.get(synset, -1), synset, names.get(synset, ""))
 
-    def _match_ground_truth(self, files, rows) -> dict[str, str]:
+    def _match_ground_truth(self, files: list[tuple[str, Location]], rows: list[tuple[str, str]]) -> dict[str, str]:
         if rows and rows[0][0]:
             table = dict(rows)
             return {
