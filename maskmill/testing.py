@@ -154,7 +154,7 @@ def _check_masks(layer: Layer, masks: MaskSet, record: ImageRecord, where: str) 
         _hold(firsts == sorted(firsts), "order", f"not in {where}")
 
 
-def _hold(good, clause: str, found: str) -> None:
+def _hold(good: object, clause: str, found: str) -> None:
     if not good:
         raise _breach(clause, found)
 

@@ -4,6 +4,10 @@ import argparse
 import dataclasses
 import inspect
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from maskmill.masks.registry import Generator
 
 _SIZE = (480, 640)  # height and width of the drawn picture, COCO's usual size
 _CALLS = 3  # of which the fastest counts
@@ -81,14 +85,14 @@ def meanings_of(text: str) -> dict[str, str]:
     return {name: re.split(r"(?<=\w)\. ", " ".join(said.split()))[0].rstrip(".") for name, said in found}
 
 
-def _default(field: dataclasses.Field):
+def _default(field: dataclasses.Field) -> str | None:
     value = field.default
     if value is dataclasses.MISSING:
         return None if field.default_factory is dataclasses.MISSING else repr(field.default_factory())
     return repr(value)
 
 
-def _milliseconds(generator) -> float | None:
+def _milliseconds(generator: "Generator") -> float | None:
     """The fastest of a few calls on a drawn picture, after one that compiles; None where the call fails."""
     import time
 

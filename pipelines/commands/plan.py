@@ -1,8 +1,12 @@
 """`maskmill plan`: what a build would cost, before anything runs."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from maskmill.pipelines.commands.options import add_build_options, add_run_options, read_options
+
+if TYPE_CHECKING:
+    from maskmill.pipelines.driver.estimate import Estimate
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
-def memory_warning(cost, max_pixels: int) -> str:
+def memory_warning(cost: "Estimate", max_pixels: int) -> str:
     """What to do where one worker alone, with the largest picture, could need more than half of the memory; else ""."""
     if cost.worker_bytes <= cost.machine_bytes // 2:
         return ""

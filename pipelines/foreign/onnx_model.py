@@ -11,6 +11,7 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence, Set
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, ImageError, InputError, UsageError
 from maskmill.schemas.image import ImageRecord
 from maskmill.schemas.mask import Layer, MaskSet
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 MAX_TOP = 10_000
 MAX_SIDE = 4096  # pixels of the model's input
@@ -66,7 +70,7 @@ class Onnx(Prepared):
     void: int = -1
     sha256: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
             raise ValueError("onnx needs path=..., the exported model (.onnx)")
         if not isinstance(self.name, str) or not _NAME.match(self._short_name):
@@ -172,7 +176,7 @@ class Opened:
         return {"wanted": self.wanted, "path": self.path}  # a session stays in its process
 
     @functools.cached_property
-    def session(self):
+    def session(self) -> "InferenceSession":
         data = _read_model(self.path)
         if hashlib.sha256(data).hexdigest() != self.wanted.sha256:
             raise DamageError(f"{self.path} is not the model that was planned with; build with --overwrite")
@@ -194,7 +198,7 @@ class Opened:
         return (instance_masks(results[0], scores, record.height, record.width, *limits),)
 
 
-def _is_number(value) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -219,7 +223,7 @@ def _read_model(path: str) -> bytes:
     return data
 
 
-def _session(data: bytes, path: str):
+def _session(data: bytes, path: str) -> "InferenceSession":
     """The model, ready to run on one thread of the CPU."""
     try:
         import onnxruntime
@@ -250,7 +254,7 @@ def _session(data: bytes, path: str):
     return session
 
 
-def _outputs(session, wanted: Onnx) -> tuple[str, str, str]:
+def _outputs(session: "InferenceSession", wanted: Onnx) -> tuple[str, str, str]:
     """Task and names of the outputs with masks and scores, completed by what the model says of itself."""
     declared = {output.name: output for output in session.get_outputs()}
     for name in filter(None, (wanted.masks, wanted.scores)):
@@ -276,7 +280,7 @@ def _outputs(session, wanted: Onnx) -> tuple[str, str, str]:
     return task, masks, scores
 
 
-def _input_of(session, wanted: Onnx, image: np.ndarray) -> dict[str, np.ndarray]:
+def _input_of(session: "InferenceSession", wanted: Onnx, image: np.ndarray) -> dict[str, np.ndarray]:
     """The picture (uint8[height, width, 3]) as the model's input."""
     import cv2
 
