@@ -447,7 +447,8 @@ def bucket(build, tmp_path, monkeypatch):
 
     remote = str(shutil.copytree(build, tmp_path / "remote"))
     opened = []
-    real_open, real_read, real_names = storage.open_read, storage.read_bytes, storage.names
+    real_open, real_names = storage.open_read, storage.names
+    real_read, real_whole = storage.read_bytes, storage.read_whole
 
     def local(path):
         return path.replace("gs://bucket/build", remote)
@@ -460,6 +461,7 @@ def bucket(build, tmp_path, monkeypatch):
 
     monkeypatch.setattr(storage, "open_read", open_read)
     monkeypatch.setattr(storage, "read_bytes", lambda path, *rest: real_read(local(path), *rest))
+    monkeypatch.setattr(storage, "read_whole", lambda path, limit: real_whole(local(path), limit))
     monkeypatch.setattr(storage, "names", lambda folder: real_names(local(folder)))
     monkeypatch.setenv("MASKMILL_CACHE", str(tmp_path / "cache"))
     return remote, opened
