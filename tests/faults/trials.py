@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
             if wrong:
                 wrongs += 1
                 print(f"{name}, {kind} at operation {at}, {found[name].log[at - 1]}: {wrong}", flush=True)
-            if number % 200 == 0:
+            if number % 50 == 0:
                 print(f"{number} of {len(trials)} trials, {wrongs} wrong, {time.monotonic() - begin:.0f} s", flush=True)
         lengths = ", ".join(f"{name} {len(scenario.log)}" for name, scenario in found.items())
         print(f"operations: {lengths}\n{len(trials)} trials: {dict(sorted(came.items()))}; {wrongs} wrong")
