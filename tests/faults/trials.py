@@ -141,13 +141,14 @@ def scenarios(root: Path, names: Sequence[str]) -> dict[str, Scenario]:
     assert code == KILLED
     retry, report = ["retry", "OUT", *_RUN], ["report", "OUT", "--json"]
     check = ["validate", "OUT"]
-    # After an interrupted retry the same build command goes on as well.
+    # After an interrupted retry the same build command goes on as well; and it clears away, under its lock, what an
+    # interrupted report began to write.
     plans = {
         "build": (build, [check], None),
         "resume": (build, [check], half),
         "overwrite": ([*build, "--overwrite"], [check], whole),
         "retry": (retry, [build, check], whole),
-        "report": (report, [check], whole),
+        "report": (report, [build, check], whole),
     }
     return {name: Scenario(name, *plans[name][:2], _made(root / name), plans[name][2]) for name in names}
 
