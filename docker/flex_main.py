@@ -11,7 +11,8 @@ import json
 import sys
 
 from maskmill.pipelines.commands.build import add_options
-from maskmill.pipelines.parts.config import DATASETS, BuildConfig, RunOptions, option_types
+from maskmill.pipelines.parts.config import DATASETS, BuildConfig, RunOptions
+from maskmill.schemas.options import keys_of
 
 _REQUIRED = ("dataset", "images", "masks", "out")
 _NOT_HERE = ("workers", "detach", "beam_args")  # of a build on the machine it is typed on
@@ -21,7 +22,7 @@ def parameters() -> list[dict]:
     """The template's parameters, in the order of the command's options."""
     parser = argparse.ArgumentParser(add_help=False)
     add_options(parser)
-    own = {*option_types(BuildConfig), *option_types(RunOptions), "out", "overwrite"} - set(_NOT_HERE)
+    own = {*keys_of(BuildConfig), *keys_of(RunOptions), "out", "overwrite"} - set(_NOT_HERE)
     actions = [action for action in parser._actions if action.dest in own]
     return [_parameter(action) for action in sorted(actions, key=lambda a: a.dest not in _REQUIRED)]
 

@@ -73,7 +73,8 @@ def list_generators() -> list[tuple[str, str, str]]:
         module, _, attribute = target.partition(":")
         path = house.joinpath(*module.split(".")[1:]).with_suffix(".py")
         cls = next(n for n in _statements(path) if isinstance(n, ast.ClassDef) and n.name == attribute)
-        fields = [n for n in cls.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+        stated = [n for n in cls.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+        fields = [n for n in stated if not ast.unparse(n.annotation).startswith("ClassVar")]  # facts, not parameters
         parameters = ", ".join(
             ast.unparse(n.target) + (f"={ast.unparse(n.value)}" if n.value is not None else "=...") for n in fields
         )

@@ -84,7 +84,7 @@ def test_what_would_end_with_this_process_cannot_be_left(flags, why, coco, tmp_p
     assert main([*own, "--detach", "--", *flags]) == 2
     said = capsys.readouterr().err
     assert why in said
-    assert len(said.strip().splitlines()) == 1
+    assert len([line for line in said.strip().splitlines() if "no image yet" not in line]) == 1  # beside the progress
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_workers_with_other_software_refuse(portable, coco, tmp_path, monkeypatc
     said = capsys.readouterr().err
     assert "maskmill: the workers of PortableRunner refused: this worker's software is not the one the plan was" in said
     assert "numpy: '0.1' -> " in said
-    assert len(said.strip().splitlines()) == 1
+    assert len([line for line in said.strip().splitlines() if "no image yet" not in line]) == 1  # beside the progress
 
 
 def test_dask_gives_the_same_bytes(coco, reference, tmp_path, monkeypatch):
@@ -162,7 +162,7 @@ def test_what_cannot_run_is_said_within_seconds(flags, code, message, coco, tmp_
     assert time.monotonic() - start < 20
     said = capsys.readouterr().err
     assert message in said
-    assert len(said.strip().splitlines()) == 1
+    assert len([line for line in said.strip().splitlines() if "no image yet" not in line]) == 1  # beside the progress
     assert not (tmp_path / "out").exists()  # refused before anything was written
 
 
