@@ -33,13 +33,13 @@ def gcs(monkeypatch):
     pytest.importorskip("gcp_storage_emulator", reason="the dev extra is not installed: gs:// tests need an emulator")
     from gcs import Gcs
 
-    from maskmill.schemas import storage
+    from maskmill.schemas import gcs_files
 
     server = Gcs()
     server.create_bucket("mill")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-    storage._client_of.cache_clear()
-    storage._REACHED.clear()
+    gcs_files._client_of.cache_clear()
+    gcs_files._REACHED.clear()
     yield server
     server.close()
-    storage._client_of.cache_clear()
+    gcs_files._client_of.cache_clear()

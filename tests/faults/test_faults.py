@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from faulty_disk import Disk
 
-from maskmill.schemas import storage
+from maskmill.schemas import local_files, storage
 
 HERE = Path(__file__).parent
 SAMPLE = os.environ.get("MASKMILL_FAULTS", "6")
@@ -17,7 +17,7 @@ SAMPLE = os.environ.get("MASKMILL_FAULTS", "6")
 _CARELESS = """
 import contextlib, io, pathlib, sys, tempfile
 import trials
-from maskmill.schemas import storage
+from maskmill.schemas import local_files, storage
 careful = storage.create
 @contextlib.contextmanager
 def careless(path):
@@ -27,7 +27,7 @@ def careless(path):
         return
     file = io.BytesIO()
     yield file
-    whole = storage.open(path, "wb")
+    whole = local_files.open(path, "wb")
     with contextlib.suppress(OSError):
         whole.raw.write(file.getvalue())
 storage.create = careless
@@ -65,8 +65,8 @@ def test_files_that_are_not_written_with_care_are_found_out():
 @pytest.mark.parametrize("kind", ["power", "torn"])
 def test_a_file_that_was_created_is_there_after_a_loss_of_power(kind, tmp_path, monkeypatch):
     disk = Disk(str(tmp_path), kind=kind)
-    monkeypatch.setattr(storage, "os", disk)
-    monkeypatch.setattr(storage, "open", disk.new_file, raising=False)
+    monkeypatch.setattr(local_files, "os", disk)
+    monkeypatch.setattr(local_files, "open", disk.new_file, raising=False)
     for content in (b"old", b"new"):
         storage.write_bytes(str(tmp_path / "a" / "b" / "file"), content)
     assert [line.split()[0] for line in disk.log][-5:] == ["write", "fsync", "rename", "open", "fsync"]
@@ -77,9 +77,9 @@ def test_a_file_that_was_created_is_there_after_a_loss_of_power(kind, tmp_path, 
 def test_without_flushing_the_folder_it_is_not(tmp_path, monkeypatch):
     """The control."""
     disk = Disk(str(tmp_path), kind="power")
-    monkeypatch.setattr(storage, "os", disk)
-    monkeypatch.setattr(storage, "open", disk.new_file, raising=False)
-    monkeypatch.setattr(storage, "_sync_folder", lambda folder: None)
+    monkeypatch.setattr(local_files, "os", disk)
+    monkeypatch.setattr(local_files, "open", disk.new_file, raising=False)
+    monkeypatch.setattr(local_files, "_sync_folder", lambda folder: None)
     storage.write_bytes(str(tmp_path / "file"), b"new")
     disk._lose()
     assert not (tmp_path / "file").exists()

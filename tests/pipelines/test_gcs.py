@@ -15,7 +15,7 @@ from maskmill.pipelines.dataset.validate import find_damage
 from maskmill.pipelines.driver.build import build
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.plan import load_plan
-from maskmill.schemas import storage
+from maskmill.schemas import gcs_files, storage
 from maskmill.schemas.errors import InputError
 from maskmill.schemas.reader import Dataset
 
@@ -216,7 +216,7 @@ def test_no_permission_is_exit_4(command, status, gcs, coco, capsys):
 
 @pytest.mark.parametrize("command", [["build", "IMAGES", "--out", OUT], ["status", OUT], ["build", OUT, "--out", "x"]])
 def test_no_credentials_is_exit_4(command, coco, capsys, monkeypatch, tmp_path):
-    storage._client_of.cache_clear()
+    gcs_files._client_of.cache_clear()
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "missing.json"))
     monkeypatch.chdir(tmp_path)

@@ -12,6 +12,11 @@ from maskmill.pipelines.reading.read_ahead import read_ahead
 from maskmill.schemas.errors import ImageError
 
 
+def readers() -> int:
+    """Threads that read; others of the process come and go with other tests."""
+    return sum(thread.name == "maskmill-read" for thread in threading.enumerate())
+
+
 @pytest.fixture
 def files(monkeypatch):
     """Reads that answer with their path; `dead` ones wait until the test lets them go. Returns that switch."""
@@ -27,6 +32,9 @@ def files(monkeypatch):
         return self.path.encode()
 
     monkeypatch.setattr(Location, "read", read)
+    deadline = time.monotonic() + 10
+    while readers() and time.monotonic() < deadline:  # of an earlier test, about to end
+        time.sleep(0.01)
     yield alive
     alive.set()
     deadline = time.monotonic() + 10
@@ -48,33 +56,28 @@ def test_order_is_kept_and_losses_are_told(files):
         run(["bug"])
 
 
-def alive() -> int:
-    """Threads that read; others of the process come and go with other tests."""
-    return sum(thread.name == "maskmill-read" for thread in threading.enumerate())
-
-
 def test_a_read_without_an_answer_is_given_up_and_the_rest_goes_on(files):
-    before = alive()
+    before = readers()
     result = run(["a", "dead1", "b", "dead2", "dead3", "c", "d"])
     assert [r.reason if isinstance(r, Refusal) else r for r in result] == [
         b"a", "timeout", b"b", "timeout", "timeout", b"c", b"d",
     ]  # fmt: skip
     deadline = time.monotonic() + 10
-    while alive() > before + 3 and time.monotonic() < deadline:
+    while readers() > before + 3 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert alive() == before + 3  # one for each that has no answer, and no other
+    assert readers() == before + 3  # one for each that has no answer, and no other
 
 
 def test_threads_do_not_pile_up_for_ever(files, monkeypatch):
     monkeypatch.setattr(reading, "MAX_UNANSWERED", 3)
-    before = alive()
+    before = readers()
     for _ in range(2):  # parts
         assert {r.reason for r in run([f"dead{i}" for i in range(1000)], 0.1)} == {"timeout"}
     (line,) = run(["healthy"])
     assert line.reason == "timeout"
     assert line.message.startswith("not tried: too many earlier reads still have no answer")
     assert 3 <= len(reading._UNANSWERED) <= 4  # the limit, and the other thread that was waiting when it was reached
-    assert alive() <= before + 4
+    assert readers() <= before + 4
     files.set()
     deadline = time.monotonic() + 10
     while reading._UNANSWERED and time.monotonic() < deadline:

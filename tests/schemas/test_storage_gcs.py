@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from maskmill.schemas import storage
+from maskmill.schemas import gcs_files, storage
 from maskmill.schemas.errors import InputError
 
 BUCKET = "gs://mill"
@@ -114,8 +114,8 @@ def test_denied(gcs):
 def test_nobody_there_is_known_within_seconds(gcs, monkeypatch):
     storage.write_bytes(f"{BUCKET}/file", b"")
     gcs.close()
-    monkeypatch.setattr(storage, "FIRST_CONTACT_S", 1.0)
-    storage._REACHED.clear()
+    monkeypatch.setattr(gcs_files, "FIRST_CONTACT_S", 1.0)
+    gcs_files._REACHED.clear()
     start = time.monotonic()
     with pytest.raises(OSError, match="no answer from storage"):
         storage.read_bytes(f"{BUCKET}/file")
@@ -123,7 +123,7 @@ def test_nobody_there_is_known_within_seconds(gcs, monkeypatch):
 
 
 def test_no_credentials_is_one_sentence(monkeypatch, tmp_path):
-    storage._client_of.cache_clear()
+    gcs_files._client_of.cache_clear()
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "missing.json"))
     with pytest.raises(InputError, match=r"no usable Google Cloud credentials .*gcloud auth application-default login"):

@@ -1,4 +1,4 @@
-"""A disk that fails at its n-th operation, under `maskmill.schemas.storage`.
+"""A disk that fails at its n-th operation, under `maskmill.schemas.local_files`.
 
 Only operations below one folder count, and those on reading as well as on writing: inputs that cannot be read are the
 ledger's matter, not this. What was written or renamed, and not yet flushed, is known, and can be lost as in a loss of power.
@@ -8,7 +8,7 @@ import errno
 import io
 import os
 
-from maskmill.schemas import storage
+from maskmill.schemas import local_files
 
 FAILURES = {"full": errno.ENOSPC, "broken": errno.EIO, "interrupted": errno.EINTR}
 KILLS = ("kill", "power", "torn")
@@ -36,7 +36,7 @@ class _File(io.FileIO):
 
 
 class Disk:
-    """Stands for the modules `os` and `builtins.open` in `storage`.
+    """Stands for the modules `os` and `builtins.open` in `local_files`.
 
     Attributes:
         count: operations until now.
@@ -158,6 +158,6 @@ class Disk:
         return os.stat(path)
 
     def install(self) -> None:
-        """Puts the disk under `storage`, in this process, for good."""
-        storage.os = self
-        storage.open = self.new_file
+        """Puts the disk under `local_files`, in this process, for good."""
+        local_files.os = self
+        local_files.open = self.new_file
