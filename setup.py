@@ -45,6 +45,7 @@ ONNX = ["onnxruntime>=1.20"]
 GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
 FUZZ = ['atheris>=3.0; platform_system == "Linux"']  # coverage-guided; without it `make fuzz` goes by chance
 DEV = [
+    "beartype>=0.20",
     "check-wheel-contents>=0.6",
     "dask>=2024.8",
     "datasets>=4.0",
@@ -53,6 +54,7 @@ DEV = [
     "gcp-storage-emulator>=2026.7",
     "hypothesis>=6.100",
     "importlib-resources>=6.0",  # tensorflow-datasets needs it to prepare a data set, and does not say so
+    "jaxtyping>=0.3",
     "jsonschema>=4.22",
     "mypy>=1.11",
     "onnx>=1.17",

@@ -14,13 +14,15 @@ sigma 0 on 14 of 25, in half a per cent of the pixels). On smoothed photographs 
 comparisons, with floats of 0 .. 255.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import logging
 import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, TypeGuard
+from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
 import numpy as np
 
@@ -37,6 +39,9 @@ from maskmill.masks._fh.workspace import Workspace, thread_workspace
 from maskmill.schemas.image import ImageRecord
 from maskmill.schemas.mask import Layer, MaskSet
 
+if TYPE_CHECKING:
+    from jaxtyping import Int32, Int64
+
 _log = logging.getLogger(__name__)
 
 MAX_PIXELS = 2**30 - 1  # an edge is named by 30 bits of pixel and 2 of direction
@@ -49,7 +54,7 @@ MinSizes = Sequence[int] | int | None
 
 def segment(
     image: np.ndarray, scales: Scales = (500, 1000, 1500), min_sizes: MinSizes = None, sigma: float = 0.8
-) -> list[np.ndarray]:
+) -> list[Int32[np.ndarray, "height width"]]:
     """Segments one image at several scales.
 
     Further scales cost a few per cent each. Safe to call from several threads at once; the image is not modified.
@@ -76,7 +81,7 @@ def segment(
 
 def segment_to_rle(
     image: np.ndarray, scales: Scales = (500, 1000, 1500), min_sizes: MinSizes = None, sigma: float = 0.8
-) -> list[tuple[list[bytes], np.ndarray]]:
+) -> list[tuple[list[bytes], Int64[np.ndarray, " segments"]]]:
     """Segments one image at several scales, straight to COCO's compressed RLE: no label image is painted.
 
     Args and Raises: as `segment`.
@@ -113,7 +118,7 @@ class _Segmentation:
         self.workspace: Workspace = thread_workspace()
         self.shared: SharedComponents
 
-    def __enter__(self) -> "_Segmentation":
+    def __enter__(self) -> _Segmentation:
         _announce_compiling()
         self.shared = share_components(self._image, min(self._scales), self._sigma, self.workspace)
         return self

@@ -1,7 +1,9 @@
 """The spatial heuristic: an n x n grid of segments (paper, section 3.2). n = 1 is the one global mask of SimCLR and BYOL."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -9,8 +11,11 @@ from maskmill.masks.runs import encode_label_map
 from maskmill.schemas.image import ImageRecord
 from maskmill.schemas.mask import Layer, MaskSet
 
+if TYPE_CHECKING:
+    from jaxtyping import Int32
 
-def grid_label_map(height: int, width: int, n: int) -> np.ndarray:
+
+def grid_label_map(height: int, width: int, n: int) -> Int32[np.ndarray, "{height} {width}"]:
     """Divides the image plane into a grid of n x n segments.
 
     Pixel (y, x) belongs to row floor(y * n / height) and column floor(x * n / width), so the sides of cells differ by at

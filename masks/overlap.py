@@ -5,17 +5,26 @@ RLE that comes here has been checked or made by us (`schemas.rle`). IoU is plain
 rule (intersection over the mask's own area) is not used; whoever measures leaves crowds out.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from maskmill.schemas.mask import MaskSet
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
 
 
 def _coco(counts: tuple[bytes, ...], height: int, width: int) -> list[dict]:
     return [{"size": [height, width], "counts": c} for c in counts]
 
 
-def iou_matrix(masks: tuple[bytes, ...], others: tuple[bytes, ...], height: int, width: int) -> np.ndarray:
+def iou_matrix(
+    masks: tuple[bytes, ...], others: tuple[bytes, ...], height: int, width: int
+) -> Float64[np.ndarray, "{len(masks)} {len(others)}"]:
     """IoU of every mask with every other: float64[len(masks), len(others)]."""
     if not masks or not others:
         return np.zeros((len(masks), len(others)))
@@ -30,7 +39,7 @@ def covered_pixels(masks: MaskSet, height: int, width: int, *, disjoint: bool) -
     return int(coco_mask.area(coco_mask.merge(_coco(masks.counts, height, width))))
 
 
-def boxes(masks: tuple[bytes, ...], height: int, width: int) -> np.ndarray:
+def boxes(masks: tuple[bytes, ...], height: int, width: int) -> Float64[np.ndarray, "{len(masks)} 4"]:
     """Bounding boxes of masks: float64[len(masks), 4], COCO's x, y, width, height in pixels."""
     if not masks:
         return np.zeros((0, 4))

@@ -6,10 +6,17 @@ runs and write them (`schemas.rle` gives the format). Disjoint masks are grouped
 `write_counts`), overlapping ones one after the other (`write_sets`).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numba import njit
 
 from maskmill.schemas.mask import MaskSet
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Integer, UInt8, UInt64
 
 NO_LABEL = np.uint32(0xFFFFFFFF)
 COLUMNS = 32  # columns transposed at a time: a row's share is two cache lines
@@ -223,7 +230,7 @@ def write_sets(members, first, labels, run_labels, run_starts, pixels, text, end
     return m
 
 
-def split_text(text: np.ndarray, ends: np.ndarray) -> list[bytes]:
+def split_text(text: UInt8[np.ndarray, " bytes"], ends: Integer[np.ndarray, " masks"]) -> list[bytes]:
     """Returns the counts that `ends` delimit in `text`."""
     bounds = ends.tolist()
     data = text[: bounds[-1]].tobytes() if bounds else b""
@@ -270,7 +277,9 @@ def encode_label_map(label_map: np.ndarray) -> MaskSet:
     return MaskSet.unranked(split_text(text, ends), areas)
 
 
-def encode_sets(members: np.ndarray, label_map: np.ndarray, score: np.ndarray) -> MaskSet:
+def encode_sets(
+    members: UInt64[np.ndarray, "k words"], label_map: np.ndarray, score: Float32[np.ndarray, " k"]
+) -> MaskSet:
     """Unions of labels as masks, in the order given.
 
     Args:

@@ -6,7 +6,10 @@ million rows in a fraction of a second, and what they say is compared with the r
 of every shard. Where the table is missing or says otherwise, the shards themselves are asked: twelve bytes a record.
 """
 
+from __future__ import annotations
+
 import struct
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +18,13 @@ from maskmill.schemas.errors import DamageError
 from maskmill.schemas.manifest import IMAGES, Manifest, Shard
 from maskmill.schemas.tfrecord import FRAME_BYTES, MAX_RECORD_BYTES, masked_crc
 
+if TYPE_CHECKING:
+    from jaxtyping import Int64
+
 _HEADER = struct.Struct("<QI")
 
 
-def load_index(folder: str, manifest: Manifest) -> np.ndarray:
+def load_index(folder: str, manifest: Manifest) -> Int64[np.ndarray, " {manifest.num_records}"]:
     """Byte offsets of all records within their shards, int64[num_records], in the order of records.
 
     Raises:
@@ -31,7 +37,7 @@ def load_index(folder: str, manifest: Manifest) -> np.ndarray:
     return offsets
 
 
-def first_records(manifest: Manifest) -> np.ndarray:
+def first_records(manifest: Manifest) -> Int64[np.ndarray, " {len(manifest.shards)+1}"]:
     """Number of the first record of every shard, and the number of all records: int64[shards + 1]."""
     return np.cumsum([0, *(shard.records for shard in manifest.shards)], dtype=np.int64)
 

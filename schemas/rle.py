@@ -12,7 +12,14 @@ Everything read from outside goes through `decode_counts`, in pure NumPy, before
 reads uninitialised memory when runs do not fill the picture, crashes on absurd sizes and can hang on malformed strings.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int64, Integer, Shaped
 
 # 2**31 pixels is far beyond what any decoder here accepts; it keeps every sum in range of int64 and of pycocotools' uint32.
 MAX_PIXELS = 2**31 - 1
@@ -23,7 +30,7 @@ class RleError(ValueError):
     """Runs that do not describe a mask of the stated size."""
 
 
-def check_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
+def check_runs(runs: np.ndarray, height: int, width: int) -> Int64[np.ndarray, " runs"]:
     """Checks that runs describe an h x w mask.
 
     Args:
@@ -52,7 +59,7 @@ def check_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
     return values
 
 
-def decode_counts(counts: bytes, height: int, width: int) -> np.ndarray:
+def decode_counts(counts: bytes, height: int, width: int) -> Int64[np.ndarray, " runs"]:
     """Compressed counts to runs, trusting nothing.
 
     Args:
@@ -93,7 +100,7 @@ def decode_counts(counts: bytes, height: int, width: int) -> np.ndarray:
     return check_runs(values, height, width)
 
 
-def encode_runs(runs: np.ndarray) -> bytes:
+def encode_runs(runs: Integer[np.ndarray, " runs"]) -> bytes:
     """Runs to compressed counts, byte for byte what pycocotools writes.
 
     Args:
@@ -115,14 +122,14 @@ def encode_runs(runs: np.ndarray) -> bytes:
     return bytes(pieces)
 
 
-def runs_to_mask(runs: np.ndarray, height: int, width: int) -> np.ndarray:
+def runs_to_mask(runs: np.ndarray, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
     """Draws runs as a picture: bool[height, width]. The runs are checked first."""
     runs = check_runs(runs, height, width)
     flat = np.repeat(np.arange(runs.size) & 1, runs).astype(bool)
     return flat.reshape(width, height).T
 
 
-def mask_to_runs(mask: np.ndarray) -> np.ndarray:
+def mask_to_runs(mask: Shaped[np.ndarray, "height width"]) -> Int64[np.ndarray, " runs"]:
     """Runs of a picture bool[height, width]; int64[n], zeros first."""
     flat = np.asarray(mask, bool).T.reshape(-1)
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
@@ -131,22 +138,22 @@ def mask_to_runs(mask: np.ndarray) -> np.ndarray:
     return np.concatenate(([0], runs)) if flat[0] else runs
 
 
-def decode_mask(counts: bytes, height: int, width: int) -> np.ndarray:
+def decode_mask(counts: bytes, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
     """Compressed counts to bool[height, width]; raises RleError as `decode_counts`."""
     return runs_to_mask(decode_counts(counts, height, width), height, width)
 
 
-def encode_mask(mask: np.ndarray) -> bytes:
+def encode_mask(mask: Shaped[np.ndarray, "height width"]) -> bytes:
     """A picture bool[height, width] to compressed counts."""
     return encode_runs(mask_to_runs(mask))
 
 
-def area_of_runs(runs: np.ndarray) -> int:
+def area_of_runs(runs: Integer[np.ndarray, " runs"]) -> int:
     """Pixels set in the mask that `runs` describe."""
     return int(np.sum(runs[1::2]))
 
 
-def box_of_runs(runs: np.ndarray, height: int) -> tuple[int, int, int, int]:
+def box_of_runs(runs: Integer[np.ndarray, " runs"], height: int) -> tuple[int, int, int, int]:
     """The smallest box around a mask as COCO's (left, top, width, height) in pixels; zeros where the mask is empty."""
     ends = np.cumsum(runs)[1::2]
     starts = ends - runs[1::2]

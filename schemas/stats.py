@@ -5,19 +5,25 @@ any mask of the layer. IoUs are counted in units of 2**-40: each is rounded by a
 and sums of integers neither round nor depend on their order.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
 
 IOU_UNIT = 1 << 40
 
 
-def to_units(iou: np.ndarray) -> np.ndarray:
+def to_units(iou: Float[np.ndarray, "*any"]) -> Int64[np.ndarray, "*any"]:
     """IoUs (float64, 0..1) in units of 1 / `IOU_UNIT`, each rounded to the nearest: int64 of the same shape."""
     return np.rint(np.asarray(iou, np.float64) * IOU_UNIT).astype(np.int64)
 
 
-def iou_units(iou: np.ndarray) -> int:
+def iou_units(iou: Float[np.ndarray, "*any"]) -> int:
     """Sum of IoUs in units; see `to_units`."""
     return int(to_units(iou).sum())
 
@@ -41,7 +47,7 @@ class LayerSums:
     covered_px: int = 0
     image_px: int = 0
 
-    def __add__(self, other: "LayerSums") -> "LayerSums":
+    def __add__(self, other: LayerSums) -> LayerSums:
         return LayerSums(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
     @property

@@ -4,7 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+import shapes
 from hypothesis import settings
+
+shapes.install()  # before anything of maskmill is loaded
 
 # No deadline: whichever test comes first pays for the compilation of a kernel, and each file must be green alone.
 settings.register_profile("maskmill", deadline=None)

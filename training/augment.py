@@ -5,10 +5,17 @@ and is clipped back to it, as in the release. Each image has its own random orde
 computed at each of four turns and one is kept, which costs little beside the network and has no branches.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
 from maskmill.training.config import AugmentConfig, ViewAugment
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Shaped, UInt8, UInt32
 
 # ImageNet's, in RGB on [0, 1]; torchvision's models expect the same.
 MEAN = (0.485, 0.456, 0.406)
@@ -16,7 +23,9 @@ STD = (0.229, 0.224, 0.225)
 LUMA = (0.2989, 0.5870, 0.1140)
 
 
-def augment_views(images: jax.Array, keys: jax.Array, config: AugmentConfig) -> jax.Array:
+def augment_views(
+    images: UInt8[jax.Array, "n views size size 3"], keys: UInt32[jax.Array, "n 2"], config: AugmentConfig
+) -> Float32[jax.Array, "n views size size 3"]:
     """Augments and normalises the views of a batch.
 
     Args:
@@ -33,12 +42,14 @@ def augment_views(images: jax.Array, keys: jax.Array, config: AugmentConfig) -> 
     return normalize(jnp.stack(views, 1))
 
 
-def normalize(images: jax.Array) -> jax.Array:
+def normalize(images: Float32[jax.Array, "*rows 3"]) -> Float32[jax.Array, "*rows 3"]:
     """float32[..., 3] in [0, 1] to what the encoder expects."""
     return (images - jnp.array(MEAN)) / jnp.array(STD)
 
 
-def draw(keys: jax.Array, view_index: int, view: ViewAugment, blur_sigma: tuple[float, float]) -> dict[str, jax.Array]:
+def draw(
+    keys: UInt32[jax.Array, "n 2"], view_index: int, view: ViewAugment, blur_sigma: tuple[float, float]
+) -> dict[str, Shaped[jax.Array, " n *more"]]:
     """All random values of one view, a pure function of the records' seeds.
 
     Args:
@@ -69,7 +80,9 @@ def draw(keys: jax.Array, view_index: int, view: ViewAugment, blur_sigma: tuple[
     }
 
 
-def apply(x: jax.Array, drawn: dict[str, jax.Array], view: ViewAugment, blur_kernel: int) -> jax.Array:
+def apply(
+    x: Float32[jax.Array, "n size size 3"], drawn: dict[str, jax.Array], view: ViewAugment, blur_kernel: int
+) -> Float32[jax.Array, "n size size 3"]:
     """Applies drawn values to float32[n, size, size, 3] images in [0, 1]; operations of probability 0 are left out."""
 
     def per_image(values: jax.Array) -> jax.Array:

@@ -1,15 +1,22 @@
 """Weighted k-nearest-neighbour classification on cosine similarity (Wu et al. 2018, arXiv:1805.01978)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Integer
 
 _BLOCK = 1024  # queries at a time
 
 
 def knn_accuracy(
-    train: np.ndarray,
-    train_labels: np.ndarray,
-    test: np.ndarray,
-    test_labels: np.ndarray,
+    train: Float32[np.ndarray, "n d"],
+    train_labels: Integer[np.ndarray, " n"],
+    test: Float32[np.ndarray, "m d"],
+    test_labels: Integer[np.ndarray, " m"],
     *,
     k: int = 20,
     temperature: float = 0.07,

@@ -9,10 +9,16 @@ identity; the negatives are all other valid targets of view 2 and, if asked, of 
 view 1. Targets of view 1 with the anchor's own identity are neither.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Int32
 
 PADDING = -1  # mask identity of an unused slot: no anchor, no positive, no negative
 _NEVER = -1e30  # logit of what does not count: exp is exactly 0, and unlike -inf it keeps gradients finite
@@ -33,9 +39,9 @@ def resolve_precision(precision: str, platform: str) -> str:
 
 
 def detcon_loss(
-    anchors: jax.Array,
-    targets: jax.Array,
-    ids: jax.Array,
+    anchors: Float[jax.Array, "n 2 masks d"],
+    targets: Float[jax.Array, "n 2 masks d"],
+    ids: Int32[jax.Array, "n 2 masks"],
     *,
     form: str = "paper",
     reduction: str = "pairs",
@@ -46,7 +52,7 @@ def detcon_loss(
     chunk: int = 4096,
     precision: str = "highest",
     replicate: Callable[[jax.Array], jax.Array] = lambda x: x,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> tuple[Float32[jax.Array, ""], dict[str, Float32[jax.Array, ""]]]:
     """Loss of one global batch, both directions summed.
 
     `form` is one of:

@@ -4,10 +4,12 @@ A network's arrays are two flat dicts, `params` (learned) and `stats` (batch nor
 path: `encoder.layer1.0.conv1.kernel`, `projector.bn.scale`. The target network has no predictor.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,9 @@ from flax import nnx
 
 from maskmill.training.config import Config, ModelConfig
 from maskmill.training.resnet import BatchNorm, ResNet
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Float32
 
 Arrays = dict[str, jax.Array]
 
@@ -88,7 +93,7 @@ class Pure:
     _trees: tuple
 
     @classmethod
-    def of(cls, make: Callable[[], nnx.Module]) -> "Pure":
+    def of(cls, make: Callable[[], nnx.Module]) -> Pure:
         """Takes apart the module that `make()` builds, without computing its initial values."""
         graph, *states = nnx.split(nnx.eval_shape(make), nnx.Param, nnx.BatchStat)
         params, stats = (_named(state) for state in states)
@@ -165,7 +170,9 @@ def _truncated_normal(random: np.random.Generator, shape: tuple[int, ...]) -> np
     return x / np.float32(0.87962566)
 
 
-def mask_pool(hidden: jax.Array, weights: jax.Array) -> jax.Array:
+def mask_pool(
+    hidden: Float[jax.Array, "*rows cells channels"], weights: Float32[jax.Array, "*rows masks cells"]
+) -> Float32[jax.Array, "*rows masks channels"]:
     """Mask-pooled hidden vectors h_m: means of the hidden vectors weighted by each mask (section 3.1).
 
     Args:
@@ -180,7 +187,12 @@ def mask_pool(hidden: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.einsum("...mp,...pc->...mc", weights, hidden.astype(jnp.float32), precision=jax.lax.Precision.HIGH)
 
 
-def forward(network: Network, images: jax.Array, weights: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+def forward(
+    network: Network,
+    images: Float[jax.Array, "n views size size 3"],
+    weights: Float32[jax.Array, "n 2 masks cells"],
+    valid: Bool[jax.Array, "n 2 masks"],
+) -> tuple[Float32[jax.Array, "n 2 masks out"], Float32[jax.Array, "n 2 masks out"]]:
     """Latents of both views, with the batch's own statistics; updates the running averages of `network`.
 
     Args:

@@ -10,14 +10,20 @@ The order depends on the number of processes: a run that continues with another 
 its epoch's order. Keys and orders come from a hash written out here, not from a library whose streams may change.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from maskmill.schemas.errors import UsageError
 from maskmill.schemas.manifest import Manifest
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64, UInt64
 
 _SHARDS, _RECORDS, _KEYS = range(3)  # what is drawn
 
@@ -29,7 +35,7 @@ def mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def fold(*parts: npt.ArrayLike) -> np.ndarray:
+def fold(*parts: npt.ArrayLike) -> UInt64[np.ndarray, "*last"]:
     """Hashes integers, the last of which may be an array, to uint64s of the last one's shape."""
     state = np.zeros(1, np.uint64)
     for part in parts:
@@ -101,7 +107,7 @@ class Order:
                 skip = 0
             epoch += 1
 
-    def records(self, step: int) -> np.ndarray:
+    def records(self, step: int) -> Int64[np.ndarray, " batch"]:
         """Record numbers of this process's part of a step, int64[batch]."""
         found = np.zeros(0, np.int64)
         for group in self.groups(step):

@@ -10,8 +10,11 @@ Three numbers, each beside those of a randomly initialised backbone of the same 
 A fifth of the records, chosen by their names, is held out and evaluated on.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import zlib
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +31,9 @@ from maskmill.training.config import ModelConfig
 from maskmill.training.knn import knn_accuracy
 from maskmill.training.record import decode_image
 from maskmill.training.resize import resize_crop
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float16, Int64, UInt8
 
 IGNORE = -1  # pixels that count neither in training nor in evaluation: crowds
 HELD_OUT = 5  # one record in so many
@@ -125,7 +131,9 @@ def _paint(
     return labels, found
 
 
-def extract(config: ModelConfig, params: dict, stats: dict, images: np.ndarray, batch: int = 32) -> np.ndarray:
+def extract(
+    config: ModelConfig, params: dict, stats: dict, images: UInt8[np.ndarray, "n size size 3"], batch: int = 32
+) -> Float16[np.ndarray, "n cells cells channels"]:
     """Frozen features, with running averages as batch norm's statistics.
 
     Args:
@@ -152,7 +160,9 @@ def extract(config: ModelConfig, params: dict, stats: dict, images: np.ndarray, 
     return np.concatenate(parts)
 
 
-def segmentation_scores(features: np.ndarray, data: Labelled, *, seed: int = 0, steps: int = 600) -> dict[str, float]:
+def segmentation_scores(
+    features: Float[np.ndarray, "n cells cells channels"], data: Labelled, *, seed: int = 0, steps: int = 600
+) -> dict[str, float]:
     """Trains the segmentation probe and evaluates it on the held-out images.
 
     Batch norm in front of a linear layer on frozen features is a standardisation, whose scale and offset the layer
@@ -212,7 +222,7 @@ def segmentation_scores(features: np.ndarray, data: Labelled, *, seed: int = 0, 
     return mean_iou(confusion)
 
 
-def mean_iou(confusion: np.ndarray) -> dict[str, float]:
+def mean_iou(confusion: Int64[np.ndarray, "labels labels"]) -> dict[str, float]:
     """Scores of a confusion matrix int64[truth, prediction]; labels that are absent from the truth do not count."""
     hit = np.diag(confusion)
     union = confusion.sum(0) + confusion.sum(1) - hit
@@ -223,7 +233,7 @@ def mean_iou(confusion: np.ndarray) -> dict[str, float]:
     }
 
 
-def knn_scores(features: np.ndarray, data: Labelled) -> dict[str, float]:
+def knn_scores(features: Float[np.ndarray, "n cells cells channels"], data: Labelled) -> dict[str, float]:
     """{"knn_region", "knn_image"}: accuracies on the held-out part, of whichever the build has labels for."""
     cells = features.reshape(len(features), -1, features.shape[-1]).astype(np.float32)
     scores = {}

@@ -4,7 +4,9 @@ Every step of it but the parsing releases Python's lock, so that threads run rec
 the rest is compiled (`training.geometry`, `training.resize`).
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,11 +20,14 @@ from maskmill.training import geometry
 from maskmill.training.config import DataConfig
 from maskmill.training.resize import resize_crop
 
+if TYPE_CHECKING:
+    from jaxtyping import UInt8, UInt64
+
 ANNOTATIONS = "gt"  # the layer that any build with annotations has
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def decode_image(encoded: bytes) -> np.ndarray | None:
+def decode_image(encoded: bytes) -> UInt8[np.ndarray, "height width 3"] | None:
     """JPEG or PNG bytes to uint8[height, width, 3], RGB, by the decoder of every build; None where they are neither."""
     try:
         return cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS)
@@ -37,7 +42,7 @@ class Layers(NamedTuple):
     annotations: bool
 
     @classmethod
-    def choose(cls, manifest: Manifest, config: DataConfig) -> "Layers":
+    def choose(cls, manifest: Manifest, config: DataConfig) -> Layers:
         """Those that `config` names. Raises InputError for a layer that the manifest lacks."""
         names = [layer.name for layer in manifest.layers]
         if config.global_mask:
@@ -99,7 +104,11 @@ def parse(payload: bytes, layers: Layers) -> Parsed:
 
 
 def fill_views(
-    payloads: list[bytes], keys: np.ndarray, layers: Layers, config: DataConfig, out: dict[str, np.ndarray]
+    payloads: list[bytes],
+    keys: UInt64[np.ndarray, " n"],
+    layers: Layers,
+    config: DataConfig,
+    out: dict[str, np.ndarray],
 ) -> None:
     """Views of some records, written into their rows of a batch.
 
@@ -151,12 +160,12 @@ def fill_views(
 class BrokenRecord(Exception):
     """Record `index` of those given is damaged; its file's name stands before what is wrong, where it can be read."""
 
-    def __init__(self, index: int, record: "Parsed | None", what: str):
+    def __init__(self, index: int, record: Parsed | None, what: str):
         super().__init__(f" ({record.filename}): {what}" if record else f": {what}")
         self.index = index
 
 
-def _parsed(index: int, payload: bytes, layers: Layers) -> "Parsed":
+def _parsed(index: int, payload: bytes, layers: Layers) -> Parsed:
     try:
         return parse(payload, layers)
     except DamageError as error:

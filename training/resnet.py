@@ -5,11 +5,16 @@ release). Attribute names are torchvision's, so that a parameter's path is its e
 set here: see `training.model.initialize`.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class BatchNorm(nnx.Module):
@@ -201,7 +206,9 @@ class ResNet(nnx.Module):
             setattr(self, f"layer{index + 1}", nnx.List(blocks))
         self.channels = channels
 
-    def __call__(self, images: jax.Array, views: int = 0) -> jax.Array:
+    def __call__(
+        self, images: Float[jax.Array, "rows height width 3"], views: int = 0
+    ) -> Float[jax.Array, "rows h w channels"]:
         """Hidden vectors h.
 
         Args:

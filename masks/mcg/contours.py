@@ -8,13 +8,19 @@ Cues after Martin, Fowlkes & Malik, "Learning to detect natural image boundaries
 themselves are this project's.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from maskmill.masks.mcg import cues
 from maskmill.masks.mcg.trees import TreeModel
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, UInt8
 
 CONTOUR_FEATURES = (
     *(f"{name}_{sigma}" for sigma in (1, 2, 4, 8) for name in ("grad_l", "grad_ab")),
@@ -57,7 +63,7 @@ def _gradients(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def shrink(image: np.ndarray, scale: float) -> np.ndarray:
+def shrink(image: UInt8[np.ndarray, "h w 3"], scale: float) -> UInt8[np.ndarray, "h2 w2 3"]:
     """A picture resized by `scale`, each side at least one pixel; uint8[h, w, 3]."""
     if scale == 1:
         return image
@@ -67,7 +73,7 @@ def shrink(image: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(image, size, interpolation=method)
 
 
-def contour_features(image: np.ndarray) -> np.ndarray:
+def contour_features(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w features"]:
     """Boundary cues of every pixel.
 
     Args:
@@ -154,13 +160,13 @@ def _steps(contour: np.ndarray) -> np.ndarray:
     return (np.round(contour * 4096) / 4096).astype(np.float32)
 
 
-def learned_contours(image: np.ndarray, model: TreeModel) -> np.ndarray:
+def learned_contours(image: UInt8[np.ndarray, "h w 3"], model: TreeModel) -> Float32[np.ndarray, "h w"]:
     """Probability of a contour at each pixel, as the model's training samples were mixed; float32[h, w] in 0..1."""
     odds = model.predict_planes(_cue_planes(image), EARLY_TREES, EARLY_FLOOR, STRETCH)
     return _steps(1 / (1 + np.exp(-odds)))
 
 
-def gradient_contours(image: np.ndarray) -> np.ndarray:
+def gradient_contours(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
     """Contour strength from colour gradients alone, learnt from no label; float32[h, w] in 0..1."""
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
     total = np.zeros(image.shape[:2], np.float32)

@@ -5,7 +5,9 @@ section 6); the others describe how the region differs from what surrounds it, h
 how convex and how uniform it is.
 """
 
-from typing import NamedTuple, TypeVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numba
 import numpy as np
@@ -14,6 +16,9 @@ from maskmill.masks.mcg import regions as columns
 from maskmill.masks.mcg.candidates import Candidates, TreeGroups
 from maskmill.masks.mcg.outlines import PARTS, outline
 from maskmill.masks.mcg.regions import DIRECTIONS, Regions
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
 
 CANDIDATE_FEATURES = (
     "end",  # lowest level at which a part disappears
@@ -387,7 +392,9 @@ def _features(groups, hole_start, holes, nodes, leaves, size, turn, out):
         _contrast_features(f, own, ring, whole, rim, rest)
 
 
-def candidate_features(lists: list[TreeGroups], candidates: Candidates, regions: Regions) -> np.ndarray:
+def candidate_features(
+    lists: list[TreeGroups], candidates: Candidates, regions: Regions
+) -> Float32[np.ndarray, "candidates features"]:
     """The ranker's view of each candidate.
 
     Args:

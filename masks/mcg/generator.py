@@ -1,7 +1,9 @@
 """Generator `mcg`: the first so many object proposals of an MCG-style pipeline."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -13,6 +15,9 @@ from maskmill.masks.mcg.selection import select
 from maskmill.masks.runs import encode_sets
 from maskmill.schemas.image import ImageRecord
 from maskmill.schemas.mask import Layer, MaskSet
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, UInt8
 
 MAX_TOP = 10_000
 
@@ -83,7 +88,9 @@ class Mcg:
             Layer(f"mcg-{top}", "mcg", {"top": top, **models}, provenance, disjoint=False) for top in self._tops
         )
 
-    def propose(self, image: np.ndarray, on_stage: OnStage = lambda stage: None) -> tuple[Proposals, np.ndarray]:
+    def propose(
+        self, image: UInt8[np.ndarray, "h w 3"], on_stage: OnStage = lambda stage: None
+    ) -> tuple[Proposals, Float32[np.ndarray, " candidates"]]:
         """All candidates of a picture uint8[h, w, 3], and their scores float32[P]."""
         contour, ranker = self.contour_model, self.ranker_model
         proposals = propose_image(image, contour.trees if contour else None, STANDARD, on_stage)

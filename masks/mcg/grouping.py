@@ -6,7 +6,9 @@ appeared before and touch it. The first so many groups of each size are kept, so
 salient structures are combined first.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numba
 import numpy as np
@@ -14,6 +16,9 @@ import numpy as np
 from maskmill.masks.mcg.nodes import Nodes
 from maskmill.masks.mcg.outlines import singletons
 from maskmill.masks.mcg.regions import AREA, Regions
+
+if TYPE_CHECKING:
+    from jaxtyping import Int32
 
 MIN_SHARE = 0.05  # of a group's area, for each of its parts: duplicates above an overlap of 0.95 are not even listed
 MAX_SHARE = 0.7  # of the picture, for groups: of near-complete pictures the single nodes are enough
@@ -230,8 +235,12 @@ def _untie_enclosed(touch, hole_start, holes, place, low, high):
 
 
 def list_groups(
-    nodes: Nodes, edges: np.ndarray, regions: Regions, quotas: tuple[int, int, int, int], merges: int
-) -> np.ndarray:
+    nodes: Nodes,
+    edges: Int32[np.ndarray, "touching 2"],
+    regions: Regions,
+    quotas: tuple[int, int, int, int],
+    merges: int,
+) -> Int32[np.ndarray, "groups 4"]:
     """Singletons and groups of one tree; int32[g, 4], see `group_nodes`.
 
     Args:

@@ -5,13 +5,19 @@ nodes, is a set of leaves. After Arbelaez et al., TPAMI 2011 (OWT-UCM), and Pont
 Grouping", TPAMI 2017, sections 3 and 4; the merging is higra's.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING
 
 import cv2
 import numba
 import numpy as np
 
 from maskmill.masks.mcg.watershed import merge_edges, relabel, touching_regions, watershed_labels
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
 
 CUT_POWER = 0.25
 
@@ -61,7 +67,7 @@ class Partition:
     tree: Tree
 
 
-def watershed_tree(contour: np.ndarray, max_leaves: int) -> Partition:
+def watershed_tree(contour: Float32[np.ndarray, "h w"], max_leaves: int) -> Partition:
     """Watershed regions and average-linkage tree of one contour map: its ultrametric contour map, as a tree.
 
     The strength of a boundary is the mean contour strength along it. Weighting it by how well the contour's orientation
@@ -222,7 +228,7 @@ def _linkage(leaves: int, edges: np.ndarray, weight: np.ndarray, length: np.ndar
     return Tree(parent, monotone(parent, np.asarray(altitude, np.float64)))
 
 
-def build_hierarchy(contours: list[np.ndarray], max_leaves: int) -> Hierarchy:
+def build_hierarchy(contours: list[Float32[np.ndarray, "_ _"]], max_leaves: int) -> Hierarchy:
     """Trees of one image from its contour maps.
 
     Args:

@@ -4,14 +4,20 @@ So everything a group of nodes needs (its area, colours, hull, outline) comes fr
 leaves inside are never visited. `masks.mcg.outlines` fills the nodes' holes.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import heapq
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
 
 from maskmill.masks.mcg.hierarchy import Tree
 from maskmill.masks.mcg.regions import AREA, Regions
+
+if TYPE_CHECKING:
+    from jaxtyping import Int32, UInt64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +125,7 @@ def leaf_intervals(parent):
     return leaves, low, low + size
 
 
-def leaf_keys(leaves: int) -> np.ndarray:
+def leaf_keys(leaves: int) -> UInt64[np.ndarray, " {leaves}"]:
     """A fixed random 64-bit key per leaf; a set's key is their sum, so equal sets have equal keys: uint64[leaves].
 
     Two different sets share a key with probability 2**-64; with 2**16 candidates an image that is nothing.
@@ -198,7 +204,7 @@ def _outlines(parent, node, edges, length, saliency, step):
     return inside[node], start, edge, outside
 
 
-def describe_nodes(tree: Tree, edges: np.ndarray, regions: Regions, merges: int) -> Nodes:
+def describe_nodes(tree: Tree, edges: Int32[np.ndarray, "touching 2"], regions: Regions, merges: int) -> Nodes:
     """The nodes that appear when `merges` merges are undone, holes not filled yet.
 
     Args:

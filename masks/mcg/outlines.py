@@ -5,13 +5,19 @@ those nodes' holes: whether a leaf belongs is asked of those, and a group is wal
 its inside.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
 
 from maskmill.masks.mcg.nodes import Nodes, leaf_keys
 from maskmill.masks.mcg.regions import Regions
+
+if TYPE_CHECKING:
+    from jaxtyping import Int32, Int64, UInt64
 
 PARTS = 4
 
@@ -153,7 +159,9 @@ def _fill_holes(groups, low, high, place, box, start, edge, outside, own_start, 
     return hole_start, holes[:count].copy()
 
 
-def fill_holes(groups: np.ndarray, nodes: Nodes, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
+def fill_holes(
+    groups: Int32[np.ndarray, "groups 4"], nodes: Nodes, regions: Regions
+) -> tuple[Int64[np.ndarray, " groups+1"], Int32[np.ndarray, " leaves"]]:
     """Parts of each group's complement that do not reach the picture's border, beyond its nodes' own holes.
 
     A hole lies strictly inside the group's bounding box, so the search from a touching leaf ends as soon as it meets
@@ -231,13 +239,15 @@ def fill_nodes(nodes: Nodes, regions: Regions) -> Nodes:
     )
 
 
-def row_sums(values: np.ndarray, start: np.ndarray) -> np.ndarray:
+def row_sums(
+    values: UInt64[np.ndarray, " values"], start: Int64[np.ndarray, " starts"]
+) -> UInt64[np.ndarray, " starts-1"]:
     """Sums of compressed rows: values uint64[...], start int64[r + 1] -> uint64[r], modulo 2**64."""
     running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64)])
     return running[start[1:]] - running[start[:-1]]
 
 
-def singletons(count: int) -> np.ndarray:
+def singletons(count: int) -> Int32[np.ndarray, "{count} 4"]:
     """Groups of the first `count` nodes alone; int32[count, 4]."""
     out = np.full((count, PARTS), -1, np.int32)
     out[:, 0] = np.arange(count)

@@ -1,7 +1,10 @@
 """A picture to its candidates: the stages in order, and the bounds that keep each of them finite."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -12,6 +15,9 @@ from maskmill.masks.mcg.features import candidate_features
 from maskmill.masks.mcg.hierarchy import Hierarchy, build_hierarchy
 from maskmill.masks.mcg.regions import Regions, measure_regions
 from maskmill.masks.mcg.trees import TreeModel
+
+if TYPE_CHECKING:
+    from jaxtyping import Int32, UInt8
 
 OnStage = Callable[[str], None]
 
@@ -70,7 +76,7 @@ def working_scale(height: int, width: int, settings: Settings) -> float:
 
 
 def propose_image(
-    image: np.ndarray,
+    image: UInt8[np.ndarray, "h w 3"],
     contour_model: TreeModel | None,
     settings: Settings = STANDARD,
     on_stage: OnStage = lambda stage: None,
@@ -109,7 +115,7 @@ def propose_image(
     return Proposals(hierarchy, regions, candidates, features)
 
 
-def labels_in_frame(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+def labels_in_frame(labels: Int32[np.ndarray, "h w"], height: int, width: int) -> Int32[np.ndarray, "{height} {width}"]:
     """Leaf labels of the working frame in the picture's own frame, nearest neighbour; int32[height, width]."""
     if labels.shape == (height, width):
         return labels

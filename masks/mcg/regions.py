@@ -1,12 +1,18 @@
 """What is known of each leaf region: everything a candidate's features need, so that no candidate is ever drawn."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING
 
 import cv2
 import numba
 import numpy as np
 
 from maskmill.masks.mcg.hierarchy import Hierarchy
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Float64, Int32, UInt8
 
 DIRECTIONS = 16  # of the support function that bounds convex hulls
 BINS = 8  # per Lab channel
@@ -100,13 +106,15 @@ def _accumulate(labels, count, lab, contour, cosines, sines):
     return box, additive, support
 
 
-def directions() -> tuple[np.ndarray, np.ndarray]:
+def directions() -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, " d"]]:
     """Cosines and sines of the support directions, float64[DIRECTIONS] each."""
     angle = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
     return np.cos(angle), np.sin(angle)
 
 
-def adjacency(edges: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def adjacency(
+    edges: Int32[np.ndarray, "m 2"], count: int
+) -> tuple[Int32[np.ndarray, " {count}+1"], Int32[np.ndarray, " 2*m"], Int32[np.ndarray, " 2*m"]]:
     """Compressed rows of the region graph: start int32[n + 1], neighbour int32[2m], edge int32[2m]."""
     ends = np.concatenate([edges[:, 0], edges[:, 1]])
     others = np.concatenate([edges[:, 1], edges[:, 0]])
@@ -116,7 +124,9 @@ def adjacency(edges: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np
     return start, others[order].astype(np.int32), index[order]
 
 
-def measure_regions(image: np.ndarray, hierarchy: Hierarchy, contour: np.ndarray) -> Regions:
+def measure_regions(
+    image: UInt8[np.ndarray, "h w 3"], hierarchy: Hierarchy, contour: Float32[np.ndarray, "h w"]
+) -> Regions:
     """Leaf statistics of one image.
 
     Args:

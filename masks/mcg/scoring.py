@@ -12,10 +12,16 @@ SIGIR 2015, with chunks of rows in the place of its order of features. The sums 
 values are added in float32, tree by tree.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Integer
 
 WORD = 31  # leaves; the sign is not used
 ALL = (1 << WORD) - 1
@@ -49,13 +55,13 @@ class Layout:
 
 
 def lay_out(
-    feature: np.ndarray,
-    threshold: np.ndarray,
-    left: np.ndarray,
-    right: np.ndarray,
-    value: np.ndarray,
-    node_start: np.ndarray,
-    leaf_start: np.ndarray,
+    feature: Integer[np.ndarray, " nodes"],
+    threshold: Float[np.ndarray, " nodes"],
+    left: Integer[np.ndarray, " nodes"],
+    right: Integer[np.ndarray, " nodes"],
+    value: Float[np.ndarray, " leaves"],
+    node_start: Integer[np.ndarray, " starts"],
+    leaf_start: Integer[np.ndarray, " starts"],
 ) -> Layout:
     """Puts checked arrays of a `masks.mcg.trees.TreeModel` into words."""
     comparisons: list[tuple[int, float, int]] = []

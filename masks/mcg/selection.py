@@ -1,9 +1,15 @@
 """From scores to a ranked list: maximum marginal relevance, and what may be in the list at all."""
 
+from __future__ import annotations
+
 import heapq
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int64, UInt64
 
 SCORE_WEIGHT = 0.7
 DUPLICATE = 0.95
@@ -72,8 +78,12 @@ def _select(members, area, score, top, weight, duplicate):
 
 
 def select(
-    members: np.ndarray, area: np.ndarray, score: np.ndarray, top: int, weight: float = SCORE_WEIGHT
-) -> np.ndarray:
+    members: UInt64[np.ndarray, "candidates words"],
+    area: Int64[np.ndarray, " leaves"],
+    score: Float32[np.ndarray, " candidates"],
+    top: int,
+    weight: float = SCORE_WEIGHT,
+) -> Int64[np.ndarray, " chosen"]:
     """Orders candidates by maximum marginal relevance.
 
     Repeatedly takes the candidate with the largest `weight * score - (1 - weight) * overlap`, where overlap is its largest

@@ -5,12 +5,18 @@ left where `row[feature] <= threshold`. A child index >= 0 is another inner node
 is the tree's leaf k. The ensemble's prediction is the sum of the leaf values.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from maskmill.masks.mcg.scoring import lay_out, score_planes, score_rows
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
 
 ARRAYS = {
     "feature": np.int16,
@@ -46,7 +52,7 @@ class TreeModel:
     def _layout(self) -> tuple[np.ndarray, ...]:
         return lay_out(*(getattr(self, name) for name in ARRAYS)).arrays
 
-    def predict(self, rows: np.ndarray) -> np.ndarray:
+    def predict(self, rows: Float32[np.ndarray, "n features"]) -> Float32[np.ndarray, " n"]:
         """Sums of leaf values.
 
         Args:
@@ -58,8 +64,8 @@ class TreeModel:
         return score_rows(np.ascontiguousarray(rows, np.float32), self._layout)
 
     def predict_planes(
-        self, planes: np.ndarray, early: int = 0, floor: float = 0.0, stretch: float = 1.0
-    ) -> np.ndarray:
+        self, planes: Float32[np.ndarray, "features h w"], early: int = 0, floor: float = 0.0, stretch: float = 1.0
+    ) -> Float32[np.ndarray, "h w"]:
         """Sums of leaf values of every pixel.
 
         Args:

@@ -1,7 +1,10 @@
 """One record as arrays: what a training loop takes, whatever its framework."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -11,6 +14,9 @@ from maskmill.schemas import rle
 from maskmill.schemas.errors import DamageError, ImageError, InputError, UsageError
 from maskmill.schemas.example import ImageExample
 from maskmill.schemas.manifest import Manifest
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +90,9 @@ def to_arrays(example: ImageExample, layers: Sequence[int] | None) -> Arrays:
     )
 
 
-def draw_masks(counts: Sequence[bytes], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_masks(
+    counts: Sequence[bytes], height: int, width: int
+) -> tuple[Bool[np.ndarray, "masks {height} {width}"], Float32[np.ndarray, "masks 4"]]:
     """Masks and their boxes, as `Arrays` has them. Raises RleError."""
     masks = np.zeros((len(counts), height, width), bool)
     boxes = np.zeros((len(counts), 4), np.float32)

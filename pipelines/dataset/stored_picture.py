@@ -4,6 +4,10 @@ A folder that came from elsewhere may hold a picture of a few kilobytes that fil
 the record's height and width, and these are bounded by the manifest (`check_size`).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from maskmill.pipelines.reading.decode import decode_image, read_header
@@ -11,6 +15,9 @@ from maskmill.schemas import rle
 from maskmill.schemas.errors import DamageError, ImageError
 from maskmill.schemas.example import ImageExample
 from maskmill.schemas.manifest import Manifest
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
 
 
 def check_size(example: ImageExample, manifest: Manifest) -> None:
@@ -39,7 +46,7 @@ def check_picture(example: ImageExample) -> None:
         )
 
 
-def decode_picture(example: ImageExample) -> np.ndarray:
+def decode_picture(example: ImageExample) -> UInt8[np.ndarray, "{example.height} {example.width} 3"]:
     """A record's picture: uint8[height, width, 3], RGB.
 
     Raises:

@@ -1,8 +1,10 @@
 """What of a data set is exported, and its records in the words that the formats share: plain values, boxes, COCO RLE."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +15,9 @@ from maskmill.schemas.errors import DamageError
 from maskmill.schemas.example import ImageExample
 from maskmill.schemas.manifest import IMAGES, Manifest, Shard
 from maskmill.schemas.reader import Dataset, read_shard
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Chosen:
     truth: bool
 
     @classmethod
-    def of(cls, dataset: Dataset, names: Sequence[str], truth: bool) -> "Chosen":
+    def of(cls, dataset: Dataset, names: Sequence[str], truth: bool) -> Chosen:
         """By layers' names; no name means all.
 
         Raises:
@@ -113,7 +118,7 @@ class Chosen:
         return [{"id": number, "name": name} for number, name in enumerate(self.names, 1)]
 
 
-def runs_of(example: ImageExample, counts: bytes) -> np.ndarray:
+def runs_of(example: ImageExample, counts: bytes) -> Int64[np.ndarray, " runs"]:
     """Runs of one of a record's masks. Raises DamageError."""
     try:
         return rle.decode_counts(counts, example.height, example.width)
@@ -127,7 +132,7 @@ def _mask(example: ImageExample, counts: bytes, *, score: float = 1.0, **fields:
     return Mask(counts.decode("ascii"), rle.area_of_runs(runs), box, score, **fields)
 
 
-def image_ids(dataset: Dataset) -> np.ndarray | None:
+def image_ids(dataset: Dataset) -> Int64[np.ndarray, " records"] | None:
     """COCO image ids of all records in order, int64[num_records], or None where not every record has one of its own.
 
     Raises:

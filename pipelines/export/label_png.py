@@ -1,5 +1,9 @@
 """Label PNGs: one per picture, 16 bits, 0 where no mask is and k for the k-th mask of a layer whose masks do not overlap."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 
@@ -8,6 +12,9 @@ from maskmill.pipelines.export.chosen import Chosen, runs_of
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError, UsageError
 from maskmill.schemas.example import ImageExample
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt16
 
 MAX_LABEL = 2**16 - 1
 
@@ -27,7 +34,7 @@ def check_layer(chosen: Chosen) -> None:
         )
 
 
-def label_map(example: ImageExample, layer: int) -> np.ndarray:
+def label_map(example: ImageExample, layer: int) -> UInt16[np.ndarray, "{example.height} {example.width}"]:
     """uint16[height, width]: 0, or 1 + the position of the mask.
 
     Raises:

@@ -4,10 +4,17 @@ Positives lie on instance outlines. COCO outlines only *some* things, so an edge
 negatives are taken only well inside instances, or far from every outline, and never in crowd regions.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 
 from maskmill.masks.mcg.contours import contour_features, shrink
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float32, Int8, UInt8
 
 POSITIVE, INSIDE, FAR = 0, 1, 2
 # Pixels sampled per picture at full scale, by kind; half as many per halving of the scale.
@@ -16,7 +23,9 @@ ON_OUTLINE_PX, INSIDE_PX, FAR_PX = 1, 5, 20
 SMALLEST_PX = 40  # instances of fewer pixels at a scale have no outline there worth learning
 
 
-def outlines(masks: list[np.ndarray], height: int, width: int) -> np.ndarray:
+def outlines(
+    masks: list[Bool[np.ndarray, "{height} {width}"]], height: int, width: int
+) -> Bool[np.ndarray, "{height} {width}"]:
     """Pixels of a mask that touch its outside within the picture, for any of the masks; bool[height, width]."""
     out = np.zeros((height, width), bool)
     for mask in masks:
@@ -27,8 +36,12 @@ def outlines(masks: list[np.ndarray], height: int, width: int) -> np.ndarray:
 
 
 def contour_samples(
-    image: np.ndarray, masks: list[np.ndarray], crowds: list[np.ndarray], scale: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+    image: UInt8[np.ndarray, "h w 3"],
+    masks: list[Bool[np.ndarray, "h w"]],
+    crowds: list[Bool[np.ndarray, "h w"]],
+    scale: float,
+    seed: int,
+) -> tuple[Float32[np.ndarray, "n features"], Int8[np.ndarray, " n"]]:
     """Sampled pixels of one picture at one scale.
 
     Args:

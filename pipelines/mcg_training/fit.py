@@ -1,5 +1,7 @@
 """Fits tree models with LightGBM and turns them into our own arrays. Needed to train only: `pip install 'maskmill[ranker]'`."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +10,7 @@ from maskmill.masks.mcg.trees import TreeModel, pack_trees
 from maskmill.schemas.errors import UsageError
 
 if TYPE_CHECKING:
+    from jaxtyping import Float32, Shaped
     from lightgbm import Booster
 
 # One thread and no sampling that depends on it: the same rows give the same model on every machine with one LightGBM.
@@ -56,7 +59,7 @@ FOREST = {
 FOREST_TREES = 100
 
 
-def nested_lightgbm(booster: "Booster") -> list[dict]:
+def nested_lightgbm(booster: Booster) -> list[dict]:
     """A LightGBM booster as nested dicts (see `pack_trees`).
 
     Raises:
@@ -85,12 +88,12 @@ def scaled(tree: dict, factor: float) -> dict:
     return {**tree, "left": scaled(tree["left"], factor), "right": scaled(tree["right"], factor)}
 
 
-def fit_contour(rows: np.ndarray, target: np.ndarray) -> TreeModel:
+def fit_contour(rows: Float32[np.ndarray, "n features"], target: Shaped[np.ndarray, " n"]) -> TreeModel:
     """The contour model: boosted trees whose sum is the log odds of a contour; see `_fit`."""
     return pack_trees(_fit(rows, target, CONTOUR, CONTOUR_TREES))
 
 
-def fit_ranker(rows: np.ndarray, target: np.ndarray) -> TreeModel:
+def fit_ranker(rows: Float32[np.ndarray, "n features"], target: Shaped[np.ndarray, " n"]) -> TreeModel:
     """The ranker: the mean of boosted trees and a random forest, both regressing the overlap; see `_fit`."""
     boosted = _fit(rows, target, RANKER, RANKER_TREES)
     forest = _fit(rows, target, FOREST, FOREST_TREES)  # its prediction is the mean of its trees

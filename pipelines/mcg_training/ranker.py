@@ -8,12 +8,14 @@ each fold's proposals come from a contour model fitted on the other folds. And e
 so every picture can be measured with two models that have not seen it; they stay in `OUT/folds` for that.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 import numpy as np
@@ -36,6 +38,9 @@ from maskmill.pipelines.reading.inputs import Input
 from maskmill.schemas import storage
 from maskmill.schemas.errors import ImageError, InputError, UsageError
 from maskmill.schemas.rle import decode_mask
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Shaped
 
 COUNTS = (10, 16, 100, 1000)  # list lengths at which the card says the ABO
 MIN_IMAGES = 6
@@ -232,7 +237,7 @@ def do_block(block: Block) -> int:
 
 def run_stage(
     stage: str, items: list[Input], options: TrainOptions, work: str, flags: list[str]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Shaped[np.ndarray, " n"], Float32[np.ndarray, "n columns"], Float32[np.ndarray, " n"]]:
     """Runs one stage over all blocks and reads what it made.
 
     Returns:

@@ -1,9 +1,16 @@
 """What the ranker learns from: candidates of annotated pictures with their overlap, chosen so that all kinds occur."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 
 from maskmill.masks.mcg.proposals import Proposals
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float32, Int64, Integer
 
 SAMPLES = 1200  # candidates per picture
 # Shares of them by overlap with the nearest instance; good candidates are rare and are what the ranking is about.
@@ -11,7 +18,9 @@ GOOD, GOOD_SHARE = 0.5, 0.25
 STRATA = ((0.0, 0.05, 0.25), (0.05, 0.2, 0.25), (0.2, 0.5, 0.3))
 
 
-def overlaps(proposals: Proposals, masks: list[np.ndarray]) -> np.ndarray:
+def overlaps(
+    proposals: Proposals, masks: list[Bool[np.ndarray, "h w"]]
+) -> Float32[np.ndarray, "candidates {len(masks)}"]:
     """IoU of every candidate with every instance, from leaf counts: no candidate is drawn.
 
     Args:
@@ -40,7 +49,9 @@ def overlaps(proposals: Proposals, masks: list[np.ndarray]) -> np.ndarray:
     return out
 
 
-def candidate_samples(iou: np.ndarray, seed: int, count: int = SAMPLES) -> np.ndarray:
+def candidate_samples(
+    iou: Float32[np.ndarray, "candidates instances"], seed: int, count: int = SAMPLES
+) -> Integer[np.ndarray, " sampled"]:
     """Chooses candidates to learn from.
 
     Args:
@@ -64,7 +75,9 @@ def candidate_samples(iou: np.ndarray, seed: int, count: int = SAMPLES) -> np.nd
     return np.unique(np.concatenate(chosen))
 
 
-def best_overlaps(iou: np.ndarray, order: np.ndarray, counts: tuple[int, ...]) -> np.ndarray:
+def best_overlaps(
+    iou: Float32[np.ndarray, "candidates instances"], order: Int64[np.ndarray, " ranked"], counts: tuple[int, ...]
+) -> Float32[np.ndarray, "instances {len(counts)+1}"]:
     """Best IoU of each instance among the first so many of a ranked list, and in the whole pool.
 
     Args:

@@ -6,11 +6,17 @@ the sum of the parts' (Chamandy et al., "Estimating uncertainty for massive data
 id, so they depend neither on order nor on the machine, and two builds weigh the same image alike, which pairs them.
 """
 
+from __future__ import annotations
+
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 REPLICATES = 200
 LEVEL = 0.95
@@ -38,7 +44,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def weights(keys: np.ndarray) -> np.ndarray:
+def weights(keys: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, "n replicates"]:
     """How often each image is drawn in each replicate.
 
     Args:

@@ -8,12 +8,15 @@ same pixels for a sound JPEG with one or three components and for PNG; everythin
 original bytes. That holds for damaged JPEGs too: decoders differ in what they make of broken data.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import io
 import re
 import struct
 import warnings
 import zlib
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -22,6 +25,9 @@ from PIL import Image, UnidentifiedImageError
 from maskmill.pipelines.reading.decoder_warnings import overhear
 from maskmill.schemas.errors import ImageError
 from maskmill.schemas.manifest import MAX_PIXELS  # FH takes about 0.1 s per megapixel and 100 bytes per pixel
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
 
 DECODER = f"opencv {cv2.__version__} IMREAD_COLOR_RGB|IMREAD_IGNORE_ORIENTATION"
 
@@ -232,7 +238,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     return Picture(image, encode_png(image), "PNG", note)
 
 
-def encode_png(image: np.ndarray) -> bytes:
+def encode_png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
     """uint8[height, width, 3] RGB to lossless PNG bytes, the same for the same pixels and OpenCV version."""
     done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_PNG_COMPRESSION, 6))
     if not done:

@@ -4,6 +4,10 @@ Measured on a fixed number of images drawn at random, because all pairs of layer
 ground-truth instances does.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from maskmill.masks.overlap import iou_matrix
@@ -14,10 +18,13 @@ from maskmill.schemas.example import ImageExample
 from maskmill.schemas.manifest import Manifest
 from maskmill.schemas.stats import IOU_UNIT, to_units
 
+if TYPE_CHECKING:
+    from jaxtyping import Int64
+
 IMAGES = 64
 
 
-def measure_agreement(example: ImageExample) -> np.ndarray:
+def measure_agreement(example: ImageExample) -> Int64[np.ndarray, "layers layers 2"]:
     """Every layer against every other in one image.
 
     Returns:

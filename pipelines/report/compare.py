@@ -4,8 +4,11 @@ The difference is paired: both sides are weighed with the same bootstrap draws, 
 cancels, and a small but steady gain shows.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +22,9 @@ from maskmill.schemas.errors import InputError, UsageError
 from maskmill.schemas.manifest import Manifest
 from maskmill.schemas.reader import Dataset
 from maskmill.schemas.stats import IOU_UNIT
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 MOVERS = 10
 DELTA_BINS = 40  # of 0.05, from -1 to 1
@@ -202,7 +208,11 @@ def _masks(table: _Table, dataset: Dataset, series: str) -> np.ndarray:
 
 
 def difference_of(
-    names: list[str], keys: np.ndarray, instances: np.ndarray, before: np.ndarray, after: np.ndarray
+    names: list[str],
+    keys: Int64[np.ndarray, " n"],
+    instances: Int64[np.ndarray, " n"],
+    before: Int64[np.ndarray, " n"],
+    after: Int64[np.ndarray, " n"],
 ) -> Difference:
     """How n images differ between two sides.
 

@@ -1,7 +1,10 @@
 """Masks on pictures, for people: overlays of layers and ground truth."""
 
+from __future__ import annotations
+
 import colorsys
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -12,25 +15,30 @@ from maskmill.schemas import rle
 from maskmill.schemas.errors import ImageError
 from maskmill.schemas.example import ImageExample
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, UInt8
+
 _BACKGROUND, _INK = (24, 24, 27), (240, 240, 240)
 _GOLDEN = 0.61803398875  # steps of the hue by the golden ratio keep neighbours in a list apart in colour
 
 
-def palette(count: int) -> np.ndarray:
+def palette(count: int) -> UInt8[np.ndarray, "{count} 3"]:
     """`count` well separated colours, always the same: uint8[count, 3] RGB."""
     hues = [(0.08 + i * _GOLDEN) % 1.0 for i in range(count)]
     rgb = [colorsys.hsv_to_rgb(h, 0.55 + 0.35 * (i % 2), 0.95) for i, h in enumerate(hues)]
     return (np.asarray(rgb).reshape(count, 3) * 255).round().astype(np.uint8)
 
 
-def picture_of(example: ImageExample) -> np.ndarray:
+def picture_of(example: ImageExample) -> UInt8[np.ndarray, "{example.height} {example.width} 3"]:
     """The record's picture, uint8[height, width, 3]; flat grey where the shard holds masks only."""
     if example.encoded is None:
         return np.full((example.height, example.width, 3), 128, np.uint8)
     return decode_picture(example)
 
 
-def overlay(image: np.ndarray, masks: Iterable[np.ndarray], *, opacity: float = 0.45) -> np.ndarray:
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"], masks: Iterable[Bool[np.ndarray, "h w"]], *, opacity: float = 0.45
+) -> UInt8[np.ndarray, "h w 3"]:
     """Tints each mask in a colour of its own and draws its outline.
 
     Args:
@@ -53,7 +61,7 @@ def overlay(image: np.ndarray, masks: Iterable[np.ndarray], *, opacity: float = 
     return result
 
 
-def layer_masks(example: ImageExample, index: int, limit: int = 500) -> Iterator[np.ndarray]:
+def layer_masks(example: ImageExample, index: int, limit: int = 500) -> Iterator[Bool[np.ndarray, "h w"]]:
     """The first `limit` masks of a layer, drawn: bool[height, width] each."""
     for counts in example.masks[index].counts[:limit]:
         yield rle.decode_mask(counts, example.height, example.width)
