@@ -7,7 +7,13 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from maskmill.pipelines.parts.generators import canonical_spec, parse_spec
+from maskmill.schemas.image import ImageRecord
+from maskmill.schemas.rle import decode_mask
+
 HEIGHT, WIDTH = 24, 32
+A, B, C = "n01/a.JPEG", "n01/b.JPEG", "n02/c.JPEG"
+BLANK = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
 
 
 def drawn(number: int, count: int = 1) -> list[np.ndarray]:
@@ -104,3 +110,22 @@ def write_json(path: Path, content) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return str(path)
+
+
+def opened(path, folder, pictures, **params):
+    """The generator as workers have it: prepared with these pictures, completed, parsed again."""
+    written = ", ".join(f"{k}={v!r}" for k, v in {"path": str(path), **params}.items())
+    pairs = [p if isinstance(p, tuple) else (p, "") for p in pictures]
+    done = parse_spec(f"imported({written})").prepare(pairs, {key for key, _ in pairs}, str(folder / "prepared"))
+    generator = parse_spec(canonical_spec(done.generator))
+    assert generator == done.generator
+    return generator.opened(str(folder / "prepared")), done
+
+
+def made(generator, key, image=BLANK):
+    (masks,) = generator(ImageRecord(key, image))
+    return [decode_mask(c, *image.shape[:2]) for c in masks.counts], masks.score.tolist()
+
+
+def same(found, expected):
+    return len(found) == len(expected) and all(np.array_equal(f, e) for f, e in zip(found, expected, strict=True))
