@@ -1,17 +1,11 @@
 """Folders with a file per picture: listed and joined when the build is planned, read by workers one file at a time."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from maskmill.pipelines.foreign.join import Name, stem
 from maskmill.schemas import storage
 from maskmill.schemas.errors import ImageError, InputError
-
-if TYPE_CHECKING:
-    from maskmill.pipelines.foreign.store import Spool
 
 MAX_FILE_BYTES = 256 << 20
 
@@ -78,12 +72,6 @@ def names_and_sizes(files: dict[str, int]) -> str:
     return identity.hexdigest()
 
 
-def index_files(files: dict[str, int], spool: "Spool") -> list[Name]:
-    """A file per picture, named like it: each into the spool with its size, and its name without the ending."""
-    spool.add((name, json.dumps([name, size]).encode() + b"\n") for name, size in files.items())
-    return [Name(name, stem(name), "stem") for name in files]
-
-
 def load(folder: str, name: str, size: int) -> bytes:
     """A file that was listed.
 
@@ -103,9 +91,3 @@ def load(folder: str, name: str, size: int) -> bytes:
             "unreadable", "imported", f"{name} has changed since the build was planned: it had {size} bytes"
         )
     return data
-
-
-def load_one(folder: str, block: bytes) -> tuple[str, bytes]:
-    """The file of a picture that has one: (name, bytes); see `load`."""
-    name, size = json.loads(block)
-    return name, load(folder, name, size)

@@ -5,32 +5,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskmill.masks.runs import encode_label_map
-from maskmill.pipelines.foreign.folders import ending_of, files_of, index_files, load_one, names_and_sizes
-from maskmill.pipelines.foreign.formats import FORMATS, Listing
+from maskmill.pipelines.foreign.per_picture import load_one, reading
 from maskmill.pipelines.foreign.png import is_panoptic, read_png
 from maskmill.schemas.errors import ImageError
 from maskmill.schemas.mask import MaskSet
 
 if TYPE_CHECKING:
     from maskmill.pipelines.foreign.generator import Imported
-    from maskmill.pipelines.foreign.store import Spool
 
 MAX_LABELS = 10_000  # a photograph taken for a label map has more
 
 
-def _files(path: str) -> dict[str, int]:
-    return files_of(path, lambda name: ending_of(name) == ".png", FORMATS["label-png"].looks)
-
-
-def digest(path: str) -> str:
-    """Of the names and sizes."""
-    return names_and_sizes(_files(path))
-
-
-def index(path: str, spool: "Spool") -> Listing:
-    """See `formats.Reader`."""
-    files = _files(path)
-    return Listing(index_files(files, spool), names_and_sizes(files))
+digest, index = reading("label-png", ".png")
 
 
 def read(block: bytes, key: str, height: int, width: int, wanted: "Imported") -> MaskSet:

@@ -12,14 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from maskmill.masks.runs import encode_sets
-from maskmill.pipelines.foreign.folders import ending_of, files_of, index_files, load_one, names_and_sizes
-from maskmill.pipelines.foreign.formats import FORMATS, Listing
+from maskmill.pipelines.foreign.per_picture import load_one, reading
 from maskmill.schemas.errors import ImageError
 from maskmill.schemas.mask import MaskSet
 
 if TYPE_CHECKING:
     from maskmill.pipelines.foreign.generator import Imported
-    from maskmill.pipelines.foreign.store import Spool
 
 MAX_CANDIDATES = 100_000
 MAX_INFLATED = 1 << 30
@@ -28,19 +26,7 @@ _STRUCT = "proposals"
 _HEADER, _COMPRESSED = 128, 15  # bytes of a version 5 file's header; type of an element that is deflated
 
 
-def _files(path: str) -> dict[str, int]:
-    return files_of(path, lambda name: ending_of(name) == ".mat", FORMATS["mcg"].looks)
-
-
-def digest(path: str) -> str:
-    """Of the names and sizes."""
-    return names_and_sizes(_files(path))
-
-
-def index(path: str, spool: "Spool") -> Listing:
-    """See `formats.Reader`."""
-    files = _files(path)
-    return Listing(index_files(files, spool), names_and_sizes(files))
+digest, index = reading("mcg", ".mat")
 
 
 def read(block: bytes, key: str, height: int, width: int, wanted: "Imported") -> MaskSet:

@@ -1,19 +1,25 @@
 """PNGs that hold labels, not colours: values as they are written, whatever the number of bits."""
 
+from __future__ import annotations
+
 import io
 import struct
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from maskmill.schemas.errors import ImageError
 
+if TYPE_CHECKING:
+    from jaxtyping import Int32
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _PALETTE = 0, 2, 3  # colour types of PNG
 _SPREAD = {2: 85, 4: 17}  # Pillow spreads grey of few bits over 0..255
 
 
-def read_png(data: bytes, name: str, height: int, width: int) -> np.ndarray:
+def read_png(data: bytes, name: str, height: int, width: int) -> Int32[np.ndarray, "{height} {width}"]:
     """Labels of a PNG.
 
     Args:

@@ -7,6 +7,8 @@
 The file is parsed as a stream and never held. Of an entry only its mask and its qualities are kept.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +26,8 @@ from maskmill.schemas.errors import ImageError, InputError
 from maskmill.schemas.mask import MaskSet
 
 if TYPE_CHECKING:
+    from jaxtyping import Integer
+
     from maskmill.pipelines.foreign.generator import Imported
     from maskmill.pipelines.foreign.store import Spool
 
@@ -34,7 +38,7 @@ QUALITIES = ("score", "predicted_iou", "stability_score")
 _KEPT = ("segmentation", *QUALITIES)
 
 
-def index(path: str, spool: "Spool") -> Listing:
+def index(path: str, spool: Spool) -> Listing:
     """See `formats.Reader`.
 
     Raises:
@@ -54,7 +58,7 @@ def index(path: str, spool: "Spool") -> Listing:
     return Listing(list(names.values()), items.sha256)
 
 
-def _images(path: str, spool: "Spool") -> dict[str, Name]:
+def _images(path: str, spool: Spool) -> dict[str, Name]:
     """The pictures of an instances file by source; each is in the spool, so that one without masks is known as such."""
     names: dict[str, Name] = {}
     heads = []
@@ -124,7 +128,7 @@ def _identity(value: object) -> str | None:
     return None if number is None else f"number {number}"
 
 
-def read(block: bytes, key: str, height: int, width: int, wanted: "Imported") -> MaskSet:
+def read(block: bytes, key: str, height: int, width: int, wanted: Imported) -> MaskSet:
     """See `formats.Reader`."""
     entries = [json.loads(line) for line in block.splitlines()]
     stated = [entry["size"] for entry in entries if "size" in entry]
@@ -138,7 +142,7 @@ def read(block: bytes, key: str, height: int, width: int, wanted: "Imported") ->
     return read_entries([entry for entry in entries if "size" not in entry], height, width, wanted)
 
 
-def read_entries(entries: list[dict], height: int, width: int, wanted: "Imported") -> MaskSet:
+def read_entries(entries: list[dict], height: int, width: int, wanted: Imported) -> MaskSet:
     """Masks of one picture from entries with `segmentation` (polygons, run lengths or compressed counts) and qualities.
 
     Raises:
@@ -155,7 +159,7 @@ def read_entries(entries: list[dict], height: int, width: int, wanted: "Imported
     return best_masks(entries, runs_of, wanted)
 
 
-def best_masks(entries: list[dict], runs_of: Callable[[int], np.ndarray], wanted: "Imported") -> MaskSet:
+def best_masks(entries: list[dict], runs_of: Callable[[int], np.ndarray], wanted: Imported) -> MaskSet:
     """The best masks, best first, equal ones in the file's order, empty ones left out.
 
     Args:
@@ -199,7 +203,7 @@ def _scores(entries: list[dict], quality: str) -> list[float]:
     return scores
 
 
-def one_form(runs: np.ndarray) -> np.ndarray:
+def one_form(runs: Integer[np.ndarray, " runs"]) -> Integer[np.ndarray, " fewer"]:
     """The same mask without runs of length zero inside, so that equal masks have equal counts."""
     inside = runs > 0
     inside[0] = True

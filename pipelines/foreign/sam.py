@@ -9,9 +9,9 @@ A mask has `segmentation` (RLE), `predicted_iou` and `stability_score`; the list
 import json
 from typing import TYPE_CHECKING
 
-from maskmill.pipelines.foreign.folders import ending_of, files_of, index_files, load_one, names_and_sizes
 from maskmill.pipelines.foreign.formats import FORMATS, Listing
 from maskmill.pipelines.foreign.join import stem
+from maskmill.pipelines.foreign.per_picture import files_named, index_files, load_one, reading
 from maskmill.pipelines.foreign.results import read_entries
 from maskmill.schemas import storage
 from maskmill.schemas.errors import ImageError, InputError
@@ -24,18 +24,12 @@ if TYPE_CHECKING:
 _LOOK_BYTES = 16 << 20
 
 
-def _files(path: str) -> dict[str, int]:
-    return files_of(path, lambda name: ending_of(name) == ".json", FORMATS["sam"].looks)
-
-
-def digest(path: str) -> str:
-    """Of the names and sizes."""
-    return names_and_sizes(_files(path))
+digest, _ = reading("sam", ".json")
 
 
 def index(path: str, spool: "Spool") -> Listing:
     """See `formats.Reader`. The smallest file is looked into, so that another format is known before anything is built."""
-    files = _files(path)
+    files = files_named(path, "sam", ".json")
     name = min(files, key=lambda name: (files[name], name))
     if files[name] <= _LOOK_BYTES:
         try:
@@ -54,7 +48,7 @@ def index(path: str, spool: "Spool") -> Listing:
             raise InputError(
                 f"{path} holds {name}, which lists no masks with a segmentation; sam is {FORMATS['sam'].looks}"
             )
-    return Listing(index_files(files, spool), names_and_sizes(files))
+    return index_files(files, spool)
 
 
 def read(block: bytes, key: str, height: int, width: int, wanted: "Imported") -> MaskSet:
