@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Integer
+    from jaxtyping import Float, Integer
 
 _BLOCK = 1024  # queries at a time
 
 
 def knn_accuracy(
-    train: Float32[np.ndarray, "n d"],
+    train: Float[np.ndarray, "n d"],
     train_labels: Integer[np.ndarray, " n"],
-    test: Float32[np.ndarray, "m d"],
+    test: Float[np.ndarray, "m d"],
     test_labels: Integer[np.ndarray, " m"],
     *,
     k: int = 20,

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Int32
+    from jaxtyping import Float, Int32
 
 PADDING = -1  # mask identity of an unused slot: no anchor, no positive, no negative
 _NEVER = -1e30  # logit of what does not count: exp is exactly 0, and unlike -inf it keeps gradients finite
@@ -52,7 +52,7 @@ def detcon_loss(
     chunk: int = 4096,
     precision: str = "highest",
     replicate: Callable[[jax.Array], jax.Array] = lambda x: x,
-) -> tuple[Float32[jax.Array, ""], dict[str, Float32[jax.Array, ""]]]:
+) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
     """Loss of one global batch, both directions summed.
 
     `form` is one of:

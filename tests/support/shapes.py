@@ -9,10 +9,11 @@ import importlib.machinery
 import inspect
 import re
 import sys
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
 
 import beartype
 import jaxtyping
+import numpy as np
 
 KINDS = {name: getattr(jaxtyping, name) for name in dir(jaxtyping) if name[0].isupper()}
 _STATED = re.compile(rf"\b({'|'.join(KINDS)})\[")
@@ -29,6 +30,8 @@ def checked(function: FunctionType) -> FunctionType:
     if not wanted:
         return function
     names = {**function.__globals__, **KINDS}
+    if "jax" in names:  # what takes JAX's arrays takes NumPy's
+        names["jax"] = SimpleNamespace(Array=names["jax"].Array | np.ndarray)
     copy = FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
