@@ -7,12 +7,6 @@ from faulty_disk import KILLED
 from places import Place
 from scenario import Program, Scenario
 
-# Imported before a trial is forked, or each would import them again.
-import maskmill.pipelines.clusters.runners
-import maskmill.pipelines.driver.build
-import maskmill.pipelines.driver.graph
-import maskmill.pipelines.export.hugging_face
-import maskmill.pipelines.report.write  # noqa: F401
 from maskmill.pipelines.commands.cli import main
 
 SCENARIOS = ("build", "resume", "overwrite", "retry", "report", "export")

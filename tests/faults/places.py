@@ -5,6 +5,7 @@ A place runs a command in a forked process and lets its n-th operation on the fo
 
 import contextlib
 import dataclasses
+import importlib
 import os
 import shutil
 import signal
@@ -59,6 +60,15 @@ class Place(Protocol):
         """Whether `kind` can happen to an operation."""
 
 
+def import_what_was(said: Path) -> None:
+    """Imports here what a child had imported at its end, so that those forked from now on need not."""
+    names = said.with_suffix(".modules")
+    for name in names.read_text().split() if names.exists() else ():
+        if name not in sys.modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+
+
 def _forked(work: Callable[[], int], said: Path, started: Callable[[int], None] = lambda pid: None) -> tuple[int, str]:
     """Exit code and stderr of `work` in a child of ours; the child is ended when it takes too long."""
     ready, go = os.pipe()
@@ -72,6 +82,7 @@ def _forked(work: Callable[[], int], said: Path, started: Callable[[int], None] 
                 os.dup2(nowhere.fileno(), 1)
             code = work()
             sys.stderr.flush()
+            said.with_suffix(".modules").write_text("\n".join(sys.modules))
         finally:
             os._exit(code)
     started(child)
@@ -117,6 +128,8 @@ class _Local:
                 return main([self.out if word == "OUT" else word for word in argv])
 
         code, said = _forked(work, self.folder.with_suffix(".stderr"))
+        if not at:
+            import_what_was(self.folder.with_suffix(".stderr"))
         return Ended(code, said, log.read_text().splitlines())
 
     @contextlib.contextmanager
@@ -151,7 +164,9 @@ class InCalls(_Local):
             yield
 
     def applies(self, kind: str, operation: str) -> bool:
-        return kind != "short" or operation.startswith(("write", "pwrite"))
+        if kind == "short":
+            return operation.startswith(("write", "pwrite"))
+        return kind != "full" or not operation.startswith(("read", "pread"))
 
 
 class OnBucket:
@@ -187,6 +202,8 @@ class OnBucket:
             code, said = _forked(lambda: main(words), self._said, lambda pid: setattr(requests, "pid", pid))
         finally:
             self._gcs.fault = lambda method, path: None
+        if not at:
+            import_what_was(self._said)
         return Ended(code, said, requests.log)
 
     def applies(self, kind: str, operation: str) -> bool:

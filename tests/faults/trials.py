@@ -39,7 +39,9 @@ NAMES = tuple(prefix + name for prefix in _PREFIXES for name in (*_BUILDS, *_RUN
 def _bucket():
     """A server in this process, and the way there for it and for its children."""
     from gcs import Gcs
+    from google.cloud.storage import retry
 
+    retry.DEFAULT_RETRY = retry.DEFAULT_RETRY.with_delay(initial=0.05, maximum=1.0, multiplier=2.0)  # no time to wait
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # it is told of every object that is not there
     server = Gcs()
     server.create_bucket("mill")
