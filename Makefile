@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo train-demo test processes faults fuzz flips flink-test spark-test dask-test prism-test clusters-test
+.PHONY: help demo train-demo test processes faults fuzz mutants flips flink-test spark-test dask-test prism-test clusters-test
 .PHONY: docker-check schema lock audit lint types format bench clean
 help:
 	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
@@ -18,6 +18,7 @@ help:
 	@echo "make processes   every command as a process, REPEATS=50 times: exit codes, and nothing left behind; and on an enemy's folders"
 	@echo "make faults      a failure, a kill or a loss of power at every file operation (hours; TRIALS=400 takes some of them)"
 	@echo "make fuzz        SECONDS=60 of fuzzing whatever reads what strangers made; guided by coverage"
+	@echo "make mutants     COUNT=100000 damaged pictures: what the builder takes, the trainer and TensorFlow decode to the same pixels"
 	@echo "make flips       FLIPS=120 flipped bits in every file of a dataset: validate finds all"
 	@echo "make lock        pins anew what CI installs, and with hashes what the images do (UPGRADE=1: newest versions)"
 	@echo "make audit       known holes in what is pinned (asks a public database)"
@@ -78,6 +79,10 @@ CORPUS ?= $(VENV)/corpus
 fuzz: $(VENV)/dev
 	@$(PIP) -e '.[fuzz]' || echo "atheris cannot be installed here; going by chance"
 	$(BIN)/python -P tests/fuzz/run.py --seconds $(SECONDS) --corpus $(CORPUS)
+
+COUNT ?= 100000
+mutants: $(VENV)/dev
+	$(BIN)/python tests/support/decoders.py --count $(COUNT) --seed $(SEED)
 
 FLIPS ?= 120
 flips: $(VENV)/dev

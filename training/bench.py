@@ -8,8 +8,9 @@ import numpy as np
 from maskmill.schemas.manifest import load_manifest
 from maskmill.training import geometry
 from maskmill.training.config import DataConfig
+from maskmill.training.data_set import Layers
 from maskmill.training.input import Batches
-from maskmill.training.record import Layers, decode_image, parse
+from maskmill.training.record import decode_image, parse
 from maskmill.training.resize import resize_crop
 
 _BOXES = 4096  # crops drawn in advance for the bare pipeline

@@ -181,8 +181,8 @@ def _preset(name: str) -> "Preset":
     return PRESETS[name]
 
 
-def _check_data(path: str) -> None:
-    """Says at once what a reader would say after seconds of imports."""
+def _check_data(path: str, config: "Config | None" = None) -> None:
+    """Says at once what a reader would say after seconds of imports: with `config`, whatever is wrong with a local build."""
     if "://" in path:
         return
     if not Path(path).is_dir():
@@ -191,6 +191,10 @@ def _check_data(path: str) -> None:
         raise InputError(
             f"--data {path} has no manifest.json, so it is not a finished build; run the same `maskmill build` again"
         )
+    if config is not None:
+        from maskmill.training.data_set import open_data_set
+
+        open_data_set(path, config.data)
 
 
 def _check_run(path: str) -> None:
@@ -223,7 +227,7 @@ def _train(args: argparse.Namespace) -> None:
 
     several = args.distributed or args.coordinator is not None or _is_one_of_several()
     if not several:  # else whatever may be missing on one host only is said on all of them
-        _check_data(args.data)
+        _check_data(args.data, config)
     _check_run(args.workdir)
     _bound_cache(args)
     import jax
@@ -270,7 +274,7 @@ def _probe(args: argparse.Namespace) -> None:
 def _bench_input(args: argparse.Namespace) -> None:
     config = _config(args)
     _bound_cache(args)
-    _check_data(args.data)
+    _check_data(args.data, config)
     from maskmill.training.bench import bench_input, table
 
     result = bench_input(args.data, config.data, seconds=args.seconds)

@@ -74,6 +74,7 @@ class RunFolder:
         try:
             _check_card(self._workdir, self._config, self._manifest_digest)
             self._lock.take()
+            _clear_away(self._workdir)
             if read_card(self._workdir) is None:
                 card = _card(self._config, self._manifest_digest)
                 text = json.dumps(card, indent=1, sort_keys=True) + "\n"
@@ -130,6 +131,15 @@ def _check_card(workdir: str, config: Config, manifest_digest: str) -> None:
         raise UsageError(
             f"{workdir} holds a run of another configuration; use another --workdir, or undo: {'; '.join(changed)}"
         )
+
+
+def _clear_away(workdir: str) -> None:
+    """Removes what a trainer that was killed had begun to write: as much as a whole checkpoint. On gs:// nothing appears half."""
+    if storage.is_remote(workdir):
+        return
+    for place in (workdir, storage.join(workdir, "checkpoints")):
+        begun = sorted(name for name in storage.names(place) if name.endswith(storage.INCOMPLETE))
+        storage.remove_all(storage.join(place, name) for name in begun)
 
 
 def _read_lock(workdir: str) -> dict[str, Any] | None:

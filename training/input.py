@@ -13,21 +13,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from maskmill.schemas import storage
-from maskmill.schemas.errors import DamageError, InputError, MaskmillError
-from maskmill.schemas.manifest import Manifest, Shard, load_manifest
-from maskmill.schemas.reader import read_shard
+from maskmill.schemas.errors import DamageError, MaskmillError
+from maskmill.schemas.manifest import Shard
 from maskmill.schemas.tfrecord import read_records
 from maskmill.training.cache import local_shard
 from maskmill.training.config import DataConfig
+from maskmill.training.data_set import open_data_set
 from maskmill.training.host import keep_freed_memory
 from maskmill.training.order import Group, Order
-from maskmill.training.record import ANNOTATIONS, BrokenRecord, Layers, fill_views
+from maskmill.training.record import BrokenRecord, fill_views
 
 CHUNK = 16  # records of one task; large enough to make the cost of handing it over disappear
 AHEAD = 2  # batches that are made while one is used
 READERS = 4  # shards read at a time
-_PEEK = 64  # records looked at for annotations before training starts
 
 
 class Batches:
@@ -60,14 +58,12 @@ class Batches:
             process_index, process_count: which equal part of every batch is this process's.
 
         Raises:
-            InputError: no data set, a foreign schema version, a layer that it lacks, or no images in its shards.
-            DamageError: a shard is missing.
+            InputError, DamageError: see `training.data_set.open_data_set`.
             UsageError: a batch that does not divide by the processes, or exceeds the records.
         """
         keep_freed_memory()
         self._folder, self._config = data_dir, config
-        self._manifest: Manifest = load_manifest(data_dir)
-        self._layers = Layers.choose(self._manifest, config)
+        self._manifest, self._layers = open_data_set(data_dir, config)
         self._order = Order(
             self._manifest,
             global_batch=global_batch,
@@ -79,7 +75,6 @@ class Batches:
         self.manifest_digest = self._manifest.digest
         self.num_records = self._manifest.num_records
         self.steps_per_epoch = self._order.steps_per_epoch
-        self._check_folder()
 
     def at(self, step: int) -> Iterator[dict[str, np.ndarray]]:
         """Batches from a global step on, without end.
@@ -121,30 +116,6 @@ class Batches:
         """Groups from a step on with the records of their shards, in the order read; one group is read ahead."""
         with ThreadPoolExecutor(READERS) as readers:
             yield from self._read(step, readers)
-
-    def _check_folder(self) -> None:
-        present = storage.names(self._folder)
-        for shard in self._manifest.shards:
-            if shard.name not in present:
-                raise DamageError(f"{shard.name} is missing from {self._folder}; the manifest lists it")
-        first = next((shard for shard in self._manifest.shards if shard.records), None)
-        if first is None:
-            return
-        annotated = not self._layers.annotations
-        for number, record in enumerate(read_shard(self._folder, first, len(self._manifest.layers))):
-            if record.encoded is None:
-                raise InputError(
-                    f"{self._folder} holds masks only, without the images; training needs them in its shards: "
-                    "build again without the masks-only option"
-                )
-            annotated |= bool((~record.annotations.is_crowd).any())
-            if annotated or number == _PEEK:
-                break
-        if not annotated:
-            raise InputError(
-                f"{self._folder} has no annotations to take masks of layer {ANNOTATIONS!r} from; its layers are "
-                f"{', '.join(layer.name for layer in self._manifest.layers)}"
-            )
 
     def _read(self, step: int, readers: ThreadPoolExecutor) -> Iterator[tuple[Group, list[bytes]]]:
         ahead: tuple[Group, list[Future]] | None = None

@@ -15,15 +15,14 @@ from google.protobuf.message import DecodeError
 from maskmill.schemas import rle
 from maskmill.schemas.errors import DamageError
 from maskmill.schemas.example_pb2 import Example  # type: ignore[attr-defined]
-from maskmill.schemas.manifest import Manifest
 from maskmill.training import geometry
 from maskmill.training.config import DataConfig
+from maskmill.training.data_set import Layers
 from maskmill.training.resize import resize_crop
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8, UInt64
 
-ANNOTATIONS = "gt"  # the layer that any build with annotations has
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -33,23 +32,6 @@ def decode_image(encoded: bytes) -> UInt8[np.ndarray, "height width 3"] | None:
         return cv2.imdecode(np.frombuffer(encoded, np.uint8), _FLAGS)
     except cv2.error:  # a picture too large for OpenCV's limits, or no bytes at all
         return None
-
-
-class Layers(NamedTuple):
-    """Which masks of a record are used: `wanted[k]` for layer k of the manifest, and whether annotations follow."""
-
-    wanted: tuple[bool, ...]
-    annotations: bool
-
-    @classmethod
-    def choose(cls, manifest: Manifest, config: DataConfig) -> Layers:
-        """Those that `config` names. Raises InputError for a layer that the manifest lacks."""
-        names = [layer.name for layer in manifest.layers]
-        if config.global_mask:
-            return cls((False,) * len(names), False)
-        chosen = {manifest.layer_index(name) for name in config.layers if name in names or name != ANNOTATIONS}
-        wanted = tuple(index in chosen for index in range(len(names)))
-        return cls(wanted, ANNOTATIONS in config.layers and ANNOTATIONS not in names)
 
 
 class Parsed(NamedTuple):

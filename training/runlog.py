@@ -123,9 +123,9 @@ class RunLog:
         self._files.append(json.dumps(self.last) + "\n")
 
     def saved(self) -> None:
-        """Puts what was written so far beside the checkpoint that is about to be: a resumed run goes on from both."""
+        """Makes what was written so far last, before the checkpoint that is about to be: a resumed run goes on from both."""
         if self._files is not None:
-            self._files.upload()
+            self._files.flush()
 
     def advanced(self, step: int) -> None:
         """Shows progress: on a terminal in place at every step, elsewhere a line every 30 s and at the end."""
@@ -199,6 +199,14 @@ class _Files:
         self._text += line
         if time.monotonic() - self._uploaded > UPLOAD_INTERVAL:
             self.upload()
+
+    def flush(self) -> None:
+        """What was appended is there after a loss of power as well."""
+        if self._remote is not None:
+            self.upload()
+            return
+        with self._failing(), open(self._log, "a") as file:
+            os.fsync(file.fileno())
 
     def upload(self) -> None:
         if self._remote is None:

@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOpt
 
 from maskmill.pipelines.clusters.preflight import REACH_S, check_dask, check_flink, check_job_service, check_pool
 from maskmill.schemas import storage
-from maskmill.schemas.errors import InputError, MaskmillError, UsageError, did_you_mean, nearest
+from maskmill.schemas.errors import DamageError, InputError, MaskmillError, UsageError, did_you_mean, nearest
 
 if TYPE_CHECKING:
     from apache_beam import Pipeline
@@ -256,8 +256,28 @@ def _path(name: str) -> str:
     return f"{_MODULES[name]}.{name}" if name in _MODULES else name
 
 
+def cause_of(error: BaseException) -> MaskmillError | OSError | None:
+    """The error of ours, or of its system's, that a worker in another process ended with; None where there is none.
+
+    Beam passes on nothing but the text of the worker's traceback; in it, the class is named in full.
+    """
+    text = str(error).replace("\\n", "\n")
+    if ours := re.findall(r"^maskmill\.schemas\.errors\.(\w+): (.+)$", text, re.M):
+        kind = {e.__name__: e for e in (UsageError, InputError, DamageError)}.get(ours[-1][0])
+        if kind is not None:
+            return kind(re.sub(r" \[while running .*", "", ours[-1][1]))
+    if system := re.findall(
+        r"^(?:\w+Error): \[Errno (\d+)\] ([^:\n]+?)(?:: '([^'\n]*)')?(?: \[while .*)?$", text, re.M
+    ):
+        number, why, path = system[-1]
+        return OSError(int(number), why, path) if path else OSError(int(number), why)
+    return None
+
+
 def explain(error: Exception, runner: Runner) -> MaskmillError:
     """A runner's exception, often a traceback of a worker inside a message, as one sentence."""
+    if isinstance(found := cause_of(error), MaskmillError):
+        return found
     text = str(error) or type(error).__name__
     if missing := re.search(r"No module named '(maskmill)", text):
         return InputError(

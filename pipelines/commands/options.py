@@ -122,7 +122,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--part-size", type=int, metavar="N", help="images per work item (default: 128; on a cluster, 90 s of work)"
     )
     parser.add_argument(
-        "--image-timeout", type=float, metavar="S", help="seconds before a picture is given up (default: 300)"
+        "--image-timeout",
+        type=float,
+        metavar="S",
+        help="seconds before a picture, or storage that does not answer, is given up (default: 300)",
     )
     parser.add_argument(
         "--max-failure-rate", type=float, metavar="R", help="exit with 3 above this share of failures (default: 0.01)"

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from maskmill.pipelines.driver.progress import amount, duration, volume, work
 
     config, options, out = read_options(args)
-    cost = estimate(config, out, options.workers or usable_cores(), options.part_size)
+    cost = estimate(config, out, options.workers or usable_cores(), options.part_size, options.image_timeout)
     seconds, size = cost.core_seconds, cost.out_bytes
     warning = memory_warning(cost, config.max_pixels)
     if args.json:

@@ -6,6 +6,7 @@ gives such an object to threads of its data set scanner, which outlive the call 
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -188,7 +189,7 @@ class ImagesTable:
         """Opens the table: a local one by its path, row group by row group; one on gs:// is read into memory.
 
         Raises:
-            DamageError: it is missing, or cannot be read.
+            DamageError: it is missing, or is not as it was written. OSError: it cannot be read.
         """
         self.folder = folder
         path = storage.join(folder, IMAGES)
@@ -206,7 +207,11 @@ class ImagesTable:
             raise self._damaged(error) from error
         self.stages = tuple(name[len(_MS) :] for name in self._schema.names if name.startswith(_MS))
 
-    def _damaged(self, error: object) -> DamageError:
+    def _damaged(self, error: object) -> DamageError | OSError:
+        if (
+            isinstance(error, OSError) and error.errno
+        ):  # the disk's; of what is wrong with the bytes pyarrow gives no number
+            return OSError(error.errno, os.strerror(error.errno), storage.join(self.folder, IMAGES))
         text = (str(error).splitlines() or [type(error).__name__])[0]
         return DamageError(f"{IMAGES} in {self.folder} is damaged and cannot be read: {text[:300]}")
 
@@ -221,7 +226,7 @@ class ImagesTable:
         """Some columns, up to `rows` rows at a time, in the order of records; memory does not grow with their number.
 
         Raises:
-            DamageError: a column is missing, of another type or unreadable.
+            DamageError: a column is missing, of another type or damaged. OSError: it cannot be read.
         """
         self._check(names)
         try:

@@ -19,6 +19,7 @@ from maskmill.pipelines.parts.part import PARTS, load_sidecar
 from maskmill.pipelines.parts.plan import Plan, check_files, difference, load_plan, make_plan
 from maskmill.pipelines.parts.preparing import paths_of_masks, prepared_folder, verify_prepared
 from maskmill.pipelines.parts.provenance import mask_packages, versions
+from maskmill.pipelines.reading.patience import PATIENCE_S
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, MaskmillError, UsageError
 from maskmill.schemas.manifest import (
@@ -137,7 +138,13 @@ def _pace(folder: str, config: BuildConfig, lines: list[bytes]) -> float | None:
 
 
 def plan_or_resume(
-    config: BuildConfig, folder: str, part_size: int = 0, *, timed: bool = False, quiet: bool = True
+    config: BuildConfig,
+    folder: str,
+    part_size: int = 0,
+    *,
+    timed: bool = False,
+    quiet: bool = True,
+    patience: float = PATIENCE_S,
 ) -> Plan:
     """The plan of the folder when it is one of this configuration, or a new one.
 
@@ -153,8 +160,8 @@ def plan_or_resume(
             )
         say = (lambda line: None) if quiet else _say
         if timed:
-            return make_plan(config, folder, part_size, functools.partial(_pace, folder), say=say)
-        return make_plan(config, folder, part_size, say=say)
+            return make_plan(config, folder, part_size, functools.partial(_pace, folder), say, patience)
+        return make_plan(config, folder, part_size, say=say, patience=patience)
     if plan.requested != config:
         lines = "\n".join(difference(plan.requested.to_dict(), config.to_dict()))
         raise UsageError(
@@ -204,7 +211,7 @@ def build(
     with output_errors(folder), _lock(folder, _IDLE_S if elsewhere else 0.0):
         if overwrite:
             _clear(folder)
-        plan = plan_or_resume(config, folder, run.part_size, timed=elsewhere, quiet=quiet)
+        plan = plan_or_resume(config, folder, run.part_size, timed=elsewhere, quiet=quiet, patience=run.image_timeout)
         manifest = finished(folder, plan)
         if manifest is None:
             check_files(folder, plan)
@@ -249,7 +256,9 @@ def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> b
                 if not graph.run(tasks, folder, plan.digest, run, flags, _announce):
                     return False
             except Exception as error:  # the runner's own; the cause, where it was in this process, is in LOCAL_ERRORS
-                last_error = next(iter(graph.LOCAL_ERRORS), error)
+                last_error = (
+                    next(iter(graph.LOCAL_ERRORS), None) or (runner.is_local and runners.cause_of(error)) or error
+                )
                 if isinstance(last_error, OSError) or not isinstance(last_error, Exception):
                     raise last_error from error
                 if not runner.is_local:  # which has tried again by itself, as often as it thinks right

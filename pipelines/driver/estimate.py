@@ -11,11 +11,12 @@ from maskmill.pipelines.parts import memory
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.parts.image_builder import ImageBuilder
 from maskmill.pipelines.parts.isolation import ChildProcess
-from maskmill.pipelines.parts.plan import IMAGES_PER_PART, default_num_shards, list_inputs
-from maskmill.pipelines.parts.preparing import prepare, prepared_folder
-from maskmill.pipelines.reading.inputs import Input
+from maskmill.pipelines.parts.plan import IMAGES_PER_PART, default_num_shards, list_prepared
+from maskmill.pipelines.parts.preparing import prepared_folder
+from maskmill.pipelines.reading.inputs import Input, Refusal
+from maskmill.pipelines.reading.patience import PATIENCE_S
+from maskmill.pipelines.reading.read_ahead import read_one
 from maskmill.schemas import storage
-from maskmill.schemas.errors import ImageError
 
 SAMPLE_IMAGES = 50
 PACE_IMAGES = 24
@@ -89,10 +90,10 @@ def seconds_per_image(config: BuildConfig, lines: list[bytes], prepared: str = "
         for line in lines[:PACE_IMAGES]:
             item = Input.from_json(line)
             start = time.perf_counter()
-            try:
-                child.build(item, item.location.read())
-            except ImageError:
+            data = read_one(item, PATIENCE_S)
+            if isinstance(data, Refusal):
                 continue  # could not be read; says nothing about the others
+            child.build(item, data)
             seconds.append(time.perf_counter() - start)
             if len(seconds) == 1:
                 begin = time.perf_counter()  # the first one pays for the child's start, which may compile kernels
@@ -103,7 +104,7 @@ def seconds_per_image(config: BuildConfig, lines: list[bytes], prepared: str = "
     return sum(seconds[1:]) / len(seconds[1:]) if len(seconds) > 1 else None
 
 
-def estimate(config: BuildConfig, out: str, cores: int, part_size: int = 0) -> Estimate:
+def estimate(config: BuildConfig, out: str, cores: int, part_size: int = 0, patience: float = PATIENCE_S) -> Estimate:
     """Lists the inputs and builds a random sample of them in this process; writes nothing.
 
     Args:
@@ -111,14 +112,15 @@ def estimate(config: BuildConfig, out: str, cores: int, part_size: int = 0) -> E
         out: where it would go, or "".
         cores: for the hours.
         part_size: images per part; 0 means the default.
+        patience: seconds for which storage may stand still, and that reading one picture may take.
     """
     with tempfile.TemporaryDirectory(prefix="maskmill-plan-") as scratch:
-        return _estimate(config, out, cores, part_size, scratch)
+        return _estimate(config, out, cores, part_size, patience, scratch)
 
 
-def _estimate(config: BuildConfig, out: str, cores: int, part_size: int, scratch: str) -> Estimate:
+def _estimate(config: BuildConfig, out: str, cores: int, part_size: int, patience: float, scratch: str) -> Estimate:
     source = config.source()
-    config, lines, refused = prepare(config, *list_inputs(config, source, beyond_limit=True), scratch)
+    config, lines, refused = list_prepared(config, source, scratch, patience=patience)
     builder = ImageBuilder(config.settings(prepared_folder(scratch)))
     builder.warm_up()  # compiling the kernels would otherwise use up the time for the sample
     seconds: list[float] = []
@@ -129,10 +131,8 @@ def _estimate(config: BuildConfig, out: str, cores: int, part_size: int, scratch
     for line in lines[:SAMPLE_IMAGES]:
         item = Input.from_json(line)
         start = time.perf_counter()
-        try:
-            payload = builder.build(item, item.location.read()).payload
-        except ImageError:
-            payload = b""
+        data = read_one(item, patience)
+        payload = b"" if isinstance(data, Refusal) else builder.build(item, data).payload
         if payload:
             seconds.append(time.perf_counter() - start)
             sizes.append(len(payload))

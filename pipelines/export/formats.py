@@ -4,10 +4,13 @@ Every file appears whole or not at all. A folder begins with `export.json`, whic
 export finds its own and writes the files that are missing, any other is refused.
 """
 
+import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 
+from maskmill.pipelines.dataset.leftovers import cleared
 from maskmill.pipelines.export import coco, hugging_face, label_png, webdataset
 from maskmill.pipelines.export.chosen import Chosen
 from maskmill.schemas import storage
@@ -108,7 +111,23 @@ def export(chosen: Chosen, name: str, to: str) -> Counts:
         raise UsageError(f"{name} holds masks of layers, not ground truth; leave out --gt, or take one of {able}")
     if storage.is_same(to, chosen.dataset.folder):
         raise UsageError(f"--to {to} is the data set itself; name another place")
-    return FORMATS[name].write(chosen, to)
+    with _cleared(chosen, to):
+        return FORMATS[name].write(chosen, to)
+
+
+def _cleared(chosen: Chosen, to: str) -> contextlib.AbstractContextManager[None]:
+    """Clears away what an export that was killed left there, and nothing of others."""
+    if to.endswith(".json"):
+        folder, name = os.path.split(to)
+        return cleared(folder, f"{name}.")
+    if _is_ours(to):
+        return cleared(to, deep=True)
+    return cleared(to, f"{BEGUN}.", *(f"{name}.json." for name in chosen.names))
+
+
+def _is_ours(folder: str) -> bool:
+    """Whether an export of many files was begun in the folder."""
+    return BEGUN in storage.names(folder)
 
 
 def _begin(name: str, chosen: Chosen, folder: str) -> None:

@@ -35,6 +35,7 @@ from maskmill.pipelines.reading.annotations import parse_annotations
 from maskmill.pipelines.reading.coco import Coco
 from maskmill.pipelines.reading.decode import decode_image
 from maskmill.pipelines.reading.inputs import Input
+from maskmill.pipelines.reading.patience import PATIENCE_S, patiently
 from maskmill.schemas import storage
 from maskmill.schemas.errors import ImageError, InputError, UsageError
 from maskmill.schemas.rle import decode_mask
@@ -103,7 +104,8 @@ def list_training_inputs(options: TrainOptions) -> list[Input]:
     Raises:
         InputError: fewer than `MIN_IMAGES`, or a fold or the measured share came out empty.
     """
-    listed = Coco(options.images, options.annotations).list_inputs()
+    source = Coco(options.images, options.annotations)
+    listed = patiently(lambda: list(source.list_inputs()), PATIENCE_S, options.images, options.annotations)
     usable = [i for i in listed if isinstance(i, Input) and any(not a.get("iscrowd") for a in i.annotations)]
     usable.sort(key=lambda item: draw(options.seed, "limit", item.id))
     chosen = sorted(usable[: options.limit or None], key=lambda item: item.id)
@@ -246,15 +248,18 @@ def run_stage(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from maskmill.pipelines.clusters.runners import make_pipeline
+    from maskmill.pipelines.clusters import runners
 
     lines = [item.to_json() for item in items]
     size = options.block
     blocks = [
         Block(stage, k, tuple(lines[k * size : (k + 1) * size]), options, work) for k in range(-(-len(lines) // size))
     ]
-    with make_pipeline(PipelineOptions(flags)) as pipeline:
-        _ = pipeline | beam.Create(blocks) | beam.Reshuffle() | stage >> beam.Map(do_block)
+    try:
+        with runners.make_pipeline(PipelineOptions(flags)) as pipeline:
+            _ = pipeline | beam.Create(blocks) | beam.Reshuffle() | stage >> beam.Map(do_block)
+    except Exception as error:  # Beam passes only the text of what went wrong on
+        raise runners.cause_of(error) or error from error
     table = pa.concat_tables(pq.read_table(pa.BufferReader(storage.read_bytes(b.file))) for b in blocks)
     column = table["row"].combine_chunks()
     rows = column.values.to_numpy().reshape(-1, column.type.list_size)

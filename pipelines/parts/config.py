@@ -152,7 +152,7 @@ class RunOptions:
         workers: processes that make masks; 0 means in this process, without protection from pictures that crash it.
             None means one per usable core, but no more than the work is worth.
         part_size: images per work item; 0 means chosen from the plan.
-        image_timeout: seconds after which a picture is given up.
+        image_timeout: seconds after which a picture is given up, and storage that stands still while it is listed.
         max_failure_rate: share of inputs that may fail before the build ends with exit code 3.
         detach: leave a job on a cluster to itself as soon as it runs there.
         beam_args: everything after `--`, for Beam.

@@ -17,7 +17,7 @@ from maskmill.pipelines.parts.memory import out_of_memory
 from maskmill.pipelines.reading.annotations import parse_annotations
 from maskmill.pipelines.reading.decode import decode_image
 from maskmill.pipelines.reading.inputs import Input, Refusal
-from maskmill.schemas.errors import ImageError
+from maskmill.schemas.errors import DamageError, ImageError
 from maskmill.schemas.example import ImageExample, encode_example
 from maskmill.schemas.image import ImageRecord
 from maskmill.schemas.mask import MaskSet
@@ -76,7 +76,11 @@ class ImageBuilder:
                 generator(record)
 
     def build(self, item: Input, data: bytes) -> Built:
-        """One image's bytes to its record. Never raises for what the image holds: bad images come back as refusals."""
+        """One image's bytes to its record. Never raises for what the image holds: bad images come back as refusals.
+
+        Raises:
+            DamageError: what a generator left in the build's folder is not there as it was.
+        """
         try:
             return self._build(item, data)
         except ImageError as error:
@@ -160,7 +164,7 @@ class ImageBuilder:
     def _generate(generator: Generator, name: str, record: ImageRecord) -> tuple[MaskSet, ...]:
         try:
             masks = generator(record)
-        except (ImageError, MemoryError):
+        except (ImageError, MemoryError, DamageError):  # the last: the build's folder is broken, not the image
             raise
         except Exception as error:  # whatever a generator does to one image must not stop the others
             raise ImageError("generator_error", name, f"{type(error).__name__}: {error}") from error

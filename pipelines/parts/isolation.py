@@ -26,11 +26,12 @@ from maskmill.pipelines.parts.generators import parse_specs
 from maskmill.pipelines.parts.image_builder import Built, ImageBuilder
 from maskmill.pipelines.reading.decode import read_header
 from maskmill.pipelines.reading.inputs import Input, Refusal
-from maskmill.schemas.errors import MESSAGE_LIMIT, ImageError
+from maskmill.schemas.errors import MESSAGE_LIMIT, DamageError, ImageError, InputError, UsageError
 
 MAX_ATTEMPTS = 3
 _NO_MEMORY = ("bad_alloc", "MemoryError", "Out of memory", "Insufficient memory")  # last words of native code
 _LENGTHS = struct.Struct("<II")
+_STOPS = {error.__name__: error for error in (DamageError, InputError, UsageError)}
 _LOG = logging.getLogger("maskmill")
 
 # One heavy thread per child: the pool is as wide as the machine, and results must not depend on a thread count.
@@ -124,6 +125,9 @@ class ChildProcess:
         """Builds one image; a crash or hang becomes a refusal after `MAX_ATTEMPTS` tries (a hang after two).
 
         One that is large for this machine waits until no other worker builds such a one.
+
+        Raises:
+            DamageError, InputError, UsageError: the child found that nothing can be built, whatever the image.
         """
         with memory.one_at_a_time(self._is_large(data)):
             return self._build(item, data)
@@ -148,6 +152,8 @@ class ChildProcess:
                 while "say" in head:
                     _say_once(head["say"])
                     head, payload = _receive(self._process.stdout)
+                if "stop" in head:
+                    raise _STOPS[head["stop"]](head["why"])
             except (EOFError, OSError):
                 lost = self._post_mortem(item, attempt)
                 last = attempt == MAX_ATTEMPTS or (lost.reason == "timeout" and attempt > 1)
@@ -211,3 +217,5 @@ def serve() -> None:
             _send(answers, {"refusal": refusal, "row": built.row, "overlaps": overlaps}, built.payload)
     except (EOFError, BrokenPipeError):
         pass
+    except tuple(_STOPS.values()) as error:  # of the build, not of one image: the parent stops with it
+        _send(answers, {"stop": type(error).__name__, "why": str(error)})

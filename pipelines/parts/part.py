@@ -139,10 +139,13 @@ def _build_and_commit(task: PartTask, folder: str, builder: Builder, threads: in
         storage.create(part_path(folder, task)) as file,
         contextlib.closing(read_ahead(items, threads, read_timeout)) as reads,
     ):
-        for done, (item, data) in enumerate(reads):
+        done = -1
+        for item, data in reads:  # not by enumerate(), which keeps what it gave until it has the next
+            done += 1
             if done:
                 UNDER_WAY[sidecar_path(folder, task.name)] = (done, len(failures))
             built = Built(b"", data, {}) if isinstance(data, Refusal) else builder.build(item, data)
+            del data  # before the next, which may be as large
             if built.refusal is not None:
                 failures.append(built.refusal)
                 continue

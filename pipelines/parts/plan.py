@@ -16,9 +16,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 from maskmill.pipelines.parts.config import BuildConfig
-from maskmill.pipelines.parts.preparing import prepare
+from maskmill.pipelines.parts.preparing import paths_of_masks, prepare
 from maskmill.pipelines.parts.provenance import mask_packages, versions
 from maskmill.pipelines.reading.inputs import Input, Refusal, Source
+from maskmill.pipelines.reading.patience import PATIENCE_S, patiently
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError, UsageError
 from maskmill.schemas.manifest import WORK, digest
@@ -144,6 +145,27 @@ def list_inputs(
     return entries, refused
 
 
+def list_prepared(
+    config: BuildConfig,
+    source: Source,
+    folder: str,
+    say: Callable[[str], None] = lambda line: None,
+    patience: float = PATIENCE_S,
+) -> tuple[BuildConfig, list[bytes], list[Refusal]]:
+    """`list_inputs` and then `prepare`, given up where storage stands still for `patience` seconds.
+
+    Raises:
+        InputError: see both; or nothing comes from there.
+    """
+    return patiently(
+        lambda: prepare(config, *list_inputs(config, source, beyond_limit=True), folder, say),
+        patience,
+        config.images,
+        config.annotations,
+        *paths_of_masks(config.masks).values(),
+    )
+
+
 def default_num_shards(images: int) -> int:
     """One shard per about `IMAGES_PER_SHARD` images, and up to 16 for small data sets."""
     return max(1, math.ceil(images / IMAGES_PER_SHARD), min(16, images // MIN_SHARD_IMAGES))
@@ -169,6 +191,7 @@ def make_plan(
     part_size: int = 0,
     pace: Callable[[BuildConfig, list[bytes]], float | None] = lambda config, lines: None,
     say: Callable[[str], None] = lambda line: None,
+    patience: float = PATIENCE_S,
 ) -> Plan:
     """Lists the inputs and writes the plan below `folder`.
 
@@ -178,14 +201,15 @@ def make_plan(
         part_size: images per part; 0 means what `images_per_part` says of `pace`. It changes no byte of the shards.
         pace: seconds per image, measured on some of the lines, or None; see `pipelines.driver.estimate.seconds_per_image`.
         say: told what was found out, a line at a time.
+        patience: seconds for which storage that is listed may stand still.
 
     Raises:
-        InputError: the data set cannot be read, or has no inputs at all, or masks to be imported are not its own.
+        InputError: the data set cannot be read, does not answer, has no inputs at all, or masks to be imported are not its own.
         UsageError: more shards than images.
     """
     source = config.source()
     requested = config
-    config, lines, refused = prepare(config, *list_inputs(config, source, beyond_limit=True), folder, say)
+    config, lines, refused = list_prepared(config, source, folder, say, patience)
     if not lines and not refused:
         raise InputError(f"{config.images} holds no pictures")
     shards = config.num_shards or default_num_shards(len(lines))

@@ -42,6 +42,7 @@ _END, _SCAN = 0xD9, 0xDA
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _RESERVED = {0x01, *range(0x02, 0xC0), 0xC8, *range(0xF0, 0xFE)}  # markers that no decoder of ours knows
+_REMARKS = {*range(0xE0, 0xF0), 0xFE}  # of applications, and comments: decoders pass over them wherever they are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,19 +170,21 @@ def _check_png(data: bytes) -> bool:
 
 
 def _looks_damaged(data: bytes) -> bool:
-    """Whether a JPEG that OpenCV decoded may be damaged: a walk over its markers that does not arrive at the end marker, or
-    meets a scan after one that was the whole picture (some decoders refuse it).
+    """Whether a JPEG that OpenCV decoded may be damaged: a walk over its markers that does not arrive at the end marker,
+    meets a second frame, or after a scan that was the whole picture anything but remarks and the end.
 
-    The walk costs microseconds and finds what libjpeg skips without a warning; what it suspects, `_verdict` decides.
+    OpenCV has its pixels by then and looks no further; decoders that read on to the end refuse what they find there. The
+    walk costs microseconds and finds what libjpeg skips without a warning; what it suspects, `_verdict` decides.
     """
-    at, components, whole = 2, b"", False
+    at, components, framed, whole = 2, b"", False, False
     while (found := _NEXT_MARKER.search(data, at)) is not None:
         marker, at = data[found.end() - 1], found.end()
         if marker == _END:
             return False
-        if marker in _RESERVED or (marker == _SCAN and whole):
+        if marker in _RESERVED or (whole and marker not in _REMARKS) or (framed and marker in _FRAMES):
             return True
         if marker in _FRAMES:
+            framed = True
             components = b"" if marker in _PROGRESSIVE else data[at + 7 : at + 8]
         elif marker == _SCAN:
             whole = data[at + 2 : at + 3] == components

@@ -1,14 +1,17 @@
 """Where the bytes of one picture are, and reading them."""
 
 import dataclasses
+import io
 import struct
 import zlib
+from collections.abc import Callable, Iterator
 
 from maskmill.schemas import storage
 from maskmill.schemas.errors import ImageError
 
 MAX_FILE_BYTES = 256 << 20  # no picture within the pixel limit needs more; a larger file is refused unread
 ZIP_LOCAL_HEADER = 30  # bytes, before the name
+_PIECE = 2 << 20  # bytes, of a large entry that are read, or inflated, at a time
 
 
 @dataclasses.dataclass(frozen=True, slots=True)  # there can be millions
@@ -35,8 +38,12 @@ class Location:
     crc: int = -1
     lead: int = 0
 
-    def read(self) -> bytes:
-        """The file's bytes.
+    def read(self, admit: Callable[[int], None] = lambda size: None) -> bytes:
+        """The file's bytes. It takes as much memory as they are, and a few pieces.
+
+        Args:
+            admit: called once it is known how many bytes there are, before memory is taken for them; may wait, or raise.
+                Not for whole files on gs://, where asking would be another request.
 
         Raises:
             ImageError: not_found, unreadable, truncated or too_large, stage "read".
@@ -45,11 +52,15 @@ class Location:
             raise ImageError("too_large", "read", f"the file has more than {MAX_FILE_BYTES} bytes")
         try:
             if self.offset < 0:
+                if not storage.is_remote(self.path):
+                    admit(storage.size(self.path))
                 data = storage.read_whole(self.path, MAX_FILE_BYTES)
                 if len(data) > MAX_FILE_BYTES:
                     raise ImageError("too_large", "read", f"the file has more than {MAX_FILE_BYTES} bytes")
                 return data
-            return self._checked(self._inflated(self._stored()))
+            admit(max(self.size, self.plain))
+            begin, first = self._begin()
+            return self._checked(self._inflated(begin, first) if self.deflated else self._stored(begin, first))
         except FileNotFoundError as error:
             raise ImageError("not_found", "read", f"no file at {self.path}") from error
         except EOFError as error:
@@ -61,10 +72,11 @@ class Location:
         except ValueError as error:  # no path of this system: it cannot be encoded, or holds a NUL
             raise ImageError("unreadable", "read", f"no file can have the name {self.path!r}") from error
 
-    def _stored(self) -> bytes | memoryview:
-        data = storage.read_range(self.path, self.offset, self.lead + self.size)
+    def _begin(self) -> tuple[int, bytes | memoryview]:
+        """Where the stored bytes begin, and those of them that came with a zip's own header: all, of an ordinary picture."""
         if not self.lead:
-            return data
+            return self.offset, b""
+        data = storage.read_range(self.path, self.offset, self.lead + min(self.size, _PIECE))
         if data[:4] != b"PK\3\4":
             raise ImageError("unreadable", "read", f"the zip has no entry at byte {self.offset}, where it says")
         name, extra = struct.unpack("<HH", data[ZIP_LOCAL_HEADER - 4 : ZIP_LOCAL_HEADER])
@@ -74,16 +86,37 @@ class Location:
                 "unreadable", "read", f"the zip's entry at byte {self.offset} has another name than listed"
             )
         if start > self.lead:  # an extra field that the table of contents has not
-            return storage.read_range(self.path, self.offset + start, self.size)
-        return memoryview(data)[start : start + self.size]
+            return self.offset + start, b""
+        return self.offset + start, memoryview(data)[start : start + self.size]
 
-    def _inflated(self, data: bytes | memoryview) -> bytes:
-        if not self.deflated:
-            return bytes(data)
-        plain = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.plain + 1)
-        if len(plain) != self.plain:
+    def _stored(self, begin: int, first: bytes | memoryview) -> bytes:
+        if len(first) == self.size:
+            return bytes(first)
+        del first  # a large one is read again as a whole, so that nothing has to be put together
+        return storage.read_range(self.path, begin, self.size)
+
+    def _inflated(self, begin: int, first: bytes | memoryview) -> bytes:
+        inflater, plain = zlib.decompressobj(-zlib.MAX_WBITS), io.BytesIO()
+        for piece in self._pieces(begin, first):
+            chunk = inflater.decompress(piece, _PIECE)
+            while True:
+                plain.write(chunk)
+                if plain.tell() > self.plain or inflater.eof:
+                    break
+                if len(chunk) < _PIECE and not inflater.unconsumed_tail:
+                    break
+                chunk = inflater.decompress(inflater.unconsumed_tail, _PIECE)
+            if plain.tell() > self.plain or inflater.eof:
+                break
+        if plain.tell() != self.plain:
             raise ImageError("unreadable", "read", f"inflates to other than the {self.plain} bytes its archive states")
-        return plain
+        return plain.getvalue()
+
+    def _pieces(self, begin: int, first: bytes | memoryview) -> Iterator[bytes | memoryview]:
+        if first:
+            yield first
+        for at in range(len(first), self.size, _PIECE):
+            yield storage.read_range(self.path, begin + at, min(_PIECE, self.size - at))
 
     def _checked(self, data: bytes) -> bytes:
         if self.crc >= 0 and zlib.crc32(data) != self.crc:

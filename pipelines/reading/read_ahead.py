@@ -4,9 +4,12 @@ A thread that waits for a dead file server cannot be ended, by anyone. It is lef
 when the process ends, and another takes its place; how many a process leaves behind has a limit. Beyond it nothing is read
 until one of them has its answer: pictures go to the ledger at once, and `maskmill retry` builds them when the storage is
 back.
+
+Large files are not read ahead: one waits until it is asked for, so that a process holds one of them at a time.
 """
 
 import collections
+import contextlib
 import math
 import queue
 import threading
@@ -14,9 +17,11 @@ import time
 from collections.abc import Generator, Iterable
 
 from maskmill.pipelines.reading.inputs import Input, Refusal
+from maskmill.pipelines.reading.location import Location
 from maskmill.schemas import storage
 from maskmill.schemas.errors import ImageError
 
+LARGE_BYTES = 16 << 20  # of a file; hardly any picture has so many
 MAX_UNANSWERED = 8  # reads of one process; so many mean that the storage is gone, not that a few files are
 _TICK_S = 0.2  # between looks at the clock, while a file is waited for
 
@@ -30,15 +35,34 @@ class _Read:
         self.result: bytes | Refusal | None = None
         self.error: BaseException | None = None
         self.done = threading.Event()
+        self.turn = threading.Event()  # it is the one that is waited for
+        self.dropped = False  # nobody will wait for it
 
     def run(self) -> None:
         self.begun = time.monotonic()
         try:
-            self.result = self.item.location.read()
+            place = self.item.location
+            self.result = place.read(self._admit) if isinstance(place, Location) else place.read()
         except ImageError as error:
             self.result = Refusal(self.item.id, error.stage, error.reason, str(error))
         except BaseException as error:  # for the thread that waits
             self.error = error
+
+    def _admit(self, size: int) -> None:
+        if size > LARGE_BYTES:
+            self.begun = None
+            self.turn.wait()
+            self.begun = time.monotonic()
+            if self.dropped:
+                raise InterruptedError("nobody waits for this file any longer")
+
+    def taken(self) -> bytes | Refusal:
+        """What was read, which is not kept here."""
+        result, self.result = self.result, None
+        if self.error is not None:
+            raise self.error
+        assert result is not None
+        return result
 
 
 _UNANSWERED: list[_Read] = []  # of this process; those that end after all leave it
@@ -77,6 +101,7 @@ class _Readers:
         """What became of a read: at most `seconds` after a thread began with it, a refusal `timeout`."""
         # The client of gs:// has deadlines of its own, and waits out a bucket that is busy.
         deadline = math.inf if storage.is_remote(read.item.location.path) else seconds
+        read.turn.set()
         while not read.done.is_set():
             if not self._alive and read.begun is None:
                 text = "not tried: too many earlier reads still have no answer; is the storage gone?"
@@ -84,10 +109,7 @@ class _Readers:
             if read.begun is not None and time.monotonic() > read.begun + deadline and self._give_up(read):
                 return Refusal(read.item.id, "read", "timeout", f"reading took longer than {seconds:g} s")
             read.done.wait(_TICK_S)
-        if read.error is not None:
-            raise read.error
-        assert read.result is not None
-        return read.result
+        return read.taken()
 
     def _give_up(self, read: _Read) -> bool:
         """Leaves a read and its thread behind, unless it has ended just now."""
@@ -108,7 +130,7 @@ class _Readers:
 def read_ahead(
     items: Iterable[Input], count: int, seconds: float
 ) -> Generator[tuple[Input, bytes | Refusal], None, None]:
-    """Every item, in order, with its file's bytes or why there are none.
+    """Every item, in order, with its file's bytes or why there are none; they are not kept here.
 
     Args:
         items: what to read.
@@ -121,10 +143,17 @@ def read_ahead(
         for item in items:
             pending.append(readers.submit(item))
             if len(pending) > count:
-                read = pending.popleft()
-                yield read.item, readers.answer(read, seconds)
+                yield pending[0].item, readers.answer(pending.popleft(), seconds)
         while pending:
-            read = pending.popleft()
-            yield read.item, readers.answer(read, seconds)
+            yield pending[0].item, readers.answer(pending.popleft(), seconds)
     finally:
+        for read in pending:
+            read.dropped = True
+            read.turn.set()
         readers.close()
+
+
+def read_one(item: Input, seconds: float) -> bytes | Refusal:
+    """An item's bytes, or why there are none; see `read_ahead`."""
+    with contextlib.closing(read_ahead([item], 1, seconds)) as reads:
+        return next(reads)[1]

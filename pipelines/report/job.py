@@ -114,7 +114,7 @@ def measured_stats(
         return ReportStats.from_json(json.loads(storage.read_bytes(path)))
     except Exception as error:  # Beam passes only the text of what went wrong on; here the cause is at hand
         if LOCAL_ERRORS or runner.is_local:
-            raise next(iter(LOCAL_ERRORS), error) from error
+            raise next(iter(LOCAL_ERRORS), None) or runners.cause_of(error) or error from error
         raise runners.explain(error, runner) from error
     finally:
         with contextlib.suppress(OSError):

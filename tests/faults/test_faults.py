@@ -1,17 +1,23 @@
 """A sample of the trials in trials.py, of which `make faults` makes all."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from failing_calls import compiler
 from faulty_disk import Disk
 
 from maskmill.schemas import local_files, storage
 
 HERE = Path(__file__).parent
-SAMPLE = os.environ.get("MASKMILL_FAULTS", "6")
+
+needs_emulator = pytest.mark.skipif(
+    importlib.util.find_spec("gcp_storage_emulator") is None, reason="the dev extra is not installed"
+)
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler")
 
 # Writes the ledger at once under its final name, and says nothing of what went wrong.
 _CARELESS = """
@@ -48,21 +54,33 @@ def trials(program: list[str], *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_command_on_a_failing_disk_says_so_or_goes_on_and_loses_nothing():
-    done = trials(
-        [str(HERE / "trials.py")], "--sample", SAMPLE, "--seed", "5", "--scenario", "build", "--scenario", "retry"
-    )
+@pytest.mark.parametrize(
+    ("count", "names"),
+    [
+        (6, ["build", "retry"]),
+        (4, ["go-on", "fall-back"]),
+        pytest.param(3, ["gs-build", "gs-retry"], marks=needs_emulator),
+        pytest.param(3, ["calls-build", "calls-export"], marks=needs_compiler),
+    ],
+)
+def test_a_command_whose_folder_fails_says_so_or_goes_on_and_loses_nothing(count, names):
+    """On a disk, of training runs, of a bucket, in system calls."""
+    if "go-on" in names:
+        pytest.importorskip("jax")
+    words = [word for name in names for word in ("--scenario", name)]
+    done = trials([str(HERE / "trials.py")], "--sample", str(count), "--seed", "5", *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{SAMPLE} trials: " in done.stdout
+    assert f"{count} trials: " in done.stdout
 
 
 def test_files_that_are_not_written_with_care_are_found_out():
     """The control."""
     done = trials(["-c", _CARELESS])
-    assert done.stdout.strip() == "('went on', 'exit code 0, and other bytes')", done.stdout + done.stderr
+    expected = "('went on', \"exit code 0, and other bytes: ['failures.jsonl']\")"
+    assert done.stdout.strip() == expected, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("kind", ["power", "torn"])
+@pytest.mark.parametrize("kind", ["power", "torn write"])
 def test_a_file_that_was_created_is_there_after_a_loss_of_power(kind, tmp_path, monkeypatch):
     disk = Disk(str(tmp_path), kind=kind)
     monkeypatch.setattr(local_files, "os", disk)

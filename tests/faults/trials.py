@@ -1,199 +1,150 @@
-"""Commands on a disk that fails, or with a process that ends, at every single operation on their folder.
+"""Commands whose folder fails, or that end, at every single operation on it.
 
     python tests/faults/trials.py [--sample N] [--seed S] [--scenario NAME ...] [--kind KIND ...]
 
-In SQLite's manner: for every n, the n-th operation fails (disk full, I/O error, interrupted call, short write), or the process
-is killed there, or the machine loses power there: what was not flushed is gone ("power"), or half of it ("torn"). Each trial is
-a forked process. A command that failed has said why in one sentence, with exit code 4. The same command on a sound disk
-then ends well, with the very bytes of a build that nothing happened to.
+In SQLite's manner: for every n, the n-th operation goes wrong. On a disk (names without a prefix): disk full, I/O error,
+interrupted call, short write, the process killed, or power lost, with what was not flushed gone ("power") or half of it
+("torn write"). In system calls, under all libraries ("calls-..."; where there is a C compiler). In requests to a bucket
+("gs-..."): refusals, answers cut short or changed, connections dropped before and after, the process killed. Each trial is a
+forked process, and ends as `scenario.Scenario.trial` says.
 """
 
 import argparse
-import hashlib
-import json
+import logging
 import os
 import random
-import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
-from drawn import content, write_coco
-from faulty_disk import FAILURES, KILLED, KILLS, KINDS, Disk
+from failing_calls import CALL_KINDS, compile_shim, compiler, is_preloaded
+from faulty_bucket import BUCKET_KINDS
+from faulty_disk import KINDS
+from places import InCalls, OnBucket, OnDisk
+from scenario import Scenario
 
-# Imported before a trial is forked, or each would import them again.
-import maskmill.pipelines.clusters.runners
-import maskmill.pipelines.driver.build
-import maskmill.pipelines.driver.graph
-import maskmill.pipelines.report.write  # noqa: F401
-from maskmill.pipelines.commands.cli import main as command
-
-SCENARIOS = ("build", "resume", "overwrite", "retry", "report")
-_RUN = ["--workers", "0", "--max-failure-rate", "1", "--json"]
+_BUILDS = ("build", "resume", "overwrite", "retry", "report", "export")
+_RUNS = ("train", "go-on", "fall-back")
+_PREFIXES = ("", "calls-", "gs-")
+NAMES = tuple(prefix + name for prefix in _PREFIXES for name in (*_BUILDS, *_RUNS))
 
 
-def build_command(root: Path) -> list[str]:
-    data = ["--dataset", "coco", "--images", str(root / "images"), "--annotations", str(root / "instances.json")]
-    return ["build", *data, "--masks", "grid(n=2)", "--num-shards", "2", "--part-size", "2", *_RUN, "--out", "OUT"]
+def _bucket():
+    """A server in this process, and the way there for it and for its children."""
+    from gcs import Gcs
+    from google.cloud.storage import retry
+
+    retry.DEFAULT_RETRY = retry.DEFAULT_RETRY.with_delay(initial=0.05, maximum=1.0, multiplier=2.0)  # no time to wait
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # it is told of every object that is not there
+    server = Gcs()
+    server.create_bucket("mill")
+    os.environ["STORAGE_EMULATOR_HOST"] = server.url
+    return server
 
 
-def run(argv: list[str], folder: Path, at: int = 0, kind: str = "full", log: Path | None = None) -> tuple[int, str]:
-    """Runs a command in a forked process on a disk that fails at its `at`-th operation; its exit code and stderr."""
-    said = folder.with_suffix(".stderr")
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            with open(said, "wb") as file, open(os.devnull, "wb") as nowhere:
-                os.dup2(file.fileno(), 2)
-                os.dup2(nowhere.fileno(), 1)
-            disk = Disk(str(folder), at, kind)
-            disk.install()
-            code = command([str(folder) if word == "OUT" else word for word in argv])
-            sys.stderr.flush()
-            if log is not None:
-                log.write_text(json.dumps(disk.log))
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), said.read_text(errors="replace")
-
-
-def state(folder: Path) -> dict[str, str]:
-    """Digests of what must not depend on what happened on the way."""
-    return {name: hashlib.sha256(data).hexdigest() for name, data in content(folder).items()}
-
-
-class Scenario:
-    """A command on a folder as it was left by others before it.
-
-    Attributes:
-        name: of the scenario.
-        command: to try.
-        after: commands that must succeed afterwards, on a sound disk.
-        start: the folder as the command finds it; None where there is none.
-        log: the operations of an undisturbed run.
-        end: `state` after it.
-    """
-
-    def __init__(self, name: str, argv: list[str], after: list[list[str]], place: Path, start: Path | None):
-        self.name, self.command, self.after, self.place, self.start = name, argv, after, place, start
-        folder = self.fresh()
-        code, said = run(argv, folder, log=place / "log.json")
-        assert code == 0, (name, code, said)
-        self.log = json.loads((place / "log.json").read_text())
-        self.end = state(folder)
-
-    def fresh(self) -> Path:
-        folder = self.place / "trial"
-        shutil.rmtree(folder, ignore_errors=True)
-        if self.start is not None:
-            shutil.copytree(self.start, folder)
-        return folder
-
-    def trial(self, at: int, kind: str) -> tuple[str, str]:
-        """What came of it ("failed", "killed", "went on", "not reached"), and what is wrong, "" if nothing."""
-        folder = self.fresh()
-        code, said = run(self.command, folder, at, kind)
-        lines = [line for line in said.splitlines() if not line.startswith("maskmill: attempt ")]
-        came = {0: "went on", 4: "failed", KILLED: "killed"}.get(code, f"exit code {code}")
-        wrong = ""
-        if (
-            came.startswith("exit")
-            or (came == "failed" and kind not in FAILURES)
-            or (came == "killed" and kind not in KILLS)
-        ):
-            wrong = f"{came}: {said[-600:]}"
-        elif came == "failed" and (
-            len(lines) != 1 or "internal error" in said or not lines[0].startswith("maskmill: ")
-        ):
-            wrong = f"said: {said[-600:]}"
-        elif came == "went on" and state(folder) != self.end:
-            wrong = "exit code 0, and other bytes"
-        if not wrong:
-            for argv in (self.command, *self.after):
-                code, said = run(argv, folder)
-                if code:
-                    wrong = f"then {argv[0]}: exit code {code}: {said[-600:]}"
-                    break
+def scenarios(root: Path, names: Iterable[str]) -> dict[str, Scenario]:
+    """Those named, in an empty folder."""
+    found, made = {}, {}
+    server = None
+    for name in names:
+        prefix = next(p for p in reversed(_PREFIXES) if name.startswith(p))
+        own = name.removeprefix(prefix)
+        group = (prefix, own in _RUNS)
+        if group not in made:
+            place_root = root / f"{prefix}{'runs' if own in _RUNS else 'builds'}"
+            if prefix == "gs-":
+                server = server or _bucket()
+                place = OnBucket(place_root / "place", server)
             else:
-                if state(folder) != self.end:
-                    wrong = "other bytes after the same command"
-                elif left := [path.name for path in folder.rglob("*.incomplete")]:
-                    wrong = f"left behind: {left}"
-        return came, wrong
+                place = (InCalls if prefix else OnDisk)(place_root / "place")
+            if own in _RUNS:
+                from runs import Runs as Made  # JAX takes seconds to import
+            else:
+                from builds import Builds as Made
+            made[group] = Made(place, place_root / "made")
+        found[name] = made[group].scenario(own, name)
+    return found
 
 
-def scenarios(root: Path, names: Sequence[str]) -> dict[str, Scenario]:
-    """Those named, from a data set of six pictures, one of them broken."""
-    write_coco(root, 6)
-    broken = root / "images" / "000000000000.jpg"
-    broken.write_bytes(broken.read_bytes()[:200])
-    build = build_command(root)
-    whole, half = root / "whole", root / "half"
-    assert run(build, whole)[0] == 0
-    code, _ = run(build, half, at=len(_operations(build, root)) // 2, kind="kill")
-    assert code == KILLED
-    retry, report = ["retry", "OUT", *_RUN], ["report", "OUT", "--json"]
-    check = ["validate", "OUT"]
-    # After an interrupted retry the same build command goes on as well; and it clears away, under its lock, what an
-    # interrupted report began to write.
-    plans = {
-        "build": (build, [check], None),
-        "resume": (build, [check], half),
-        "overwrite": ([*build, "--overwrite"], [check], whole),
-        "retry": (retry, [build, check], whole),
-        "report": (report, [build, check], whole),
+def _all_trials(found: dict[str, Scenario], kinds: list[str]) -> dict[str, list[tuple[int, str]]]:
+    return {
+        name: [
+            (at, kind)
+            for at, operation in enumerate(scenario.log, 1)
+            for kind in scenario.place.kinds
+            if (not kinds or kind in kinds) and scenario.place.applies(kind, operation)
+        ]
+        for name, scenario in found.items()
     }
-    return {name: Scenario(name, *plans[name][:2], _made(root / name), plans[name][2]) for name in names}
 
 
-def _operations(build: list[str], root: Path) -> list[str]:
-    run(build, root / "counted", log=root / "counted.json")
-    return json.loads((root / "counted.json").read_text())
+def _sample(trials: dict[str, list[tuple[int, str]]], count: int, seed: int) -> list[tuple[str, int, str]]:
+    """`count` of them at random, the same number of each scenario; all of them for 0."""
+    rng, chosen = random.Random(seed), []
+    share, more = divmod(count, len(trials))
+    for number, (name, of_name) in enumerate(trials.items()):
+        wanted = min(len(of_name), share + (number < more)) if count else len(of_name)
+        chosen += [(name, *trial) for trial in rng.sample(of_name, wanted)]
+    if count:
+        rng.shuffle(chosen)
+    return chosen
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="N trials, evenly of the scenarios; 0: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=0, help="begin no trial after so long; 0: all are made")
+    parser.add_argument("--scenario", action="append", metavar="NAME", choices=NAMES, help=f"of {', '.join(NAMES)}")
+    kinds = sorted({*KINDS, *CALL_KINDS, *BUCKET_KINDS})
+    parser.add_argument("--kind", action="append", choices=kinds, help="only these; repeatable")
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 1 where anything is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sample", type=int, default=0, metavar="N", help="a random choice of N trials; 0: all")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="only these; repeatable")
-    parser.add_argument("--kind", action="append", choices=KINDS, help="only these; repeatable")
-    args = parser.parse_args(argv)
+    args = _arguments(argv)
+    names = args.scenario or list(NAMES)
+    if any(name.startswith("calls-") for name in names) and not is_preloaded():
+        if compiler():
+            return _preloaded(sys.argv[1:] if argv is None else argv)
+        print("no C compiler: without the scenarios of system calls", file=sys.stderr)
+        names = [name for name in names if not name.startswith("calls-")]
     with tempfile.TemporaryDirectory(prefix="maskmill-faults-") as root:
-        found = scenarios(Path(root), args.scenario or SCENARIOS)
-        trials = [
-            (name, at, kind)
-            for name, scenario in found.items()
-            for at in range(1, len(scenario.log) + 1)
-            for kind in args.kind or KINDS
-            if kind != "short" or scenario.log[at - 1].startswith("write")
-        ]
-        if args.sample:
-            trials = random.Random(args.seed).sample(trials, min(args.sample, len(trials)))
-        begin, wrongs, came = time.monotonic(), 0, Counter()
-        for number, (name, at, kind) in enumerate(trials, 1):
+        begin = time.monotonic()
+        found = scenarios(Path(root), names)
+        every = _all_trials(found, args.kind or [])
+        trials = _sample(every, args.sample, args.seed)
+        begun, came, wrongs = Counter(), Counter(), 0
+        for name, at, kind in trials:
+            if args.seconds and time.monotonic() - begin > args.seconds:
+                break
             how, wrong = found[name].trial(at, kind)
+            begun[name] += 1
             came[how] += 1
             if wrong:
                 wrongs += 1
                 print(f"{name}, {kind} at operation {at}, {found[name].log[at - 1]}: {wrong}", flush=True)
-            if number % 50 == 0:
-                print(f"{number} of {len(trials)} trials, {wrongs} wrong, {time.monotonic() - begin:.0f} s", flush=True)
-        lengths = ", ".join(f"{name} {len(scenario.log)}" for name, scenario in found.items())
-        print(f"operations: {lengths}\n{len(trials)} trials: {dict(sorted(came.items()))}; {wrongs} wrong")
-    return 1 if wrongs or not trials else 0
+            if sum(begun.values()) % 50 == 0:
+                print(f"{sum(begun.values())} of {len(trials)} trials, {wrongs} wrong", flush=True)
+    print("operations, trials: " + ", ".join(f"{name} {len(s.log)}, {begun[name]}" for name, s in found.items()))
+    total = sum(begun.values())
+    print(f"{total} trials: {dict(sorted(came.items()))}; {wrongs} wrong; {time.monotonic() - begin:.0f} s")
+    return 1 if wrongs or not total else 0
+
+
+def _preloaded(argv: list[str]) -> int:
+    """This program once more, with the failing calls under it."""
+    with tempfile.TemporaryDirectory(prefix="maskmill-shim-") as folder:
+        environment = {**os.environ, "LD_PRELOAD": compile_shim(Path(folder))}
+        return subprocess.run([sys.executable, "-P", __file__, *argv], env=environment).returncode
 
 
 if __name__ == "__main__":

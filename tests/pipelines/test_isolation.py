@@ -20,6 +20,7 @@ from maskmill.pipelines.parts.isolation import ChildProcess, InProcess
 from maskmill.pipelines.reading.decode import encode_png
 from maskmill.pipelines.reading.inputs import Input
 from maskmill.pipelines.reading.location import Location
+from maskmill.schemas.errors import DamageError
 
 SETTINGS = Settings(("trouble()",), 1000, False, False)
 
@@ -34,7 +35,7 @@ def child(trouble):
 @pytest.fixture
 def pictures(trouble, tmp_path):
     """kind -> (Input, file bytes)."""
-    folder = write_troubles(tmp_path / "pictures", list(range(8)))
+    folder = write_troubles(tmp_path / "pictures", list(range(9)))
     found = {}
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
@@ -199,6 +200,20 @@ def test_a_build_with_troubles_finishes_and_accounts_for_all(trouble, tmp_path):
     outcome = build(config, str(tmp_path / "out"), RunOptions(workers=2, part_size=2, image_timeout=3.0), quiet=True)
     assert outcome.manifest.counts == {"inputs": 8, "written": 4, "failed": 4, "skipped": 0, "dropped_annotations": 0}
     assert outcome.too_many_failures
+
+
+def test_what_stops_every_image_stops_the_build_from_within_a_child(child, pictures, tmp_path):
+    """A generator that misses what was made for it says so once, with the exit code of damage, not of every picture."""
+    from maskmill.pipelines.driver.build import build
+
+    for builder in (InProcess(SETTINGS), child):
+        with pytest.raises(DamageError, match=r"^what was joined is gone; build with --overwrite$"):
+            builder.build(*pictures[kinds.DAMAGE])
+    assert child.build(*pictures[kinds.PEACE]).refusal is None
+    images = write_troubles(tmp_path / "damaged", [kinds.PEACE, kinds.DAMAGE])
+    config = BuildConfig("folder", images, ("trouble()",))
+    with pytest.raises(DamageError, match="could not be built in 3 attempts: what was joined is gone"):
+        build(config, str(tmp_path / "out"), RunOptions(workers=1, part_size=1), quiet=True)
 
 
 def test_what_a_child_logs_reaches_its_parent(child, pictures, monkeypatch, caplog):

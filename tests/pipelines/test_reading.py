@@ -22,7 +22,7 @@ def files(monkeypatch):
     """Reads that answer with their path; `dead` ones wait until the test lets them go. Returns that switch."""
     alive = threading.Event()
 
-    def read(self):
+    def read(self, admit=None):
         if self.path.startswith("dead"):
             alive.wait(60)
         if self.path == "bad":

@@ -19,7 +19,7 @@ from maskmill.pipelines.driver import graph
 from maskmill.pipelines.driver.build import build
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.plan import make_plan
-from maskmill.schemas.errors import InputError, UsageError
+from maskmill.schemas.errors import DamageError, InputError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +186,56 @@ def test_workers_without_the_package_are_named():
     )
     assert isinstance(runners.explain(error, runners.Runner("FlinkRunner")), InputError)
     assert "do not have maskmill" in str(runners.explain(error, runners.Runner("FlinkRunner")))
+
+
+_OF_A_WORKER = """Traceback (most recent call last):
+  File "sdk_worker.py", line 311, in _execute
+maskmill.schemas.errors.DamageError: old.tfrecord-00000-of-00001: record 1 is damaged [while running 'ReadFromOld']
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "remeasure.py", line 70, in measure_shard
+{last} [while running 'MeasureShard-ptransform-25']
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "error"),
+    [
+        ("maskmill.schemas.errors.DamageError: a-00001: record 0: CRC", DamageError("a-00001: record 0: CRC")),
+        ("maskmill.schemas.errors.InputError: no such: place", InputError("no such: place")),
+    ],
+)
+def test_what_a_worker_in_another_process_ended_with_is_known_by_its_text(last, error):
+    text = _OF_A_WORKER.format(last=last)
+    for said in (text, text.replace("\n", "\\n")):  # the latter from engines in Java
+        found = runners.cause_of(RuntimeError(said))
+        assert (type(found), str(found)) == (type(error), str(error))
+        found = runners.explain(RuntimeError(said), runners.Runner("FlinkRunner"))
+        assert (type(found), str(found)) == (type(error), str(error))
+
+
+def test_a_disk_that_is_full_for_a_worker_is_known_by_its_text():
+    last = "OSError: [Errno 28] No space left on device: '/out/x.incomplete' [while running 'BuildPart']"
+    found = runners.cause_of(RuntimeError(f"Traceback:\n{last}\n"))
+    assert (found.errno, found.filename, found.strerror) == (28, "/out/x.incomplete", "No space left on device")
+    assert runners.cause_of(RuntimeError("ValueError: maskmill.schemas.errors.DamageError: quoted")) is None
+
+
+@pytest.mark.slow
+def test_damage_found_in_another_process_is_exit_5_and_one_sentence(coco, tmp_path, capfd):
+    folder = tmp_path / "data"
+    build(coco, str(folder), RunOptions(workers=0), quiet=True)
+    shard = next(folder.glob("*.tfrecord-*"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    processes = ["--", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    assert main(["report", str(folder), "--from-shards", "--out", str(tmp_path / "report"), *processes]) == 5
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("maskmill: ")]
+    assert len(said) == 1
+    assert shard.name in said[0]
 
 
 def test_a_failed_job_is_one_sentence():

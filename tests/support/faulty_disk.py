@@ -7,11 +7,13 @@ ledger's matter, not this. What was written or renamed, and not yet flushed, is 
 import errno
 import io
 import os
+import sys
+import threading
 
 from maskmill.schemas import local_files
 
 FAILURES = {"full": errno.ENOSPC, "broken": errno.EIO, "interrupted": errno.EINTR}
-KILLS = ("kill", "power", "torn")
+KILLS = ("kill", "power", "torn write")
 KINDS = (*FAILURES, "short", *KILLS)
 KILLED = 137
 
@@ -53,6 +55,7 @@ class Disk:
         self.unsynced: dict[str, int] = {}
         self.pending: list[tuple[str, object]] = []
         self._paths: dict[int, str] = {}
+        self._lock = threading.Lock()
 
     def __getattr__(self, name):
         return getattr(os, name)
@@ -62,10 +65,11 @@ class Disk:
         path = os.path.abspath(path)
         if path != self.root and not path.startswith(self.root + os.sep):
             return False
-        self.count += 1
-        self.log.append(f"{name} {os.path.relpath(path, self.root)}")
-        if self.count != self.at:
-            return False
+        with self._lock:
+            self.count += 1
+            self.log.append(f"{name} {os.path.relpath(path, self.root)}")
+            if self.count != self.at:
+                return False
         if self.kind == "short":
             return short
         if self.kind in FAILURES:
@@ -78,11 +82,11 @@ class Disk:
         if self.kind == "power":
             for _, undo in reversed(self.pending):
                 undo()
-        if self.kind in ("power", "torn"):
+        if self.kind in ("power", "torn write"):
             for path, safe in self.unsynced.items():
                 if os.path.exists(path):
                     size = os.path.getsize(path)
-                    os.truncate(path, safe + (size - safe) // 2 if self.kind == "torn" else safe)
+                    os.truncate(path, safe + (size - safe) // 2 if self.kind == "torn write" else safe)
 
     def _undo_of(self, *paths: str):
         before = {}
@@ -106,10 +110,13 @@ class Disk:
     def new_file(self, path, mode="rb"):
         """For `open`."""
         self.operation("open", path)
-        raw = type("File", (_File,), {"disk": self, "path": os.path.abspath(path)})(path, mode.replace("b", ""))
+        path = os.path.abspath(path)
+        safe = self.unsynced.get(path, os.path.getsize(path) if os.path.exists(path) else 0)
+        raw = type("File", (_File,), {"disk": self, "path": path})(path, mode.replace("b", ""))
         self._paths[raw.fileno()] = raw.path
-        self.unsynced[raw.path] = 0
-        return io.BufferedWriter(raw, 4096)
+        self.unsynced[raw.path] = safe
+        buffered = io.BufferedWriter(raw, 4096)
+        return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding="utf-8")
 
     def open(self, path, flags, *args):
         self.operation("open", path)
@@ -161,3 +168,5 @@ class Disk:
         """Puts the disk under `local_files`, in this process, for good."""
         local_files.os = self
         local_files.open = self.new_file
+        if runlog := sys.modules.get("maskmill.training.runlog"):
+            runlog.os, runlog.open = self, self.new_file

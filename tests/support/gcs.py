@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import json
 import socketserver
 import threading
@@ -25,12 +26,15 @@ class Gcs:
     Attributes:
         url: for STORAGE_EMULATOR_HOST.
         fault: called with (method, path) before every answer; returns None to answer properly, an HTTP status to answer
-            with that, "torn" to break off in the middle of the body, or "flipped" to change a bit of it.
+            with that, "torn" to break off in the middle of the body, "flipped" to change a bit of it, "dropped" to close the
+            connection without doing anything, or "lost" to do what was asked and then close it.
+        answered: called with (method, path) after every answer.
         requests: (method, path) of every request so far.
     """
 
     def __init__(self) -> None:
         self.fault: Callable[[str, str], int | str | None] = lambda method, path: None
+        self.answered: Callable[[str, str], None] = lambda method, path: None
         self.requests: list[tuple[str, str]] = []
         self._storage = Storage(use_memory_fs=True)
         self._storage_lock = threading.Lock()
@@ -60,6 +64,8 @@ class _Body:
         self.stream, self.fault, self.headers_sent = stream, fault, False
 
     def write(self, data: bytes) -> None:
+        if self.fault == "lost":
+            return
         if not self.headers_sent:
             self.headers_sent = True
         elif self.fault == "torn":
@@ -77,20 +83,32 @@ def _handler(gcs: Gcs) -> type[RequestHandler]:
         def _answer(self, method: str, usual: Callable[[], None]) -> None:
             gcs.requests.append((method, self.path))
             fault = gcs.fault(method, self.path)
-            if isinstance(fault, int):
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                body = json.dumps({"error": {"code": fault, "message": f"a planned {fault}"}}).encode()
-                self.send_response(fault)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+            requests, answers = self.rfile, self.wfile
+            length = int(self.headers.get("Content-Length") or 0)
+            body = requests.read(length)
+            if fault == "dropped" or len(body) < length:  # the latter from a client that is gone: nothing has happened
+                self.close_connection = True
                 return
-            if fault is not None:
-                self.wfile = _Body(self.wfile, fault)
             # A storage in memory is not made for threads; the network between us and it is.
-            with gcs._storage_lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                usual()
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                if isinstance(fault, int):
+                    self._refuse(fault)
+                else:
+                    self.rfile = io.BytesIO(body)
+                    self.wfile = answers if fault is None else _Body(answers, fault)
+                    with gcs._storage_lock:
+                        usual()
+            self.rfile, self.wfile = requests, answers
+            self.close_connection |= fault in ("torn", "lost")
+            gcs.answered(method, self.path)
+
+        def _refuse(self, status: int) -> None:
+            body = json.dumps({"error": {"code": status, "message": f"a planned {status}"}}).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
         def do_GET(self):
             self._answer("GET", super().do_GET)

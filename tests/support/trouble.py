@@ -10,9 +10,10 @@ import numpy as np
 from maskmill.masks.registry import GENERATORS
 from maskmill.masks.runs import encode_label_map
 from maskmill.pipelines.parts import isolation
+from maskmill.schemas.errors import DamageError
 from maskmill.schemas.mask import Layer, MaskSet
 
-PEACE, ABORT, HANG, RAISE, ABORT_ONCE, SCRIBBLE, NO_MASKS, HOG = range(8)
+PEACE, ABORT, HANG, RAISE, ABORT_ONCE, SCRIBBLE, NO_MASKS, HOG, DAMAGE = range(9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Trouble:
             record.image[:] = 0
         if kind == HOG:
             np.empty(6 << 30, np.uint8)
+        if kind == DAMAGE:
+            raise DamageError("what was joined is gone; build with --overwrite")
         if kind == NO_MASKS:
             return (MaskSet.unranked((), ()),)
         return (encode_label_map(np.zeros(record.image.shape[:2], np.int32)),)

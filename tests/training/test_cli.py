@@ -1,6 +1,7 @@
 """The command `detcon`: exit codes, messages without tracebacks, and a --help that does not wait for JAX."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -65,6 +66,68 @@ def test_wrong_words_end_with_one_line(build, capsys, tmp_path, words, code, mes
     assert error.startswith("detcon train: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+_EARLY = """
+import sys
+from maskmill.training import cli
+code = cli.main(sys.argv[1:])
+print(code, *sorted({"jax", "numba", "tensorflow"} & set(sys.modules)))
+"""
+
+
+@pytest.fixture(scope="module")
+def scenes_build(scenes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    scenes.write_scenes(str(folder), 8, size=(40, 48))
+    return folder
+
+
+def damaged_manifest(folder):
+    path = folder / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"records": 2', b'"records": "2"', 1))
+
+
+def missing_shard(folder):
+    next(folder.glob("*.tfrecord-00001-*")).unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "code", "message"),
+    [
+        (damaged_manifest, ["data.layers=true"], 5, "manifest.json"),
+        (missing_shard, ["data.layers=true"], 5, "scenes-train.tfrecord-00001-of-00004 is missing from"),
+        (
+            lambda folder: None,
+            ["data.layers=fh-7"],
+            4,
+            "this data set has no layer 'fh-7'; it has true, grid-2, shuffled",
+        ),
+        (lambda folder: (folder / "manifest.json").unlink(), [], 4, "has no manifest.json"),
+    ],
+    ids=["manifest", "shard", "layer", "unfinished"],
+)
+def test_a_folder_that_cannot_be_trained_on_is_refused_before_the_heavy_imports(
+    scenes_build, tmp_path, spoil, words, code, message
+):
+    folder = tmp_path / "data"
+    shutil.copytree(scenes_build, folder)
+    spoil(folder)
+    command = ["train", "--preset", "smoke_cpu", "--data", str(folder), "--workdir", str(tmp_path / "run")]
+    sets = [word for value in words for word in ("--set", value)]
+    done = subprocess.run([sys.executable, "-c", _EARLY, *command, *sets], capture_output=True, text=True)
+    assert (done.stdout, done.stderr.count("\n")) == (f"{code}\n", 1), done.stderr
+    assert message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_can_be_is_not(scenes_build, tmp_path):
+    """The control: a batch that is larger than the data set is found out later."""
+    words = ["train", "--preset", "smoke_cpu", "--set", "data.layers=true", "--workdir", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-c", _EARLY, *words, "--data", str(scenes_build)], capture_output=True, text=True
+    )
+    assert done.stdout == "2 jax numba\n", done.stderr
 
 
 def test_argparse_errors_are_wrong_use():

@@ -63,6 +63,16 @@ def test_a_dead_process_holds_nothing(enter, tmp_path):
     assert not enter.told
 
 
+def test_what_a_killed_trainer_had_begun_to_write_is_cleared_away(enter, tmp_path):
+    begun = [tmp_path / "run.json.7-ab.incomplete", tmp_path / "checkpoints" / "40.safetensors.7-ab.incomplete"]
+    kept = tmp_path / "checkpoints" / "20.safetensors"
+    for path in (*begun, kept):
+        storage.write_bytes(str(path), b"half")
+    with enter(tmp_path):
+        assert not any(path.exists() for path in begun)
+    assert kept.exists()
+
+
 def test_another_process_under_a_dead_ones_number_is_not_its_owner(enter, tmp_path):
     leave_lock(tmp_path, **here(1, started="a long time ago"))
     with enter(tmp_path):

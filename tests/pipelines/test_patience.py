@@ -1,0 +1,102 @@
+"""Storage that never answers: listing is given up, work that goes on is not."""
+
+import hashlib
+import os
+import threading
+import time
+
+import pytest
+from drawn import write_coco
+
+from maskmill.pipelines.commands.cli import main
+from maskmill.pipelines.reading import folder_index
+from maskmill.pipelines.reading.patience import patiently
+from maskmill.schemas import storage
+from maskmill.schemas.errors import InputError
+
+
+@pytest.fixture
+def gone():
+    """Blocks whoever waits for it, until the test is over."""
+    back = threading.Event()
+    yield back
+    back.set()
+
+
+def test_results_and_errors_are_passed_on():
+    assert patiently(lambda: 7, 1.0, "there") == 7
+    with pytest.raises(ZeroDivisionError):
+        patiently(lambda: 1 // 0, 1.0, "there")
+
+
+def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    begin = time.monotonic()
+    with pytest.raises(
+        InputError, match=r"pipe has not answered for 0\.5 s; is its storage gone\? Give the same command"
+    ):
+        patiently(pipe.read_bytes, 0.5, str(pipe), "")
+    assert time.monotonic() - begin < 10
+    os.close(os.open(pipe, os.O_WRONLY))  # lets the thread go
+
+
+def slowly():
+    for _ in range(30):
+        time.sleep(0.05)
+    return "listed"
+
+
+def busily():
+    hashlib.sha256(bytes(400 << 20))  # one call, without Python's lock
+    return "listed"
+
+
+@pytest.mark.parametrize("work", [slowly, busily])
+def test_work_that_goes_on_is_waited_for(work):
+    """The control: both take longer than the patience."""
+    assert patiently(work, 0.8 if work is slowly else 0.4, "there") == "listed"
+
+
+@pytest.mark.parametrize("command", ["plan", "build"])
+def test_a_folder_on_a_dead_mount_is_one_sentence(command, tmp_path, monkeypatch, capsys, gone):
+    images, _ = write_coco(tmp_path, 3)
+
+    class Dead:
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def scandir(self, path):
+            gone.wait()
+            raise OSError("it is back")
+
+    monkeypatch.setattr(folder_index, "os", Dead())
+    words = [command, "--dataset", "folder", "--images", images, "--masks", "grid(n=2)", "--out", str(tmp_path / "out")]
+    assert main([*words, "--workers", "0", "--image-timeout", "0.6"]) == 4
+    said = capsys.readouterr().err
+    assert said.startswith(f"maskmill: {images} has not answered for 0.6 s; is its storage gone?")
+    assert said.count("\n") == 1
+
+
+def test_annotations_on_a_dead_mount_are_too(tmp_path, monkeypatch, capsys, gone):
+    images, annotations = write_coco(tmp_path, 3)
+    monkeypatch.setattr(storage, "read_bytes", lambda path, *rest: gone.wait())
+    words = ["plan", "--dataset", "coco", "--images", images, "--annotations", annotations, "--masks", "grid(n=2)"]
+    assert main([*words, "--image-timeout", "0.6"]) == 4
+    assert f"maskmill: {images} or {annotations} has not answered for 0.6 s" in capsys.readouterr().err
+
+
+def test_a_picture_that_never_answers_is_a_failure_of_the_sample(tmp_path, monkeypatch, capsys, gone):
+    images, annotations = write_coco(tmp_path, 3)
+    whole = storage.read_whole
+
+    def read_whole(path, limit):
+        if path.endswith("1.png"):
+            gone.wait()
+        return whole(path, limit)
+
+    monkeypatch.setattr(storage, "read_whole", read_whole)
+    words = ["plan", "--dataset", "coco", "--images", images, "--annotations", annotations, "--masks", "grid(n=2)"]
+    assert main([*words, "--image-timeout", "0.6"]) == 0
+    assert "sampled 3: " in (said := capsys.readouterr().out)
+    assert "1 failed" in said
