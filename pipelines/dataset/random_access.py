@@ -3,7 +3,7 @@
 A shard is a sequence of frames of known length, and `images.parquet` lists its records in order, so no shard is scanned.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from maskmill.pipelines.dataset.images_table import ImagesTable
 from maskmill.pipelines.dataset.stored_picture import check_size
@@ -34,12 +34,16 @@ def locate(folder: str, wanted: Iterable[str]) -> dict[str, tuple[int, int, int]
 
 
 def read_examples(folder: str, manifest: Manifest, wanted: Iterable[str]) -> dict[str, ImageExample]:
-    """Records by id, checked as `validate` would.
+    """Records by id, checked as `validate` would; raises as `each_example`."""
+    return {example.filename: example for example in each_example(folder, manifest, wanted)}
+
+
+def each_example(folder: str, manifest: Manifest, wanted: Iterable[str]) -> Iterator[ImageExample]:
+    """Records of some ids, one after the other in the order of shards, checked as `validate` would.
 
     Raises:
         DamageError: a record is not where `images.parquet` says, or is not sound.
     """
-    examples = {}
     for identity, (shard, offset, size) in sorted(locate(folder, wanted).items(), key=lambda item: item[1]):
         if not 0 <= shard < len(manifest.shards):
             raise DamageError(f"{IMAGES} says that {identity!r} is in shard {shard} of {len(manifest.shards)}")
@@ -61,5 +65,4 @@ def read_examples(folder: str, manifest: Manifest, wanted: Iterable[str]) -> dic
             raise DamageError(f"{name} holds {example.filename!r} at byte {offset}, {IMAGES} says {identity!r}")
         check_size(example, manifest)
         check_example(example)
-        examples[identity] = example
-    return examples
+        yield example

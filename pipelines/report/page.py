@@ -14,6 +14,7 @@ from maskmill.pipelines.measuring.series import GROUND_TRUTH
 from maskmill.pipelines.measuring.statistics import SAMPLE
 from maskmill.pipelines.report import page_figures
 from maskmill.pipelines.report.model import Document, SeriesRow
+from maskmill.pipelines.report.objects import ObjectKey
 from maskmill.pipelines.report.templating import environment, resource
 from maskmill.pipelines.report.thumbnails import MASKS_DRAWN, Thumbnail
 from maskmill.schemas.manifest import Shard
@@ -46,7 +47,7 @@ def _highest(values: Sequence[float | None]) -> float:
     return max((value for value in values if value is not None), default=0.0)
 
 
-def render_page(document: Document, pictures: Mapping[PictureKey, Thumbnail]) -> bytes:
+def render_page(document: Document, pictures: Mapping[PictureKey | ObjectKey, Thumbnail]) -> bytes:
     """A document to the page's bytes.
 
     Args:
@@ -89,6 +90,7 @@ def render_page(document: Document, pictures: Mapping[PictureKey, Thumbnail]) ->
                 [c.abo[i].value for c in counted for i in columns if document.series[i].kind == "layer"]
             ),
             categories=counted[:CATEGORIES_SHOWN],
+            kinds={kind.category: kind for kind in document.examples.by_category},
             categories_left=max(0, len(counted) - CATEGORIES_SHOWN),
             categories_empty=len(document.categories) - len(counted),
             columns_left=max(0, len(told) - COLUMNS_SHOWN),
