@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from maskmill.pipelines.driver.finish import finish_build, finished, too_many_failures
 from maskmill.pipelines.driver.progress import Tally, show_progress
+from maskmill.pipelines.driver.splits import join_splits
 from maskmill.pipelines.parts.assemble import SHARDS, load_shards, split_shard
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.part import PARTS, load_sidecar
@@ -213,6 +214,7 @@ def build(
             manifest = finish_build(folder, plan)
             built = True
         else:
+            join_splits(folder)  # which an interruption may have kept from it
             built = False
     return Outcome(manifest, built, too_many_failures(manifest, run.max_failure_rate))
 
