@@ -1,7 +1,10 @@
 """The pages that people read: links lead somewhere, the notebook runs, and it is committed as it was written."""
 
+import ast
+import dataclasses
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -76,6 +79,51 @@ def test_the_public_face_is_all_in_the_reference():
     told = (TOP / "docs" / "api" / "maskmill.md").read_text()
     assert {name for name in maskmill.__all__ if f"::: maskmill.{name}\n" not in told} <= {"MaskmillError"}
     assert "MaskmillError" in told
+
+
+def commands(text: str) -> list[list[str]]:
+    """The command lines of ours in a page's blocks of code, continued lines joined, pipes and comments left out."""
+    found = []
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        if language:
+            continue
+        for line in re.sub(r"\\?\n +(?=[^ ])", " ", block).splitlines():
+            line = line.removeprefix("$ ")
+            if re.match(r"(maskmill|detcon) ", line) and "..." not in line:
+                found.append(shlex.split(line.split(" | ")[0], comments=True))
+    return found
+
+
+SHOWN = [(page.name, words) for page in PAGES for words in commands(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(("page", "words"), SHOWN, ids=[f"{page}-{i}" for i, (page, _) in enumerate(SHOWN)])
+def test_command_lines_of_the_pages_are_ones(page, words):
+    """Options, presets and specs as the commands know them; nothing is run."""
+    from maskmill.pipelines.commands.cli import build_parser, split_beam_args
+    from maskmill.pipelines.parts.generators import generator_class
+    from maskmill.training.cli import _parser
+    from maskmill.training.presets import PRESETS
+
+    own, _ = split_beam_args(words[1:])
+    args = (build_parser() if words[0] == "maskmill" else _parser()).parse_args(own)
+    for spec in getattr(args, "masks", None) or ():
+        name = spec.split("(")[0]
+        if name in ("halves",):  # of docs/extend.md
+            continue
+        known = {field.name for field in dataclasses.fields(generator_class(name))}
+        given = ast.parse(spec, mode="eval").body
+        assert isinstance(given, ast.Name) or {word.arg for word in given.keywords} <= known
+    if preset := getattr(args, "preset", None):
+        assert preset in PRESETS
+
+
+def test_there_are_command_lines_to_check_and_a_wrong_one_is_found(capsys):
+    assert len(SHOWN) > 40
+    with pytest.raises(SystemExit):
+        test_command_lines_of_the_pages_are_ones("page", ["maskmill", "view", "OUT", "--colour", "red"])
+    with pytest.raises(AssertionError):
+        test_command_lines_of_the_pages_are_ones("page", ["maskmill", "build", "--masks", "fh(scale=3)"])
 
 
 def test_the_notebook_is_committed_as_it_was_written():
