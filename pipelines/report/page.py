@@ -76,6 +76,9 @@ def render_page(document: Document, pictures: Mapping[PictureKey | ObjectKey, Th
             pictures=pictures,
             ranked=[*ranking.layers, *ranking.references][:ROWS_SHOWN],
             highest_abo=_highest([b.abo.value for layer in ranking.layers for b in layer.budgets]),
+            bars_end=_highest(
+                [v for layer in ranking.layers for v in (layer.abo.value, *(layer.interval.value or ()))]
+            ),
             cards=[(i, layer, by_layer.get(layer.name, [])) for i, layer in enumerate(cards)],
             card_of={layer.name: i for i, layer in enumerate(cards)},
             common=document.examples.by_layer[0].images if document.examples.by_layer else [],

@@ -257,6 +257,27 @@ def test_the_page_leads_from_every_layer_to_its_pictures():
     assert {link[1:] for link in links} <= set(tags.ids)
 
 
+def test_bars_and_their_intervals_end_where_the_numbers_do():
+    """On one scale, which the longest interval fills."""
+    document = document_of(stats_of([random_record(i)[0] for i in range(30)]))
+    page = render_page(document, {}).decode()
+    found = re.findall(r'<i style="width:([\d.]+)%"></i><u style="left:([\d.]+)%;width:([\d.]+)%"></u>', page)
+    ranked = document.ranking.layers
+    end = max(layer.interval.value[1] for layer in ranked)
+    assert len(found) == len(ranked)
+    for (bar, left, width), layer in zip(found, ranked, strict=True):
+        low, high = layer.interval.value
+        drawn = [float(bar), float(left), float(left) + float(width)]
+        assert drawn == pytest.approx([100 * value / end for value in (layer.abo.value, low, high)], abs=0.02)
+
+
+def test_the_first_line_names_the_checks_that_need_a_look():
+    document = document_of(stats_of([random_record(i)[0] for i in range(30)]))
+    checks = [dataclasses.replace(check, state="warn") for check in document.checks]
+    head = render_page(dataclasses.replace(document, checks=checks, verdict="warn"), {}).decode().split("<main>")[0]
+    assert all(html.escape(check.name) in head for check in checks)
+
+
 def test_figures_show_what_differs_in_colours_of_their_own():
     layers = (Layer("fh-1", "fh", {}), Layer("gt", "gt", {}), Layer("grid-2", "grid", {}))
     document = document_of(stats_of([random_record(i)[0] for i in range(30)], layers), layers)
