@@ -44,25 +44,28 @@ def each_example(folder: str, manifest: Manifest, wanted: Iterable[str]) -> Iter
     Raises:
         DamageError: a record is not where `images.parquet` says, or is not sound.
     """
-    for identity, (shard, offset, size) in sorted(locate(folder, wanted).items(), key=lambda item: item[1]):
-        if not 0 <= shard < len(manifest.shards):
-            raise DamageError(f"{IMAGES} says that {identity!r} is in shard {shard} of {len(manifest.shards)}")
-        name = manifest.shards[shard].name
-        if size < 0 or not 0 <= offset <= manifest.shards[shard].bytes - size:
-            raise DamageError(f"{IMAGES} says that {identity!r} is at byte {offset} of {name}, which ends before")
-        try:
-            data = storage.read_bytes(storage.join(folder, name), offset, size)
-        except FileNotFoundError:
-            raise DamageError(f"{name} is missing from {folder}") from None
-        except storage.NotAFile:
-            raise DamageError(f"{name} in {folder} is not a regular file") from None
-        payloads = list(read_records(storage.as_file(data), f"{name} from byte {offset} on"))
-        if len(payloads) != 1:
-            raise DamageError(f"{name} has no record at byte {offset}, where {IMAGES} says that {identity!r} is")
-        payload = payloads[0]
-        example = decode_example(payload, len(manifest.layers))
-        if example.filename != identity:
-            raise DamageError(f"{name} holds {example.filename!r} at byte {offset}, {IMAGES} says {identity!r}")
-        check_size(example, manifest)
-        check_example(example)
-        yield example
+    places = sorted(locate(folder, wanted).items(), key=lambda item: item[1])
+    return storage.in_parallel(lambda item: _read(folder, manifest, item[0], *item[1]), places, folder)
+
+
+def _read(folder: str, manifest: Manifest, identity: str, shard: int, offset: int, size: int) -> ImageExample:
+    if not 0 <= shard < len(manifest.shards):
+        raise DamageError(f"{IMAGES} says that {identity!r} is in shard {shard} of {len(manifest.shards)}")
+    name = manifest.shards[shard].name
+    if size < 0 or not 0 <= offset <= manifest.shards[shard].bytes - size:
+        raise DamageError(f"{IMAGES} says that {identity!r} is at byte {offset} of {name}, which ends before")
+    try:
+        data = storage.read_bytes(storage.join(folder, name), offset, size)
+    except FileNotFoundError:
+        raise DamageError(f"{name} is missing from {folder}") from None
+    except storage.NotAFile:
+        raise DamageError(f"{name} in {folder} is not a regular file") from None
+    payloads = list(read_records(storage.as_file(data), f"{name} from byte {offset} on"))
+    if len(payloads) != 1:
+        raise DamageError(f"{name} has no record at byte {offset}, where {IMAGES} says that {identity!r} is")
+    example = decode_example(payloads[0], len(manifest.layers))
+    if example.filename != identity:
+        raise DamageError(f"{name} holds {example.filename!r} at byte {offset}, {IMAGES} says {identity!r}")
+    check_size(example, manifest)
+    check_example(example)
+    return example

@@ -123,6 +123,18 @@ def test_pictures_that_find_no_room_leave_their_numbers(built, monkeypatch, tmp_
     assert_sound(text.encode())
 
 
+def test_large_pictures_are_looked_at_until_they_are_enough(built, monkeypatch, tmp_path):
+    from maskmill.pipelines.commands.cli import main
+
+    data = Dataset.open(str(built))
+    monkeypatch.setattr(objects, "READ_BYTES", len(data[0].encoded) + len(data[1].encoded) - 1)
+    assert main(["report", str(built), "--out", str(tmp_path)]) == 0
+    shown = json.loads((tmp_path / "report.json").read_text())["examples"]["by_category"]
+    assert {e["id"] for kind in shown for e in kind["objects"]} <= {data[0].filename, data[1].filename}
+    looked_at = sum(int((~data[i].annotations.is_crowd).sum()) for i in (0, 1))
+    assert sum(kind["looked_at"] for kind in shown) == looked_at
+
+
 def test_ties_are_told_apart_by_name():
     found = [objects._Found(0.5, name, 0, 1) for name in "cab"]
     assert [f.id for f in sorted(found)] == ["a", "b", "c"]
