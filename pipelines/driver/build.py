@@ -225,6 +225,7 @@ def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> b
     from maskmill.pipelines.driver import graph  # Beam takes a second to import
 
     storage.remove(storage.join(folder, MANIFEST))  # while shards are missing, the folder is not a data set
+    join_splits(folder)
     runner = runners.choose(run.beam_args)
     tally = Tally(folder, plan)
     last_error: BaseException | None = None

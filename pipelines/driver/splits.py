@@ -84,18 +84,24 @@ def _read_mark(head: str, split: str) -> dict:
 
 
 def join_splits(folder: str) -> None:
-    """Makes the files above a finished split anew, from the manifests of all that are finished. Nothing where it is alone.
+    """Makes the files above a split anew, from the manifests of all that are finished. Nothing where it is alone.
 
     Two builds that finish at once both look again after writing, so the later look finds both.
     """
     head, own = above(folder)
     if head in ("", "gs:/") or not storage.exists(storage.join(head, split_mark(own))):
         return
-    written: list[str] = []
-    while (manifests := _finished(head)) and [m.digest for m in manifests.values()] != written:
-        for name, data in files_of(manifests).items():
+    written: list[str] | None = None
+    while True:
+        manifests = _finished(head)
+        digests = [manifest.digest for manifest in manifests.values()]
+        if digests == written:
+            return
+        for name, data in files_of(manifests).items() if manifests else ():
             storage.write_bytes(storage.join(head, name), data)
-        written = [m.digest for m in manifests.values()]
+        if not manifests:
+            storage.remove(storage.join(head, INFO_JSON))
+        written = digests
 
 
 def files_of(manifests: dict[str, Manifest]) -> dict[str, bytes]:

@@ -166,6 +166,26 @@ def test_what_opens_together_is_made_anew_when_a_split_changes(tmp_path, tfds):
     assert info.read_bytes() == both
 
 
+def test_a_split_that_is_being_built_anew_is_not_among_those_that_open(tmp_path, monkeypatch):
+    info = tmp_path / "out" / "dataset_info.json"
+    seen = []
+
+    def interrupted(*args, **kwargs):
+        seen.append([split["name"] for split in json.loads(info.read_bytes())["splits"]] if info.exists() else [])
+        raise KeyboardInterrupt
+
+    assert main(command(tmp_path, "train", 4)) == 0
+    assert main(command(tmp_path, "val", 3)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("maskmill.pipelines.driver.graph.build_part", interrupted)
+        assert main(command(tmp_path, "val", 3, "--overwrite")) == 130
+        assert main(command(tmp_path, "train", 4, "--overwrite")) == 130
+    assert seen == [["train"], []]
+    assert main(command(tmp_path, "val", 3)) == 0
+    assert main(command(tmp_path, "train", 4)) == 0
+    assert [split["name"] for split in json.loads(info.read_bytes())["splits"]] == ["train", "val"]
+
+
 @pytest.mark.parametrize("out", ["{split}", "a/{split}/b", "a/x-{split}", "{split}/{split}", "gs://{split}"])
 def test_the_pattern_is_the_last_folder_or_refused(out, tmp_path, capsys):
     images, annotations = str(tmp_path / "images"), str(tmp_path / "instances.json")
