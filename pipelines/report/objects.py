@@ -33,11 +33,11 @@ class ObjectKey(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """An object of the sample; ordered from hard to easy, ties by name."""
+    """An object of the sample, `place` among its record's annotations; ordered from hard to easy, ties by name."""
 
     iou: float
     id: str
-    index: int
+    place: int
     annotation: int
 
 
@@ -119,7 +119,7 @@ def _draw(
         annotations = truth(example)
         for own in of_image[example.filename]:
             try:
-                picture = draw_object(example, annotations, own.index, example.masks[layer], LONGER_PX)
+                picture = draw_object(example, annotations, own.place, example.masks[layer], LONGER_PX)
             except ImageError as error:
                 raise DamageError(
                     f"{example.filename!r}: {error}; `maskmill validate --deep` finds all such pictures"

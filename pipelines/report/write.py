@@ -11,7 +11,7 @@ from maskmill.pipelines.report.agreement import find_agreement
 from maskmill.pipelines.report.document import describe_build, make_document
 from maskmill.pipelines.report.ledger import read_ledger
 from maskmill.pipelines.report.model import AuditSource, Document, to_json
-from maskmill.pipelines.report.objects import ObjectKey, find_objects
+from maskmill.pipelines.report.objects import find_objects
 from maskmill.pipelines.report.page import CARDS_SHOWN, MATCH, OBJECTS, PictureKey, render_page
 from maskmill.pipelines.report.templating import MAX_BYTES
 from maskmill.pipelines.report.throughput import read_throughput
@@ -114,9 +114,11 @@ def write_report(
     objects, drawings = find_objects(folder, manifest, stats, document, truth)
     document = dataclasses.replace(document, examples=dataclasses.replace(document.examples, by_category=objects))
     room = MAX_BYTES - len(render_page(document, {})) - _SLACK
-    thumbnails: dict[PictureKey | ObjectKey, Thumbnail] = {**draw_thumbnails(folder, manifest, document, truth, room)}
-    room -= sum(len(picture.url) for picture in thumbnails.values())
-    thumbnails |= encode_within(drawings, min(room, _OBJECTS_BYTES))
+    pictures = draw_thumbnails(folder, manifest, document, truth, room)
+    room -= sum(len(picture.url) for picture in pictures.values())
+    cut_out = encode_within(drawings, min(room, _OBJECTS_BYTES))
     storage.write_bytes(storage.join(out or folder, REPORT_JSON), to_bytes(document))
-    storage.write_bytes(storage.join(out or folder, REPORT_HTML), render_page(document, thumbnails))
+    storage.write_bytes(
+        storage.join(out or folder, REPORT_HTML), render_page(document, dict([*pictures.items(), *cut_out.items()]))
+    )
     return document
