@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .PHONY: help demo train-demo test processes faults fuzz mutants flips flink-test spark-test dask-test prism-test clusters-test
-.PHONY: docker-check schema lock audit lint types format bench clean
+.PHONY: docker-check schema lock audit docs lint types format bench clean
 help:
 	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
 	@echo "make train-demo  install the trainer and train briefly on the demo's shards"
@@ -23,6 +23,7 @@ help:
 	@echo "make lock        pins anew what CI installs, and with hashes what the images do (UPGRADE=1: newest versions)"
 	@echo "make audit       known holes in what is pinned (asks a public database)"
 	@echo "make lint        formatting, linting and types (make types: types alone; make format: mends what it can)"
+	@echo "make docs        the pages of docs/, the reference and the notebook as a site, build/site; warnings are errors"
 	@echo "make bench       the benchmarks that need no data of yours"
 
 $(VENV)/made:
@@ -43,6 +44,11 @@ $(VENV)/train: $(VENV)/base
 $(VENV)/dev: $(VENV)/base
 	@echo "installing everything that tests and linters need (about 1 GB of wheels) ..."
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/docs: $(VENV)/base
+	@echo "installing what makes the site (about 80 MB of wheels) ..."
+	@$(PIP) -e '.[docs]'
 	@touch $@
 
 demo: $(VENV)/base
@@ -106,6 +112,11 @@ audit: $(VENV)/made
 	@for lock in worker trainer; do \
 	  $(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off --timeout 15 -r docker/$$lock.lock || exit 1; \
 	done
+
+# Every warning is an error: a link that leads nowhere, a name without a docstring, a cell of the notebook that fails.
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "the site is build/site/index.html"
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

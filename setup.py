@@ -43,6 +43,14 @@ RANKER = ["lightgbm>=4.3"]
 TORCH = ["torch>=2.1", "torchvision>=0.16"]
 ONNX = ["onnxruntime>=1.20"]
 GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
+# The site. MkDocs 2 is another program, without plugins; Material 9 is made for MkDocs 1.
+DOCS = [
+    "ipykernel>=6.29",
+    "mkdocs>=1.6,<2",
+    "mkdocs-jupyter>=0.26,<1",
+    "mkdocs-material>=9.6,<10",
+    "mkdocstrings[python]>=1.0,<2",
+]
 FUZZ = ['atheris>=3.0; platform_system == "Linux"']  # coverage-guided; without it `make fuzz` goes by chance
 DEV = [
     "beartype>=0.20",
@@ -116,6 +124,7 @@ setup(
         "ranker": RANKER,
         "onnx": ONNX,
         "fuzz": FUZZ,
+        "docs": DOCS,
         "dev": DEV + TRAIN + GCP + RANKER + ONNX,
     },
     entry_points={

@@ -247,6 +247,18 @@ def _check_sense(manifest: Manifest) -> None:
         raise FieldError("config.max_pixels should be a whole number from 1 on")
 
 
+def split_mark(split: str) -> str:
+    """Name of the file that marks a folder below it as one of several splits of a data set."""
+    return f"split-{split}.json"
+
+
+def marked_splits(folder: str) -> list[str]:
+    """Names of the splits below a folder, sorted; those of a build into `FOLDER/{split}`."""
+    first, last = split_mark("\0").split("\0")
+    names = (name for name in storage.names(folder) if name.startswith(first) and name.endswith(last))
+    return sorted(name.removeprefix(first).removesuffix(last) for name in names)
+
+
 def load_manifest(folder: str) -> Manifest:
     """The manifest of a build's folder.
 
@@ -264,6 +276,12 @@ def load_manifest(folder: str) -> Manifest:
         if storage.exists(storage.join(folder, WORK, "plan.json")):
             raise InputError(
                 f"{folder} has no {MANIFEST}: its build has not finished; the same build command resumes it"
+            ) from None
+        # Asked for one file before all are listed: it may be a folder of a million pictures.
+        if storage.exists(storage.join(folder, INFO_JSON)) and (splits := marked_splits(folder)):
+            raise InputError(
+                f"{folder} holds the split{'s' if len(splits) > 1 else ''} {', '.join(splits)}, each a data set; name one: "
+                f"{storage.join(folder, splits[0])}"
             ) from None
         raise InputError(f"{folder} has no {MANIFEST}: not a maskmill data set") from None
     except storage.NotAFile:

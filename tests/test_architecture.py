@@ -144,6 +144,7 @@ def test_beam_is_where_jobs_are_wired_and_nowhere_else():
         if "apache_beam" in rooms_named(path.read_text(encoding="utf-8"))
     }
     assert found == {
+        "clusters/notebook.py",
         "clusters/preflight.py",
         "clusters/runners.py",
         "driver/graph.py",

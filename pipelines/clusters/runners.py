@@ -244,9 +244,9 @@ def make_pipeline(options: PipelineOptions) -> "Pipeline":
 
     Beam makes a folder there for steps in other languages, of which we have none, and removes it after the run only.
     """
-    from apache_beam import Pipeline
+    from maskmill.pipelines.clusters.notebook import PlainPipeline
 
-    pipeline = Pipeline(options=options)
+    pipeline = PlainPipeline(options=options)
     shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
     return pipeline
 

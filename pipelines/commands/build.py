@@ -10,7 +10,11 @@ from maskmill.pipelines.commands.options import add_build_options, add_run_optio
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the command's options."""
     add_build_options(parser)
-    parser.add_argument("--out", metavar="FOLDER", help="where the dataset goes; local or gs://")
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="where the dataset goes; local or gs://; FOLDER/{split}: several splits that TFDS opens together",
+    )
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier build in --out first")
     add_run_options(parser)
     parser.add_argument(
@@ -27,12 +31,17 @@ def run(args: argparse.Namespace) -> int:
     """Builds and prints the summary."""
     from maskmill.pipelines.commands.cli import DONE, TOO_MANY_FAILURES, on_interrupt, print_json
     from maskmill.pipelines.commands.summary import summary_lines
-    from maskmill.pipelines.driver.build import build
+    from maskmill.pipelines.driver.build import build, output_errors
+    from maskmill.pipelines.driver.splits import mark_split, place_of
     from maskmill.schemas.errors import UsageError
 
     config, options, out = read_options(args)
     if not out:
         raise UsageError("--out is missing: the folder for the dataset")
+    if (place := place_of(out, config.split)) != out:
+        out = place
+        with output_errors(out):
+            mark_split(out, config)
     on_interrupt(
         f"what is finished is kept, and the same command resumes; see how far: maskmill status {shlex.quote(out)}"
     )

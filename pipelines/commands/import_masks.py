@@ -33,7 +33,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="what ranks masks: score, predicted_iou or stability_score (default: the first two)",
     )
     parser.add_argument("--void", type=int, metavar="LABEL", help="label-png: a label that is no mask (default: none)")
-    parser.add_argument("--out", metavar="FOLDER", help="where the dataset goes; local or gs://")
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="where the dataset goes; local or gs://; FOLDER/{split}: several splits that TFDS opens together",
+    )
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier build in --out first")
     add_run_options(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -28,9 +28,6 @@ def summary_lines(manifest: Manifest, folder: str) -> list[str]:
     if counts["failed"] + counts["skipped"]:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in failure_counts(folder).most_common())
         lines.append(f"not written: {reasons}; every one is in {storage.join(folder, FAILURES)}")
-    if "matched" in counts:
-        pictures = counts["matched"] + counts["unmatched"]
-        lines.append(f"imported masks matched {counts['matched']:,} of {pictures:,} pictures")
     if counts.get("dropped_annotations"):
         lines.append(f"annotations left out as unreadable: {counts['dropped_annotations']:,}")
     width = max([len(layer.name) for layer in manifest.layers], default=5)

@@ -3,7 +3,7 @@
 A shard is a sequence of frames of known length, and `images.parquet` lists its records in order, so no shard is scanned.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from maskmill.pipelines.dataset.images_table import ImagesTable
 from maskmill.pipelines.dataset.stored_picture import check_size
@@ -34,32 +34,38 @@ def locate(folder: str, wanted: Iterable[str]) -> dict[str, tuple[int, int, int]
 
 
 def read_examples(folder: str, manifest: Manifest, wanted: Iterable[str]) -> dict[str, ImageExample]:
-    """Records by id, checked as `validate` would.
+    """Records by id, checked as `validate` would; raises as `each_example`."""
+    return {example.filename: example for example in each_example(folder, manifest, wanted)}
+
+
+def each_example(folder: str, manifest: Manifest, wanted: Iterable[str]) -> Iterator[ImageExample]:
+    """Records of some ids, one after the other in the order of shards, checked as `validate` would.
 
     Raises:
         DamageError: a record is not where `images.parquet` says, or is not sound.
     """
-    examples = {}
-    for identity, (shard, offset, size) in sorted(locate(folder, wanted).items(), key=lambda item: item[1]):
-        if not 0 <= shard < len(manifest.shards):
-            raise DamageError(f"{IMAGES} says that {identity!r} is in shard {shard} of {len(manifest.shards)}")
-        name = manifest.shards[shard].name
-        if size < 0 or not 0 <= offset <= manifest.shards[shard].bytes - size:
-            raise DamageError(f"{IMAGES} says that {identity!r} is at byte {offset} of {name}, which ends before")
-        try:
-            data = storage.read_bytes(storage.join(folder, name), offset, size)
-        except FileNotFoundError:
-            raise DamageError(f"{name} is missing from {folder}") from None
-        except storage.NotAFile:
-            raise DamageError(f"{name} in {folder} is not a regular file") from None
-        payloads = list(read_records(storage.as_file(data), f"{name} from byte {offset} on"))
-        if len(payloads) != 1:
-            raise DamageError(f"{name} has no record at byte {offset}, where {IMAGES} says that {identity!r} is")
-        payload = payloads[0]
-        example = decode_example(payload, len(manifest.layers))
-        if example.filename != identity:
-            raise DamageError(f"{name} holds {example.filename!r} at byte {offset}, {IMAGES} says {identity!r}")
-        check_size(example, manifest)
-        check_example(example)
-        examples[identity] = example
-    return examples
+    places = sorted(locate(folder, wanted).items(), key=lambda item: item[1])
+    return storage.in_parallel(lambda item: _read(folder, manifest, item[0], *item[1]), places, folder)
+
+
+def _read(folder: str, manifest: Manifest, identity: str, shard: int, offset: int, size: int) -> ImageExample:
+    if not 0 <= shard < len(manifest.shards):
+        raise DamageError(f"{IMAGES} says that {identity!r} is in shard {shard} of {len(manifest.shards)}")
+    name = manifest.shards[shard].name
+    if size < 0 or not 0 <= offset <= manifest.shards[shard].bytes - size:
+        raise DamageError(f"{IMAGES} says that {identity!r} is at byte {offset} of {name}, which ends before")
+    try:
+        data = storage.read_bytes(storage.join(folder, name), offset, size)
+    except FileNotFoundError:
+        raise DamageError(f"{name} is missing from {folder}") from None
+    except storage.NotAFile:
+        raise DamageError(f"{name} in {folder} is not a regular file") from None
+    payloads = list(read_records(storage.as_file(data), f"{name} from byte {offset} on"))
+    if len(payloads) != 1:
+        raise DamageError(f"{name} has no record at byte {offset}, where {IMAGES} says that {identity!r} is")
+    example = decode_example(payloads[0], len(manifest.layers))
+    if example.filename != identity:
+        raise DamageError(f"{name} holds {example.filename!r} at byte {offset}, {IMAGES} says {identity!r}")
+    check_size(example, manifest)
+    check_example(example)
+    return example

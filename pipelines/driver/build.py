@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from maskmill.pipelines.driver.finish import finish_build, finished, too_many_failures
 from maskmill.pipelines.driver.progress import Tally, show_progress
+from maskmill.pipelines.driver.splits import join_splits
 from maskmill.pipelines.parts.assemble import SHARDS, load_shards, split_shard
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.part import PARTS, load_sidecar
@@ -220,6 +221,7 @@ def build(
             manifest = finish_build(folder, plan)
             built = True
         else:
+            join_splits(folder)  # which an interruption may have kept from it
             built = False
     return Outcome(manifest, built, too_many_failures(manifest, run.max_failure_rate))
 
@@ -230,6 +232,7 @@ def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> b
     from maskmill.pipelines.driver import graph  # Beam takes a second to import
 
     storage.remove(storage.join(folder, MANIFEST))  # while shards are missing, the folder is not a data set
+    join_splits(folder)
     runner = runners.choose(run.beam_args)
     tally = Tally(folder, plan)
     last_error: BaseException | None = None

@@ -11,6 +11,7 @@ from maskmill.pipelines.dataset.checksums import HashedStream, file_of, read_fil
 from maskmill.pipelines.dataset.images_table import ImageRow, ImagesWriter
 from maskmill.pipelines.dataset.publish import publish_config, publish_layer, publish_message
 from maskmill.pipelines.driver import tfds_metadata
+from maskmill.pipelines.driver.splits import join_splits
 from maskmill.pipelines.measuring.series import series_of
 from maskmill.pipelines.measuring.statistics import ReportStats, Row
 from maskmill.pipelines.parts.assemble import load_shards
@@ -187,7 +188,7 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
     )
     described = {
         FEATURES_JSON: tfds_metadata.features_json(len(layers), masks_only=plan.config.masks_only),
-        INFO_JSON: tfds_metadata.dataset_info_json(manifest),
+        INFO_JSON: tfds_metadata.dataset_info_json({"": manifest}),
         LAYER_NAMES: tfds_metadata.layer_names(manifest),
     }
     for name, data in described.items():
@@ -200,6 +201,7 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
     shard_digests = {shard.name: shard.sha256 for shard in manifest.shards}
     write_checksums(folder, shard_digests | {file.name: file.sha256 for file in files})
     storage.write_bytes(storage.join(folder, MANIFEST), content)
+    join_splits(folder)
     return manifest
 
 

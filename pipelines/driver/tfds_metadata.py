@@ -1,11 +1,12 @@
 """`dataset_info.json`, `features.json` and the layers' names, so that tensorflow_datasets opens a build's folder as it is:
 `tfds.builder_from_directory(OUT)`. Written as plain JSON, so building needs no TFDS.
 
-A split is a folder: its manifest, its resumption and its validation are its own. TFDS opens several of one name and of the
-same layers together, `tfds.builder_from_directories([TRAIN, VAL])`, with every split under its name.
+A split is a folder: its manifest, its resumption and its validation are its own. Several of one name and of the same layers open
+together where they lie beside one another (`pipelines.driver.splits`), or by `tfds.builder_from_directories([TRAIN, VAL])`.
 """
 
 import json
+from collections.abc import Mapping
 
 from maskmill.schemas.example import FEATURES
 from maskmill.schemas.manifest import Manifest
@@ -103,24 +104,31 @@ def _description(manifest: Manifest) -> str:
     )
 
 
-def dataset_info_json(manifest: Manifest) -> bytes:
-    """Name, version, what it is, whose it is, whom to cite, and records per shard, in TFDS' words."""
-    kind = str(manifest.config.get("dataset", ""))
+def dataset_info_json(manifests: Mapping[str, Manifest]) -> bytes:
+    """Name, version, what it is, whose it is, whom to cite, and records per shard, in TFDS' words.
+
+    Args:
+        manifests: folder -> manifest of a split, of one name and of the same layers; the folder is where its shards are as seen
+            from this file, "" for beside it.
+    """
+    first = next(iter(manifests.values()))
+    kinds = list(dict.fromkeys(str(manifest.config.get("dataset", "")) for manifest in manifests.values()))
     content = {
-        "name": manifest.dataset.replace(".", "_"),
-        "version": f"{manifest.schema_version}.0.0",
-        "description": _description(manifest),
-        "citation": "\n\n".join(_CITATIONS[name] for name in dict.fromkeys(("", kind)) if name in _CITATIONS),
-        "redistributionInfo": {"license": _TERMS.get(kind, _UNKNOWN_TERMS)},
+        "name": first.dataset.replace(".", "_"),
+        "version": f"{first.schema_version}.0.0",
+        "description": "\n".join(_description(manifest) for manifest in manifests.values()),
+        "citation": "\n\n".join(_CITATIONS[name] for name in dict.fromkeys(("", *kinds)) if name in _CITATIONS),
+        "redistributionInfo": {"license": "\n".join(dict.fromkeys(_TERMS.get(kind, _UNKNOWN_TERMS) for kind in kinds))},
         "location": {"urls": [_HOME]},
         "fileFormat": "tfrecord",
         "splits": [
             {
                 "name": manifest.split,
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+                "filepathTemplate": f"{folder}{'/' if folder else ''}{{DATASET}}-{{SPLIT}}.{{FILEFORMAT}}-{{SHARD_X_OF_Y}}",
                 "numBytes": str(sum(shard.bytes for shard in manifest.shards)),
                 "shardLengths": [str(shard.records) for shard in manifest.shards],
             }
+            for folder, manifest in manifests.items()
         ],
     }
     return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"

@@ -40,8 +40,8 @@ class BuildConfig:
         ground_truth: validation labels; imagenet only.
         synsets: list of all synsets, or the devkit's meta.mat; imagenet only.
         masks: generator specs, in canonical form.
-        name, split: the shards' names, DATASET-SPLIT.tfrecord-...; the name defaults to `dataset`. Of tfds the split is
-            also the one that is read.
+        name: of the data set, in the shards' names, NAME-SPLIT.tfrecord-...; defaults to `dataset`.
+        split: of the data set, in the shards' names. Of tfds it is also the one that is read.
         num_shards: 0 means one per about 1,000 images, but at least 16 where there are 256 images.
         limit: build only this many inputs, a seeded random choice; 0 means all.
         seed: of the order of records.

@@ -314,7 +314,7 @@ def choose_examples(stats: ReportStats, layers: Sequence[Layer], ranking: Rankin
     """The images shown: a few under every layer, and the worst, middle and best of the best layer."""
     names = [layer.name for layer in layers]
     if not ranking.layers:
-        return Examples("", [], [], [], [])
+        return Examples("", [], [], [], [], [])
     best = names.index(ranking.layers[0].name)
     scored = ordered(stats.picks.sample, best)
     shown = (
@@ -326,6 +326,7 @@ def choose_examples(stats: ReportStats, layers: Sequence[Layer], ranking: Rankin
     return Examples(
         layer=names[best],
         by_layer=[LayerExamples(name, _shown(shown, i)) for i, name in enumerate(names)],
+        by_category=[],  # found in the records, see `pipelines.report.objects`
         worst=_shown(stats.picks.worst[best][:SHOWN_EXAMPLES], best),
         median=_shown(scored[start : start + SHOWN_EXAMPLES // 2], best),
         best=_shown(stats.picks.best[best][: SHOWN_EXAMPLES // 2], best),

@@ -2,6 +2,7 @@
 
 import shlex
 
+from maskmill.pipelines.report.labels import best_without, labels_of
 from maskmill.pipelines.report.model import Document, Interval, Metric, RankedLayer
 from maskmill.pipelines.report.templating import clean
 
@@ -60,6 +61,13 @@ def _scored(document: Document) -> list[str]:
             f"ABO {_number(best.abo, '.3f')}{_between(best.interval, '.3f')}{lead}.",
             "",
         ]
+        if learnt := labels_of(document.build, best.name):
+            free = best_without(document.build, ranking)
+            lines += [
+                f"It was learnt from labels ({escape('; '.join(learnt), 200)})"
+                + (f"; the best layer that needed none is {escape(free)}." if free else "."),
+                "",
+            ]
     rows = [*ranking.layers, *ranking.references][:ROWS_SHOWN]
     budgets = [str(budget.masks) for budget in rows[0].budgets]
     lines.append(

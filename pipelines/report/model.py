@@ -280,14 +280,34 @@ class LayerExamples:
 
 
 @dataclasses.dataclass(frozen=True)
+class ObjectExample:
+    """An object that the page shows: its image, its annotation's id, and its best IoU in one layer."""
+
+    id: str
+    annotation: int
+    best_iou: Share
+
+
+@dataclasses.dataclass(frozen=True)
+class CategoryExamples:
+    """Some objects of a category, from hard to easy, of those in the images drawn at random."""
+
+    category: int
+    looked_at: Count
+    objects: list[ObjectExample]
+
+
+@dataclasses.dataclass(frozen=True)
 class Examples:
     """The images shown.
 
-    `by_layer` are the same few of every layer, from hard to easy; the others are the extremes and the middle of `layer`.
+    `by_layer` are the same few of every layer, from hard to easy; the others are of `layer`: its extremes and its middle, and
+    objects of the most frequent categories.
     """
 
     layer: str
     by_layer: list[LayerExamples]
+    by_category: list[CategoryExamples]
     worst: list[Example]
     median: list[Example]
     best: list[Example]

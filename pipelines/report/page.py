@@ -13,7 +13,9 @@ from maskmill.pipelines.measuring.bootstrap import REPLICATES
 from maskmill.pipelines.measuring.series import GROUND_TRUTH
 from maskmill.pipelines.measuring.statistics import SAMPLE
 from maskmill.pipelines.report import page_figures
+from maskmill.pipelines.report.labels import best_without, labels_of
 from maskmill.pipelines.report.model import Document, SeriesRow
+from maskmill.pipelines.report.objects import ObjectKey
 from maskmill.pipelines.report.templating import environment, resource
 from maskmill.pipelines.report.thumbnails import MASKS_DRAWN, Thumbnail
 from maskmill.schemas.manifest import Shard
@@ -46,7 +48,7 @@ def _highest(values: Sequence[float | None]) -> float:
     return max((value for value in values if value is not None), default=0.0)
 
 
-def render_page(document: Document, pictures: Mapping[PictureKey, Thumbnail]) -> bytes:
+def render_page(document: Document, pictures: Mapping[PictureKey | ObjectKey, Thumbnail]) -> bytes:
     """A document to the page's bytes.
 
     Args:
@@ -75,6 +77,11 @@ def render_page(document: Document, pictures: Mapping[PictureKey, Thumbnail]) ->
             pictures=pictures,
             ranked=[*ranking.layers, *ranking.references][:ROWS_SHOWN],
             highest_abo=_highest([b.abo.value for layer in ranking.layers for b in layer.budgets]),
+            learnt_from=labels_of(document.build, ranking.layers[0].name) if ranking.layers else [],
+            label_free=best_without(document.build, ranking),
+            bars_end=_highest(
+                [v for layer in ranking.layers for v in (layer.abo.value, *(layer.interval.value or ()))]
+            ),
             cards=[(i, layer, by_layer.get(layer.name, [])) for i, layer in enumerate(cards)],
             card_of={layer.name: i for i, layer in enumerate(cards)},
             common=document.examples.by_layer[0].images if document.examples.by_layer else [],
@@ -89,6 +96,7 @@ def render_page(document: Document, pictures: Mapping[PictureKey, Thumbnail]) ->
                 [c.abo[i].value for c in counted for i in columns if document.series[i].kind == "layer"]
             ),
             categories=counted[:CATEGORIES_SHOWN],
+            kinds={kind.category: kind for kind in document.examples.by_category},
             categories_left=max(0, len(counted) - CATEGORIES_SHOWN),
             categories_empty=len(document.categories) - len(counted),
             columns_left=max(0, len(told) - COLUMNS_SHOWN),

@@ -23,6 +23,7 @@ _OUTLINE = (240, 228, 66)
 
 
 MASKS_DRAWN = 100
+_MARGIN, _LEAST_PX = 0.25, 48  # around an object that is cut out, a share of its longer side; and of the cut
 Panels = Sequence[Image.Image]  # of one size
 Key = TypeVar("Key")
 
@@ -108,11 +109,50 @@ def draw_match(example: ImageExample, annotations: Annotations, masks: Sequence[
         hit |= own & mask
         miss |= own & ~mask
         excess |= mask & ~own
-    for area, colour, rising in ((excess & ~truth, EXCESS, True), (miss & ~hit, MISS, False), (hit, HIT, None)):
-        _tint(right, area, colour, 0.62)
-        if rising is not None:
-            _tint(right, area & _hatch(area.shape, rising), (255, 255, 255) if rising else (0, 0, 0), 0.55)
+    _tint_match(right, hit, miss & ~hit, excess & ~truth)
     return [Image.fromarray(left), Image.fromarray(right)]
+
+
+def draw_object(
+    example: ImageExample, annotations: Annotations, index: int, masks: MaskSet, longer_px: int
+) -> Image.Image:
+    """One object and the mask that fits it best, cut out of the picture: colours as in `draw_match`.
+
+    Raises:
+        ImageError: the stored picture cannot be decoded.
+    """
+    own = rle.decode_mask(annotations.counts[index], example.height, example.width)
+    ious = iou_matrix(masks.counts, (annotations.counts[index],), example.height, example.width)[:, 0]
+    best = np.zeros_like(own)
+    if ious.max(initial=0.0) > 0:
+        best = rle.decode_mask(masks.counts[int(ious.argmax())], example.height, example.width)
+    rows, columns = _box_around(own, _MARGIN, _LEAST_PX)
+    picture, own, best = picture_of(example)[rows, columns], own[rows, columns], best[rows, columns]
+    scale = longer_px / max(own.shape)
+    size = (max(1, round(own.shape[1] * scale)), max(1, round(own.shape[0] * scale)))
+    small = np.array(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+    own, best = _scaled(own, size), _scaled(best, size)
+    _tint_match(small, own & best, own & ~best, best & ~own)
+    return Image.fromarray(small)
+
+
+def _box_around(mask: np.ndarray, margin: float, least: int) -> tuple[slice, slice]:
+    """Rows and columns of a mask with a margin, a share of its longer side, and at least `least` pixels if there are as many."""
+    sides = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
+    extents = [(int(side[0]), int(side[-1]) + 1) for side in sides]
+    around = round(margin * max(high - low for low, high in extents))
+    cut = []
+    for (low, high), size in zip(extents, mask.shape, strict=True):
+        pad = max(around, (least - (high - low) + 1) // 2)
+        cut.append(slice(max(0, low - pad), min(size, high + pad)))
+    return cut[0], cut[1]
+
+
+def _tint_match(image: np.ndarray, hit: np.ndarray, miss: np.ndarray, excess: np.ndarray) -> None:
+    for area, colour, rising in ((excess, EXCESS, True), (miss, MISS, False), (hit, HIT, None)):
+        _tint(image, area, colour, 0.62)
+        if rising is not None:
+            _tint(image, area & _hatch(area.shape, rising), (255, 255, 255) if rising else (0, 0, 0), 0.55)
 
 
 def _small(example: ImageExample, longer_px: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Statistics to `report.json` and `report.html` in a build's folder."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from maskmill.pipelines.report.agreement import find_agreement
 from maskmill.pipelines.report.document import describe_build, make_document
 from maskmill.pipelines.report.ledger import read_ledger
 from maskmill.pipelines.report.model import AuditSource, Document, to_json
+from maskmill.pipelines.report.objects import find_objects
 from maskmill.pipelines.report.page import CARDS_SHOWN, MATCH, OBJECTS, PictureKey, render_page
 from maskmill.pipelines.report.templating import MAX_BYTES
 from maskmill.pipelines.report.throughput import read_throughput
@@ -27,6 +29,7 @@ from maskmill.schemas.example import ImageExample
 from maskmill.schemas.image import Annotations
 from maskmill.schemas.manifest import REPORT_HTML, REPORT_JSON, Manifest
 
+_OBJECTS_BYTES = 1_500_000  # of a page, for pictures of objects
 _SLACK = 20_000  # bytes of a page that thumbnails leave to what refers to them
 
 Truth = Callable[[ImageExample], Annotations]
@@ -108,8 +111,14 @@ def write_report(
     agreement = None if sum(stats.sums.overlaps.instances) else find_agreement(folder, manifest, stats)
     build = describe_build(manifest, audit, categories)
     document = make_document(build, stats, read_ledger(folder), read_throughput(folder), agreement)
-    bare = render_page(document, {})
-    thumbnails = draw_thumbnails(folder, manifest, document, truth, MAX_BYTES - len(bare) - _SLACK)
+    objects, drawings = find_objects(folder, manifest, stats, document, truth)
+    document = dataclasses.replace(document, examples=dataclasses.replace(document.examples, by_category=objects))
+    room = MAX_BYTES - len(render_page(document, {})) - _SLACK
+    pictures = draw_thumbnails(folder, manifest, document, truth, room)
+    room -= sum(len(picture.url) for picture in pictures.values())
+    cut_out = encode_within(drawings, min(room, _OBJECTS_BYTES))
     storage.write_bytes(storage.join(out or folder, REPORT_JSON), to_bytes(document))
-    storage.write_bytes(storage.join(out or folder, REPORT_HTML), render_page(document, thumbnails))
+    storage.write_bytes(
+        storage.join(out or folder, REPORT_HTML), render_page(document, dict([*pictures.items(), *cut_out.items()]))
+    )
     return document

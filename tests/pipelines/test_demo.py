@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from maskmill.pipelines.commands import demo
+from maskmill.pipelines.commands import cli, demo
 from maskmill.pipelines.dataset.validate import find_damage
 from maskmill.schemas.manifest import load_manifest
 from maskmill.schemas.reader import Dataset
@@ -31,8 +31,13 @@ def test_the_demonstration_runs_and_its_data_set_is_valid(tmp_path, capsys):
     assert manifest.abo["grid-1"]["abo"] < manifest.abo["fh-1000"]["abo"] < 1
     assert list(find_damage(Dataset.open(str(tmp_path / "dataset")))) == []
     said = capsys.readouterr().out
-    assert "inputs 8 = written 8 + failed 0 + skipped 0" in said
+    assert said.index("kernels ready in ") < said.index("inputs 8 = written 8 + failed 0 + skipped 0")
     picture, report = (line.split()[0] for line in said.splitlines()[-2:])  # what a first visitor is told to open
     with Image.open(picture) as drawn:
         assert drawn.format == "PNG"
     assert "<html" in Path(report).read_text(encoding="utf-8")[:500]
+
+
+def test_kernels_of_no_generator_are_refused_before_any_is_compiled(capsys):
+    assert cli.main(["warmup", "--masks", "gt()", "--masks", "fhh(scales=3)"]) == 2
+    assert "did you mean 'fh'?" in capsys.readouterr().err

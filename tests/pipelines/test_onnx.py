@@ -10,10 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
+from maskmill.pipelines.commands.cli import main
 from maskmill.pipelines.foreign.onnx_output import instance_masks, semantic_masks
 from maskmill.pipelines.parts.generators import canonical_spec, parse_spec
+from maskmill.pipelines.parts.part import build_part
+from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, ImageError, InputError, UsageError
 from maskmill.schemas.image import ImageRecord
+from maskmill.schemas.manifest import load_manifest
 from maskmill.schemas.reader import Dataset
 from maskmill.schemas.rle import decode_mask
 from maskmill.testing import check_generator
@@ -221,16 +225,86 @@ def test_another_model_on_resume_is_refused(tmp_path):
         ready.verify(str(tmp_path / "prepared"))
 
 
+def pictures(folder, count=3):
+    folder.mkdir()
+    for i in range(count):
+        cv2.imwrite(str(folder / f"{i}.png"), picture(40, 50, i).image[..., ::-1])
+    return folder
+
+
+def words(images, out, path):
+    given = [
+        "build",
+        "--dataset",
+        "folder",
+        "--images",
+        images,
+        "--out",
+        out,
+        "--masks",
+        f"onnx(path={str(path)!r}, {RAW})",
+    ]
+    return [*map(str, given), "--num-shards", "1", "--part-size", "1", "--workers", "0"]
+
+
+def test_a_build_that_is_resumed_with_another_model_is_refused(tmp_path, capsys, monkeypatch):
+    """Interrupted after the first of three parts; a model of the same name and shape then gives other masks."""
+    path, images, out = channels(tmp_path / "seg.onnx"), pictures(tmp_path / "pictures"), tmp_path / "out"
+    first = path.read_bytes()
+    stopped = []
+
+    def interrupted(*args, **kwargs):
+        if stopped:
+            raise KeyboardInterrupt
+        stopped.append(True)
+        return build_part(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("maskmill.pipelines.driver.graph.build_part", interrupted)
+        assert main(words(images, out, path)) == 130
+    capsys.readouterr()
+    path.write_bytes(channels(tmp_path / "other.onnx", (0.9, 0.1, 0.2)).read_bytes())
+    assert main(words(images, out, path)) == 4
+    said = capsys.readouterr().err
+    assert "seg.onnx is not the model this build was begun with" in said
+    assert not (out / "manifest.json").exists()
+    path.write_bytes(first)
+    assert main(words(images, out, path)) == 0
+    assert len(Dataset.open(str(out))) == 3
+    path.write_bytes(channels(tmp_path / "other.onnx", (0.9, 0.1, 0.2)).read_bytes())
+    assert main(words(images, tmp_path / "anew", path)) == 0  # the control: what the refusal kept from mixing
+    mixed = [next(tmp_path.glob(f"{name}/*.tfrecord-*")).read_bytes() for name in ("out", "anew")]
+    assert mixed[0] != mixed[1]
+
+
+def test_a_model_in_a_bucket_is_the_local_one(gcs, tmp_path, capsys):
+    """Read once, at planning: workers find its bytes in the build's folder, and what is built does not need it any more."""
+    path, images = channels(tmp_path / "seg.onnx"), pictures(tmp_path / "pictures")
+    storage.write_bytes("gs://mill/models/seg.onnx", path.read_bytes())
+    assert main(words(images, tmp_path / "local", path)) == 0
+    assert main(words(images, tmp_path / "remote", "gs://mill/models/seg.onnx")) == 0
+    local, remote = (next(tmp_path.glob(f"{name}/*.tfrecord-*")).read_bytes() for name in ("local", "remote"))
+    assert local == remote
+    params = load_manifest(str(tmp_path / "remote")).layers[0].params
+    assert params["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert main(words(images, "gs://mill/out", "gs://mill/models/seg.onnx")) == 0
+    (shard,) = (name for name in storage.names("gs://mill/out") if ".tfrecord-" in name)
+    assert storage.read_bytes(f"gs://mill/out/{shard}") == local
+    capsys.readouterr()
+    storage.write_bytes("gs://mill/models/seg.onnx", channels(tmp_path / "b.onnx", (0.9, 0.1, 0.2)).read_bytes())
+    assert main(words(images, "gs://mill/out", "gs://mill/models/seg.onnx")) == 4
+    assert "gs://mill/models/seg.onnx is not the model this build was begun with" in capsys.readouterr().err
+    storage.remove("gs://mill/models/seg.onnx")
+    assert main(words(images, tmp_path / "third", "gs://mill/models/seg.onnx")) == 4
+    assert "gs://mill/models/seg.onnx" in capsys.readouterr().err
+
+
 def test_a_build_has_its_masks_twice_the_same(tmp_path):
-    path = channels(tmp_path / "seg.onnx")
-    (tmp_path / "pictures").mkdir()
-    for i in range(3):
-        cv2.imwrite(str(tmp_path / "pictures" / f"{i}.png"), picture(40, 50, i).image[..., ::-1])
+    path, images = channels(tmp_path / "seg.onnx"), pictures(tmp_path / "pictures")
     shards = []
     for out, workers in (("one", 1), ("two", 2)):
-        words = ["build", "--dataset", "folder", "--images", tmp_path / "pictures", "--out", tmp_path / out]
-        words += ["--masks", f"onnx(path={str(path)!r}, {RAW})", "--workers", workers, "--num-shards", 1]
-        command = [sys.executable, "-m", "maskmill.pipelines.commands.cli", *map(str, words)]
+        given = [*words(images, tmp_path / out, path)[:-1], str(workers)]
+        command = [sys.executable, "-m", "maskmill.pipelines.commands.cli", *given]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         shards.append([f.read_bytes() for f in sorted((tmp_path / out).glob("*.tfrecord*"))])

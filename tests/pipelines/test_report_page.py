@@ -257,6 +257,51 @@ def test_the_page_leads_from_every_layer_to_its_pictures():
     assert {link[1:] for link in links} <= set(tags.ids)
 
 
+def test_bars_and_their_intervals_end_where_the_numbers_do():
+    """On one scale, which the longest interval fills."""
+    document = document_of(stats_of([random_record(i)[0] for i in range(30)]))
+    page = render_page(document, {}).decode()
+    found = re.findall(r'<i style="width:([\d.]+)%"></i><u style="left:([\d.]+)%;width:([\d.]+)%"></u>', page)
+    ranked = document.ranking.layers
+    end = max(layer.interval.value[1] for layer in ranked)
+    assert len(found) == len(ranked)
+    for (bar, left, width), layer in zip(found, ranked, strict=True):
+        low, high = layer.interval.value
+        drawn = [float(bar), float(left), float(left) + float(width)]
+        assert drawn == pytest.approx([100 * value / end for value in (layer.abo.value, low, high)], abs=0.02)
+
+
+def test_a_winner_that_was_learnt_from_labels_says_so_and_which_needed_none():
+    stats = stats_of([random_record(i)[0] for i in range(30)])
+    order = [layer.name for layer in document_of(stats).ranking.layers]
+
+    def shown(**labels: object) -> tuple[str, str]:
+        provenance = {name: {"ranker": {"labels": labels.get(f"of_{order.index(name)}", [])}} for name in order}
+        layers = tuple(dataclasses.replace(layer, provenance=provenance[layer.name]) for layer in LAYERS)
+        document = document_of(stats, layers)
+        decision = render_page(document, {}).decode().split('<section id="decision">')[1].split("</section>")[0]
+        return re.sub(r"<[^>]+>", "", decision), to_markdown(document)
+
+    page, text = shown(of_0=["COCO <b>"], of_1=["COCO"])
+    assert f"{order[0]} was learnt from labels (COCO &lt;b&gt;)" in page
+    assert f"The best layer that needed none is {order[2]}." in page
+    assert rf"learnt from labels (COCO \<b\>); the best layer that needed none is {order[2]}" in text.replace(
+        "\\-", "-"
+    )
+    page, text = shown(of_0=["COCO"], of_1=["COCO"], of_2="COCO")
+    assert "learnt from labels (COCO)" in page
+    assert "needed none" not in page + text
+    page, text = shown(of_1=["COCO"])
+    assert "learnt from" not in page + text
+
+
+def test_the_first_line_names_the_checks_that_need_a_look():
+    document = document_of(stats_of([random_record(i)[0] for i in range(30)]))
+    checks = [dataclasses.replace(check, state="warn") for check in document.checks]
+    head = render_page(dataclasses.replace(document, checks=checks, verdict="warn"), {}).decode().split("<main>")[0]
+    assert all(html.escape(check.name) in head for check in checks)
+
+
 def test_figures_show_what_differs_in_colours_of_their_own():
     layers = (Layer("fh-1", "fh", {}), Layer("gt", "gt", {}), Layer("grid-2", "grid", {}))
     document = document_of(stats_of([random_record(i)[0] for i in range(30)], layers), layers)

@@ -3,9 +3,12 @@
 import io
 import logging
 import re
+import sys
 import time
+import types
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 from apache_beam.runners.portability import portable_runner
 from clusters import free_port, job_service, portable_cluster, with_pool
@@ -132,6 +135,18 @@ def test_dask_gives_the_same_bytes(coco, reference, tmp_path, monkeypatch):
         flags = ["--runner=DaskRunner", f"--dask_client_address={cluster.scheduler_address}"]
         assert main(command(coco, tmp_path, *flags)) == 0
     assert content(tmp_path) == reference
+
+
+def test_a_build_from_a_notebook_is_one_like_any_other(coco, reference, tmp_path, monkeypatch):
+    """In IPython Beam renames the steps, and for that imports what an installation need not have, or has in another version."""
+    ipython = types.ModuleType("IPython")
+    ipython.get_ipython = lambda: types.SimpleNamespace(execution_count=7, config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "apache_beam.runners.interactive", None)  # not importable
+    with pytest.raises(ImportError), beam.Pipeline() as pipeline:  # the control
+        _ = pipeline | beam.Create([1])
+    build(coco, str(tmp_path / "out"), RunOptions(workers=0), quiet=True)
+    assert content(tmp_path / "out") == reference
 
 
 def test_local_names_of_beam_mean_the_local_runner(coco, tmp_path):
