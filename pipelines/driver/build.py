@@ -19,6 +19,7 @@ from maskmill.pipelines.parts.part import PARTS, load_sidecar
 from maskmill.pipelines.parts.plan import Plan, check_files, difference, load_plan, make_plan
 from maskmill.pipelines.parts.preparing import paths_of_masks, prepared_folder, verify_prepared
 from maskmill.pipelines.parts.provenance import mask_packages, versions
+from maskmill.pipelines.parts.spent import SPENT, Spent, book
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, MaskmillError, UsageError
 from maskmill.schemas.manifest import (
@@ -112,6 +113,7 @@ def _remove_incomplete(folder: str, idle_s: float) -> None:
         os.path.join(folder, WORK),
         os.path.join(folder, WORK, "parts"),
         os.path.join(folder, WORK, SHARDS),
+        os.path.join(folder, WORK, SPENT),
     ):
         for name, stamp in storage.stamps(place).items():
             if name.endswith(storage.INCOMPLETE) and (not idle_s or now - stamp.changed_ns > idle_s * 1e9):
@@ -136,6 +138,22 @@ def _pace(folder: str, config: BuildConfig, lines: list[bytes]) -> float | None:
     return seconds_per_image(config, lines, prepared_folder(folder)) if len(lines) >= _WORTH_TIMING else None
 
 
+def refuse_other(plan: Plan, config: BuildConfig, folder: str) -> None:
+    """Raises UsageError unless a folder's plan is one of this configuration and of the software that is here."""
+    if plan.requested != config:
+        lines = "\n".join(difference(plan.requested.to_dict(), config.to_dict()))
+        raise UsageError(
+            f"{folder} holds a build of another configuration:\n{lines}\nChoose another --out, or --overwrite to start anew"
+        )
+    now = {**versions(), **mask_packages(plan.config.masks)}
+    if plan.versions != now:
+        lines = "\n".join(difference(plan.versions, now))
+        raise UsageError(
+            f"{folder} was begun with other software, which could mix bytes:\n{lines}\n"
+            "Install those versions, choose another --out, or --overwrite to start anew"
+        )
+
+
 def plan_or_resume(
     config: BuildConfig, folder: str, part_size: int = 0, *, timed: bool = False, quiet: bool = True
 ) -> Plan:
@@ -155,18 +173,7 @@ def plan_or_resume(
         if timed:
             return make_plan(config, folder, part_size, functools.partial(_pace, folder), say=say)
         return make_plan(config, folder, part_size, say=say)
-    if plan.requested != config:
-        lines = "\n".join(difference(plan.requested.to_dict(), config.to_dict()))
-        raise UsageError(
-            f"{folder} holds a build of another configuration:\n{lines}\nChoose another --out, or --overwrite to start anew"
-        )
-    now = {**versions(), **mask_packages(plan.config.masks)}
-    if plan.versions != now:
-        lines = "\n".join(difference(plan.versions, now))
-        raise UsageError(
-            f"{folder} was begun with other software, which could mix bytes:\n{lines}\n"
-            "Install those versions, choose another --out, or --overwrite to start anew"
-        )
+    refuse_other(plan, config, folder)
     verify_prepared(plan.config.masks, folder)
     return plan
 
@@ -174,6 +181,11 @@ def plan_or_resume(
 def usable_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def paths_of_workers(config: BuildConfig, folder: str) -> dict[str, str]:
+    """What a build's workers read and write, by the name of its option."""
+    return {"images": config.images, "out": folder, **paths_of_masks(config.masks)}
 
 
 def build(
@@ -193,13 +205,13 @@ def build(
     """
     elsewhere = False
     if run.beam_args or run.detach:
-        from maskmill.pipelines.clusters.runners import choose  # Beam takes a second to import
+        from maskmill.pipelines.clusters.checks import check  # Beam takes a second to import
+        from maskmill.pipelines.clusters.runners import choose
 
         runner = choose(run.beam_args)
         if run.detach:
             runner.check_detached()
-        paths = {"images": config.images, "out": folder, **paths_of_masks(config.masks)}
-        runner.check(**paths)  # before inputs are listed, which can take long
+        check(runner, **paths_of_workers(config, folder))  # before inputs are listed, which can take long
         elsewhere = not runner.is_local
     with output_errors(folder), _lock(folder, _IDLE_S if elsewhere else 0.0):
         if overwrite:
@@ -210,6 +222,7 @@ def build(
             check_files(folder, plan)
             if not _run_until_whole(folder, plan, run, quiet):
                 return Outcome(None, False, False)
+            book(folder, Spent())  # the requests of this process, for the report
             manifest = finish_build(folder, plan)
             built = True
         else:
