@@ -46,6 +46,7 @@ GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
 FUZZ = ['atheris>=3.0; platform_system == "Linux"']  # coverage-guided; without it `make fuzz` goes by chance
 DEV = [
     "check-wheel-contents>=0.6",
+    "compose-spec>=0.2.1",
     "dask>=2024.8",
     "datasets>=4.0",
     "distributed>=2024.8",
@@ -54,6 +55,7 @@ DEV = [
     "hypothesis>=6.100",
     "importlib-resources>=6.0",  # tensorflow-datasets needs it to prepare a data set, and does not say so
     "jsonschema>=4.22",
+    "kubernetes-validate>=1.36",
     "mypy>=1.11",
     "onnx>=1.17",
     "pytest>=8.2",
