@@ -4,6 +4,7 @@
 says, with two blocks of zeros and nothing behind them, or it is damaged: cut short by a download, or hit by a flipped bit.
 """
 
+import contextlib
 import posixpath
 import tarfile
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import BinaryIO
 from maskmill.pipelines.reading.inputs import HIDDEN, Refusal, left_out, lost
 from maskmill.pipelines.reading.location import Location
 from maskmill.pipelines.reading.names import is_hidden, member_path, spelled
+from maskmill.schemas import storage
+from maskmill.schemas.sparse import open_sparse
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_READ = 16 << 20  # bytes; no header with its extensions is longer, whatever it says of itself
@@ -61,13 +64,16 @@ def list_tar(
         DamagedArchive: it does not end as a tar must, or a header is broken. What came before is whole.
     """
     links: list[tuple[str, str]] = []
+    inner: list[tuple[str, Location]] = []
     for name, member in _list_members(path, stream, start, size, prefix):
         if isinstance(member, str):
             links.append((name, member))
         elif isinstance(member, Location) and name.endswith(".tar") and not prefix:
-            yield from _list_inner(path, stream, member, name)
+            inner.append((name, member))
         else:
             yield name, member
+    for found in storage.in_parallel(lambda tar: _list_inner(path, stream, *tar), inner, path):
+        yield from found
     if not links:
         return
     # Targets may lie anywhere, so they are looked for in a second pass: remembering every member would take a gigabyte
@@ -83,14 +89,18 @@ def list_tar(
             yield name, found
 
 
-def _list_inner(path: str, stream: BinaryIO, at: Location, name: str) -> Iterator[tuple[str, Location | Refusal]]:
-    count = 0
+def _list_inner(path: str, stream: BinaryIO, name: str, at: Location) -> list[tuple[str, Location | Refusal]]:
+    """A tar inside the tar. On gs:// several are listed at a time, each by a stream of its own: a stream has one place."""
+    entries: list[tuple[str, Location | Refusal]] = []
+    own = open_sparse(path) if storage.is_remote(path) else contextlib.nullcontext(stream)
     try:
-        for entry in list_tar(path, stream, at.offset, at.size, name.removesuffix(".tar") + "/"):
-            count += 1
-            yield entry
+        with own as file:
+            for entry in list_tar(path, file, at.offset, at.size, name.removesuffix(".tar") + "/"):
+                entries.append(entry)  # one by one: those before a damage are kept
     except DamagedArchive as error:
-        yield name, lost(name, f"the tar inside is damaged: {error}; {count} of its files come before that")
+        said = f"the tar inside is damaged: {error}; {len(entries)} of its files come before that"
+        entries.append((name, lost(name, said)))
+    return entries
 
 
 def _list_members(
