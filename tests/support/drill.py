@@ -398,8 +398,8 @@ def main(argv: list[str] | None = None) -> int:
     except MissingError as error:
         print(f"drill: {error}", file=sys.stderr)
         code = 4
-    except KeyboardInterrupt:
-        code = 130
+    except (KeyboardInterrupt, SystemExit) as stop:  # what was found so far is told all the same
+        code = getattr(stop, "code", 130)
     if rows:
         print(f"\n{table(rows)}")
     deadline = time.monotonic() + 10
