@@ -204,11 +204,14 @@ def build(
         InputError, UsageError, DamageError: see their texts; the folder can be resumed after each of them.
     """
     elsewhere = False
+    by_workers: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if run.beam_args or run.detach:
         from maskmill.pipelines.clusters.checks import check  # Beam takes a second to import
         from maskmill.pipelines.clusters.runners import choose
+        from maskmill.pipelines.driver.listing import listed_by_workers
 
         runner = choose(run.beam_args)
+        by_workers = listed_by_workers(runner, folder)
         if run.detach:
             runner.check_detached()
         check(runner, **paths_of_workers(config, folder))  # before inputs are listed, which can take long
@@ -216,7 +219,8 @@ def build(
     with output_errors(folder), _lock(folder, _IDLE_S if elsewhere else 0.0):
         if overwrite:
             _clear(folder)
-        plan = plan_or_resume(config, folder, run.part_size, timed=elsewhere, quiet=quiet)
+        with by_workers:
+            plan = plan_or_resume(config, folder, run.part_size, timed=elsewhere, quiet=quiet)
         manifest = finished(folder, plan)
         if manifest is None:
             check_files(folder, plan)

@@ -136,6 +136,8 @@ def _writable(folder: str, place: str) -> str:
 
 
 def _look(runner: Runner, out: str, known: _Known) -> str:
+    if runner.has("template_location"):
+        raise UsageError("--job runs a job, and --template_location would only write it down; leave one of them out")
     found = look_around(runner, known.picture, out, max(LOOKS, min(4 * (known.found.slots or 0), 256)))
     theirs, ours = [one["versions"] for one in found], software()
     if other := next((one for one in theirs if one != ours), None):

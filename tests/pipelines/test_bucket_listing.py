@@ -5,6 +5,11 @@ import os
 import pytest
 from archives import tar_bytes
 
+from maskmill.pipelines.clusters.runners import Runner
+from maskmill.pipelines.driver.listing import listed_by_workers
+from maskmill.pipelines.parts.config import BuildConfig
+from maskmill.pipelines.parts.plan import make_plan
+from maskmill.pipelines.reading import tar_index
 from maskmill.pipelines.reading.example_index import list_records
 from maskmill.pipelines.reading.imagenet import ImageNet
 from maskmill.pipelines.reading.tree import list_tree
@@ -86,6 +91,39 @@ def test_webdataset_and_tfrecord_too(fetched):
         offsets = [offset for offset, _ in list_records("a", stream, len(records))]
     assert len(offsets) == 60
     assert sum(fetched) < 0.03 * len(records)
+
+
+def test_workers_list_the_tars_inside_a_tar(fetched, tmp_path, monkeypatch):
+    """The same plan, byte for byte, and the machine that plans has read the outer headers only."""
+    data = bytearray(of_classes(40, 2))
+    data[data.index(b"n00000007_1.JPEG")] ^= 1  # a tar that is damaged is told of by its worker
+    storage.write_bytes("gs://mill/train.tar", bytes(data))
+    config = BuildConfig("imagenet", "gs://mill/train.tar", ("grid(n=2)",))
+    here = make_plan(config, str(tmp_path / "here"))
+    calls: list[str] = []
+    usual = tar_index.list_inner
+    monkeypatch.setattr(tar_index, "list_inner", lambda path, inner: calls.append(inner[0]) or usual(path, inner))
+    monkeypatch.setattr(
+        Runner, "is_local", False
+    )  # its workers are threads of this process, which is all that is local of it
+    with listed_by_workers(Runner(), "gs://mill/out"):
+        there = make_plan(config, str(tmp_path / "there"))
+    assert len(calls) == 40
+    assert there == here
+    assert there.refused == 1
+    assert not list(storage.walk("gs://mill/"))[1:]  # what workers left is gone
+    assert [name for name, _ in storage.walk("gs://mill/")] == ["train.tar"]
+    for name in ("plan.json", "plan.jsonl.gz", "refused.jsonl"):
+        one, other = (tmp_path / folder / "_work" / name for folder in ("here", "there"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_few_tars_are_not_worth_a_job(gcs, monkeypatch):
+    storage.write_bytes("gs://mill/train.tar", of_classes(3, 2))
+    monkeypatch.setattr(Runner, "is_local", False)
+    monkeypatch.setattr(Runner, "flags", lambda *args, **kwargs: pytest.fail("a job"))
+    with listed_by_workers(Runner(), "gs://mill/out"):
+        assert len(listed("gs://mill/train.tar")) == 6
 
 
 def test_a_damaged_tar_inside_is_told_of_as_on_a_disk(gcs, tmp_path):
