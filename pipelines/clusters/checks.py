@@ -106,7 +106,7 @@ def answers(asked: Iterable[Question]) -> Iterator[Check]:
             yield Check(question.about, "warn", str(doubt))
         except MaskmillError as error:
             refused.add(question.about)
-            yield Check(question.about, "refused", str(error))
+            yield Check(question.about, "refused", " ".join(str(error).split()))  # a list of differences has lines
         except OSError as error:
             refused.add(question.about)
             yield Check(question.about, "refused", f"{error.filename or question.about}: {error.strerror or error}")

@@ -46,11 +46,12 @@ def _plan(folder: str, plan_digest: str) -> Plan:
 class Counters:
     """A worker's counters, for the engine's own pages. They move with every image, inside a part.
 
-    Names: images_written, images_failed, failed_REASON, msec_STAGE, bytes_read, bytes_written.
+    Names: images_written, images_failed, failed_REASON, msec_STAGE, bytes_read, bytes_written. What a part had counted that is
+    built again is counted again, as engines do with everything that is attempted.
     """
 
     def __init__(self) -> None:
-        self._ms: collections.Counter[str] = collections.Counter()  # what is less than a millisecond yet
+        self._ms: dict[str, float] = collections.defaultdict(float)  # what is less than a millisecond yet
         self._found: dict[str, Any] = {}
         self.read_bytes = self.written_bytes = 0
 
@@ -69,7 +70,7 @@ class Counters:
         self.read_bytes += step.read_bytes
         self.written_bytes += step.written_bytes
         for stage, ms in step.ms.items():
-            self._ms[stage] += ms  # type: ignore[assignment]
+            self._ms[stage] += ms
             whole = int(self._ms[stage])
             self._ms[stage] -= whole
             self.add(f"msec_{stage}", whole)

@@ -79,7 +79,7 @@ def test_a_job_looks_around_on_the_workers(cluster, coco, tmp_path, capsys, monk
     monkeypatch.setattr(check, "software", lambda: here)
     code, found = asked(capsys, coco, out, "--quick", "--job", beam=cluster)
     assert (code, found["job"][0]) == (4, "refused")
-    assert found["job"][1].startswith("workers have other software than is here:   numpy: '0.1' -> '")
+    assert found["job"][1].startswith("workers have other software than is here: numpy: '0.1' -> '")
 
 
 def test_a_folder_that_is_another_one_on_the_workers(coco, tmp_path, monkeypatch):
@@ -166,7 +166,8 @@ def test_a_folder_with_a_build_of_other_software(coco, tmp_path, capsys, monkeyp
     monkeypatch.setattr(driver, "versions", lambda: {**ours, "scipy": "0.1"})
     code, found = asked(capsys, coco, tmp_path, "--quick")
     assert (code, found["software"][0]) == (4, "refused")
-    assert "scipy" in found["software"][1]
+    assert "was begun with other software, which could mix bytes: scipy: " in found["software"][1]
+    assert "\n" not in found["software"][1]
 
 
 DATAFLOW = ("--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://mill/tmp", "--no_auth")
