@@ -139,6 +139,16 @@ def test_every_taskmanager_has_a_pool_at_its_localhost_and_sees_what_is_staged()
     assert mounts[0]["subPath"] == mounts[1]["subPath"]
 
 
+def test_the_job_servers_own_name_is_an_address_that_it_can_listen_at():
+    (job_server,) = deployed("maskmill-job-server")["containers"]
+    service = next(
+        one for one in resources() if one["kind"] == "Service" and one["metadata"]["name"] == "maskmill-job-server"
+    )
+    assert "--job-host=maskmill-job-server" in job_server["args"]
+    assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
+    assert "--job-host=job-server" in services()["job-server"]["command"]  # a container's name is its own address
+
+
 def test_versions_are_those_of_the_image_and_flags_those_that_a_build_takes():
     assert f"job_server:${{MASKMILL_BEAM:-{_PINNED}}}" in services()["job-server"]["image"]
     (job_server,) = deployed("maskmill-job-server")["containers"]
