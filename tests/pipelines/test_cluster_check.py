@@ -75,11 +75,20 @@ def test_a_job_looks_around_on_the_workers(cluster, coco, tmp_path, capsys, monk
     assert "workers have" in found["memory"][1]  # which nobody but they could say
     assert not any(out.glob("_work/check-*"))
 
-    here = {**probe.software(), "numpy": "0.1"}
-    monkeypatch.setattr(check, "software", lambda: here)
-    code, found = asked(capsys, coco, out, "--quick", "--job", beam=cluster)
-    assert (code, found["job"][0]) == (4, "refused")
-    assert found["job"][1].startswith("workers have other software than is here: numpy: '0.1' -> '")
+    ours = probe.software()
+    one = {"machine": "m", "process": 1, "cores": 4, "bytes": 8 << 30, "versions": ours, "pictures": ""}
+    for change, why in (
+        ({"versions": {**ours, "numpy": "0.1"}}, "workers have other software than is here: numpy: '"),
+        ({"pictures": "/data/a.jpg: not found"}, "workers cannot read /data/a.jpg: not found"),
+    ):
+        monkeypatch.setattr(check, "look_around", lambda *given, change=change: [one, {**one, **change}])
+        code, found = asked(capsys, coco, out, "--quick", "--job", beam=cluster)
+        assert (code, found["job"][0]) == (4, "refused")
+        assert found["job"][1].startswith(why)
+    two = [one, {**one, "process": 2}, {**one, "machine": "n", "bytes": 4 << 30}]
+    monkeypatch.setattr(check, "look_around", lambda *given: two)
+    found = asked(capsys, coco, out, "--quick", "--job", beam=cluster)[1]
+    assert found["job"][1].startswith("3 workers on 2 machines with 8 cores looked: this software, 1.1 GB a core")
 
 
 def test_a_folder_that_is_another_one_on_the_workers(coco, tmp_path, monkeypatch):
@@ -224,7 +233,7 @@ def test_wrong_use_is_wrong_use(coco, tmp_path, capsys):
 def test_a_job_server_that_goes_in_the_middle(cluster, coco, tmp_path, capsys):
     out, port = tmp_path / "out", free_port()
     command = ["build", "--dataset", "folder", "--images", coco.images, "--masks", "grid(n=2)", "--part-size", "1"]
-    command += ["--out", str(out), "--workers", "0", "--"]
+    command += ["--limit", "16", "--out", str(out), "--workers", "0", "--"]
     jobs = [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main", "-p", str(port)]
     with service(jobs, port=port, log=tmp_path / "jobs.log") as process:
 
@@ -243,6 +252,6 @@ def test_a_job_server_that_goes_in_the_middle(cluster, coco, tmp_path, capsys):
     assert len(said) == 1, said
     assert said[0].startswith(f"maskmill: the job server at {endpoint} does not answer any more")
     committed = len(list((out / "_work" / PARTS).glob("*.json")))
-    assert 0 < committed < 40
+    assert 0 < committed < 16
     assert main([*command, *cluster]) == 0, capsys.readouterr().err
-    assert "inputs 40 = written 40" in capsys.readouterr().out
+    assert "inputs 16 = written 16" in capsys.readouterr().out
