@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .PHONY: help demo train-demo test processes faults fuzz mutants flips flink-test spark-test dask-test prism-test clusters-test
-.PHONY: docker-check schema lock audit docs lint types format bench clean
+.PHONY: docker-check schema lock audit docs lint types format bench price clean
 help:
 	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
 	@echo "make train-demo  install the trainer and train briefly on the demo's shards"
@@ -24,6 +24,7 @@ help:
 	@echo "make audit       known holes in what is pinned (asks a public database)"
 	@echo "make lint        formatting, linting and types (make types: types alone; make format: mends what it can)"
 	@echo "make docs        the pages of docs/, the reference and the notebook as a site, build/site; warnings are errors"
+	@echo "make price       what builds cost on a cluster, by simulation"
 	@echo "make bench       the benchmarks that need no data of yours"
 
 $(VENV)/made:
@@ -139,6 +140,9 @@ schema: $(VENV)/base
 
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.build
+
+price: $(VENV)/base
+	$(BIN)/python -m benchmarks.price
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info

@@ -55,6 +55,7 @@ FUZZ = ['atheris>=3.0; platform_system == "Linux"']  # coverage-guided; without 
 DEV = [
     "beartype>=0.20",
     "check-wheel-contents>=0.6",
+    "compose-spec>=0.2.1",
     "dask>=2024.8",
     "datasets>=4.0",
     "distributed>=2024.8",
@@ -64,6 +65,7 @@ DEV = [
     "importlib-resources>=6.0",  # tensorflow-datasets needs it to prepare a data set, and does not say so
     "jaxtyping>=0.3",
     "jsonschema>=4.22",
+    "kubernetes-validate>=1.36",
     "mypy>=1.11",
     "onnx>=1.17",
     "pytest>=8.2",

@@ -42,8 +42,9 @@ def _client_of(pid: int) -> "Client":
         raise InputError(
             "gs:// paths need google-cloud-storage; install it with: pip install 'maskmill[gcp]'"
         ) from None
-    import requests.adapters
     from google.auth.exceptions import GoogleAuthError
+
+    from maskmill.schemas.operations import CountingAdapter
 
     try:
         if os.environ.get("STORAGE_EMULATOR_HOST"):
@@ -53,7 +54,7 @@ def _client_of(pid: int) -> "Client":
     except (GoogleAuthError, OSError, ValueError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(f"no usable Google Cloud credentials for gs:// paths ({why}); {LOGIN}") from error
-    adapter = requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS)
+    adapter = CountingAdapter(pool_maxsize=_CONNECTIONS)
     client._http.mount("https://", adapter)
     client._http.mount("http://", adapter)
     return client

@@ -144,10 +144,13 @@ def test_beam_is_where_jobs_are_wired_and_nowhere_else():
         if "apache_beam" in rooms_named(path.read_text(encoding="utf-8"))
     }
     assert found == {
+        "clusters/checks.py",
         "clusters/notebook.py",
         "clusters/preflight.py",
         "clusters/runners.py",
         "driver/graph.py",
+        "driver/listing.py",
+        "driver/probe.py",
         "mcg_training/ranker.py",
         "report/job.py",
     }

@@ -12,9 +12,10 @@ import fetched
 import flink
 import pytest
 from clusters import Killable, free_port, service
-from drill import MARK, DrillError, Row, left_over, said, table
+from drill import DrillError, Row, said, table
 from fetched import MissingError
 from machines import machines
+from processes import MARK, left_over
 
 _STUBBORN = """
 import signal, socket, subprocess, sys, time

@@ -5,6 +5,7 @@ Wrong answers to them end in a job that waits for ever or fails after minutes, i
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import socket
 import urllib.request
@@ -16,7 +17,24 @@ START_S = 45.0  # for a worker to start: Beam's imports on a busy machine
 _PROBE = "maskmill-probe"
 
 
-def check_flink(address: str, wanted: str, published: list[str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Flink:
+    """A Flink cluster, as its JobManager describes it."""
+
+    version: str
+    slots: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Dask:
+    """A Dask cluster, as its scheduler describes it. `thread_bytes`: memory for a thread where it is least; 0 for no limit."""
+
+    workers: int
+    threads: int
+    thread_bytes: int
+
+
+def check_flink(address: str, wanted: str, published: list[str]) -> Flink:
     """Asks the JobManager what it is.
 
     Args:
@@ -45,6 +63,7 @@ def check_flink(address: str, wanted: str, published: list[str]) -> None:
         raise UsageError(f"the cluster at {address} is Flink {version}, and the job would be for {wanted}; {way}")
     if slots == 0:
         raise InputError(f"the Flink cluster at {address} has no task slots; start a TaskManager")
+    return Flink(version, slots)
 
 
 def check_job_service(address: str) -> bool:
@@ -74,7 +93,7 @@ def check_job_service(address: str) -> bool:
         return any(option.name in ("flink_master", "spark_master") for option in said.options)
 
 
-def check_dask(address: str) -> None:
+def check_dask(address: str) -> Dask:
     """Asks the scheduler for its workers. A job without any would wait for ever.
 
     Raises:
@@ -94,11 +113,16 @@ def check_dask(address: str) -> None:
 
     try:
         workers = asyncio.run(ask_in_time())["workers"]
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        threads = [max(1, int(worker["nthreads"])) for worker in workers.values()]
+        memory = [
+            int(worker.get("memory_limit") or 0) // n for worker, n in zip(workers.values(), threads, strict=True)
+        ]
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"what answers at --dask_client_address={address} is not a Dask scheduler ({why})") from error
     if not workers:
         raise InputError(f"the Dask scheduler at {address} has no workers; start some: dask worker {address}")
+    return Dask(len(workers), sum(threads), min(memory))
 
 
 def check_pool(address: str) -> None:

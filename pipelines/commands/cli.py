@@ -20,6 +20,7 @@ TOO_MANY_FAILURES = 3  # an exit code; the others are those of errors and of `sc
 COMMANDS = {
     "plan": "count inputs, time a sample, say hours and bytes; builds nothing",
     "build": "build a mask dataset, or resume one",
+    "cluster": "ask a cluster, before a build, for all that the build needs of it",
     "status": "how far a build is, from any machine",
     "retry": "build again the parts in which images failed",
     "report": "make the mask-quality report again, or measure against other annotations",
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.command:
         parser.print_help()
         return 2
-    if beam_args and args.command not in ("build", "import", "ranker", "report"):
+    if beam_args and args.command not in ("build", "cluster", "import", "ranker", "report"):
         print(f"maskmill: arguments after -- are for Beam; {args.command} runs no Beam job of yours", file=sys.stderr)
         return 2
     args.beam_args = beam_args

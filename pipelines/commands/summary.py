@@ -4,7 +4,8 @@ import shlex
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from maskmill.pipelines.driver.progress import amount
+from maskmill.pipelines.driver.progress import amount, volume, work
+from maskmill.pipelines.parts.spent import read_spent
 from maskmill.pipelines.report.ledger import read_ledger
 from maskmill.schemas import storage
 from maskmill.schemas.manifest import FAILURES, Manifest
@@ -40,6 +41,11 @@ def summary_lines(manifest: Manifest, folder: str) -> list[str]:
         lines.append(f"{layer.name:<{width}}  {abo:>6}  {masks:>11}  {coverage:>8}")
     size = sum(shard.bytes for shard in manifest.shards)
     lines.append(f"{amount(len(manifest.shards), 'shard')}, {size / 1e6:,.1f} MB, in {folder}")
+    if spent := read_spent(folder):
+        line = f"spent: {work(spent.seconds)} in {amount(spent.parts, 'part')}, {volume(spent.read_bytes)} of pictures read"
+        if spent.class_a + spent.class_b:
+            line += f"; gs:// requests: {spent.class_a:,} class A, {spent.class_b:,} class B (${spent.request_dollars:,.2f})"
+        lines.append(line)
     if storage.exists(storage.join(folder, "report.html")):
         lines.append(f"report: {storage.join(folder, 'report.html')}")
     lines.append(f"next: maskmill validate {folder}")

@@ -20,6 +20,7 @@ from maskmill.pipelines.parts.part import PARTS, load_sidecar
 from maskmill.pipelines.parts.plan import Plan, check_files, difference, load_plan, make_plan
 from maskmill.pipelines.parts.preparing import paths_of_masks, prepared_folder, verify_prepared
 from maskmill.pipelines.parts.provenance import mask_packages, versions
+from maskmill.pipelines.parts.spent import SPENT, Spent, book
 from maskmill.pipelines.reading.patience import PATIENCE_S
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, MaskmillError, UsageError
@@ -114,6 +115,7 @@ def _remove_incomplete(folder: str, idle_s: float) -> None:
         os.path.join(folder, WORK),
         os.path.join(folder, WORK, "parts"),
         os.path.join(folder, WORK, SHARDS),
+        os.path.join(folder, WORK, SPENT),
     ):
         for name, stamp in storage.stamps(place).items():
             if name.endswith(storage.INCOMPLETE) and (not idle_s or now - stamp.changed_ns > idle_s * 1e9):
@@ -136,6 +138,22 @@ def _pace(folder: str, config: BuildConfig, lines: list[bytes]) -> float | None:
     from maskmill.pipelines.driver.estimate import seconds_per_image
 
     return seconds_per_image(config, lines, prepared_folder(folder)) if len(lines) >= _WORTH_TIMING else None
+
+
+def refuse_other(plan: Plan, config: BuildConfig, folder: str) -> None:
+    """Raises UsageError unless a folder's plan is one of this configuration and of the software that is here."""
+    if plan.requested != config:
+        lines = "\n".join(difference(plan.requested.to_dict(), config.to_dict()))
+        raise UsageError(
+            f"{folder} holds a build of another configuration:\n{lines}\nChoose another --out, or --overwrite to start anew"
+        )
+    now = {**versions(), **mask_packages(plan.config.masks)}
+    if plan.versions != now:
+        lines = "\n".join(difference(plan.versions, now))
+        raise UsageError(
+            f"{folder} was begun with other software, which could mix bytes:\n{lines}\n"
+            "Install those versions, choose another --out, or --overwrite to start anew"
+        )
 
 
 def plan_or_resume(
@@ -163,18 +181,7 @@ def plan_or_resume(
         if timed:
             return make_plan(config, folder, part_size, functools.partial(_pace, folder), say, patience)
         return make_plan(config, folder, part_size, say=say, patience=patience)
-    if plan.requested != config:
-        lines = "\n".join(difference(plan.requested.to_dict(), config.to_dict()))
-        raise UsageError(
-            f"{folder} holds a build of another configuration:\n{lines}\nChoose another --out, or --overwrite to start anew"
-        )
-    now = {**versions(), **mask_packages(plan.config.masks)}
-    if plan.versions != now:
-        lines = "\n".join(difference(plan.versions, now))
-        raise UsageError(
-            f"{folder} was begun with other software, which could mix bytes:\n{lines}\n"
-            "Install those versions, choose another --out, or --overwrite to start anew"
-        )
+    refuse_other(plan, config, folder)
     verify_prepared(plan.config.masks, folder)
     return plan
 
@@ -182,6 +189,11 @@ def plan_or_resume(
 def usable_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def paths_of_workers(config: BuildConfig, folder: str) -> dict[str, str]:
+    """What a build's workers read and write, by the name of its option."""
+    return {"images": config.images, "out": folder, **paths_of_masks(config.masks)}
 
 
 def build(
@@ -200,24 +212,31 @@ def build(
         InputError, UsageError, DamageError: see their texts; the folder can be resumed after each of them.
     """
     elsewhere = False
+    by_workers: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if run.beam_args or run.detach:
-        from maskmill.pipelines.clusters.runners import choose  # Beam takes a second to import
+        from maskmill.pipelines.clusters.checks import check  # Beam takes a second to import
+        from maskmill.pipelines.clusters.runners import choose
+        from maskmill.pipelines.driver.listing import listed_by_workers
 
         runner = choose(run.beam_args)
+        by_workers = listed_by_workers(runner, folder)
         if run.detach:
             runner.check_detached()
-        paths = {"images": config.images, "out": folder, **paths_of_masks(config.masks)}
-        runner.check(**paths)  # before inputs are listed, which can take long
+        check(runner, **paths_of_workers(config, folder))  # before inputs are listed, which can take long
         elsewhere = not runner.is_local
     with output_errors(folder), _lock(folder, _IDLE_S if elsewhere else 0.0):
         if overwrite:
             _clear(folder)
-        plan = plan_or_resume(config, folder, run.part_size, timed=elsewhere, quiet=quiet, patience=run.image_timeout)
+        with by_workers:
+            plan = plan_or_resume(
+                config, folder, run.part_size, timed=elsewhere, quiet=quiet, patience=run.image_timeout
+            )
         manifest = finished(folder, plan)
         if manifest is None:
             check_files(folder, plan)
             if not _run_until_whole(folder, plan, run, quiet):
                 return Outcome(None, False, False)
+            book(folder, Spent())  # the requests of this process, for the report
             manifest = finish_build(folder, plan)
             built = True
         else:

@@ -4,24 +4,31 @@ As little logic as possible here: every step calls an importable function of ano
 a few dozen bytes; pictures and records never cross a shuffle.
 """
 
+import collections
 import dataclasses
 import functools
+import logging
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.typehints.decorators import no_annotations
 
-from maskmill.pipelines.clusters.runners import JobError, job_url, make_pipeline
+from maskmill.pipelines.clusters.runners import JobError, job_url, make_pipeline, quiet_streams
 from maskmill.pipelines.parts.assemble import assemble_shard, committed_part
 from maskmill.pipelines.parts.config import RunOptions
 from maskmill.pipelines.parts.isolation import ChildProcess, InProcess
-from maskmill.pipelines.parts.part import build_part
+from maskmill.pipelines.parts.part import Sidecar, Step, build_part
 from maskmill.pipelines.parts.plan import PartTask, Plan, difference, load_plan
 from maskmill.pipelines.parts.preparing import prepared_folder
 from maskmill.pipelines.parts.provenance import mask_packages, versions
+from maskmill.pipelines.parts.spent import Spent, book
 from maskmill.schemas import storage
+
+_LOG = logging.getLogger("maskmill")
 
 # Exceptions of parts built in this process, for the driver: Beam passes only their text on. Remote workers' are in its logs.
 LOCAL_ERRORS: list[BaseException] = []
@@ -34,6 +41,46 @@ def _plan(folder: str, plan_digest: str) -> Plan:
     if plan is None or plan.digest != plan_digest:
         raise RuntimeError(f"the plan in {folder} is gone or was replaced while this job ran")
     return plan
+
+
+class Counters:
+    """A worker's counters, for the engine's own pages. They move with every image, inside a part.
+
+    Names: images_written, images_failed, failed_REASON, msec_STAGE, bytes_read, bytes_written. What a part had counted that is
+    built again is counted again, as engines do with everything that is attempted.
+    """
+
+    def __init__(self) -> None:
+        self._ms: dict[str, float] = collections.defaultdict(float)  # what is less than a millisecond yet
+        self._found: dict[str, Any] = {}
+        self.read_bytes = self.written_bytes = 0
+
+    def add(self, name: str, amount: int) -> None:
+        """Counts, under a name that may be new."""
+        if amount:
+            self._found.setdefault(name, Metrics.counter("maskmill", name)).inc(amount)
+
+    def watch(self, step: Step) -> None:
+        """Counts one step of a part."""
+        if step.images:
+            self.add(f"failed_{step.reason}" if step.reason else "images_written", step.images)
+            self.add("images_failed", step.images if step.reason else 0)
+        self.add("bytes_read", step.read_bytes)
+        self.add("bytes_written", step.written_bytes)
+        self.read_bytes += step.read_bytes
+        self.written_bytes += step.written_bytes
+        for stage, ms in step.ms.items():
+            self._ms[stage] += ms
+            whole = int(self._ms[stage])
+            self._ms[stage] -= whole
+            self.add(f"msec_{stage}", whole)
+
+    def committed(self, sidecar: Sidecar) -> None:
+        """Counts a part that an earlier job has built."""
+        self.add("images_written", sidecar.records)
+        for failure in sidecar.failures:
+            self.add("images_failed", 1)
+            self.add(f"failed_{failure['reason']}", 1)
 
 
 class BuildPart(beam.DoFn):
@@ -49,8 +96,6 @@ class BuildPart(beam.DoFn):
     def __init__(self, folder: str, plan_digest: str, image_timeout: float, isolate: bool):
         self.folder, self.plan_digest, self.image_timeout, self.isolate = folder, plan_digest, image_timeout, isolate
         self.beam = beam.__version__  # the driver's; changes no byte, so it is not part of the plan
-        self.images_ok = Metrics.counter("maskmill", "images_written")
-        self.images_failed = Metrics.counter("maskmill", "images_failed")
         self.part_ms = Metrics.distribution("maskmill", "part_msec")
 
     def setup(self) -> None:
@@ -62,6 +107,7 @@ class BuildPart(beam.DoFn):
             raise RuntimeError(f"this worker's software is not the one the plan was made with: {lines}")
         settings = plan.config.settings(prepared_folder(self.folder))
         self.builder = ChildProcess(settings, self.image_timeout) if self.isolate else InProcess(settings)
+        self.counters = Counters()
         self.read_ahead = 8 if storage.is_remote(plan.config.images) else 2
 
     @no_annotations  # Beam would choose coders by them
@@ -69,14 +115,28 @@ class BuildPart(beam.DoFn):
         try:
             plan = _plan(self.folder, self.plan_digest)
             sidecar = committed_part(self.folder, plan, task)
-            sidecar = sidecar or build_part(task, self.folder, self.builder, self.read_ahead, self.image_timeout)
+            if sidecar is None:
+                sidecar = self._build(task)
+            else:
+                self.counters.committed(sidecar)
         except BaseException as error:
             LOCAL_ERRORS.append(error)
             raise
-        self.images_ok.inc(sidecar.records)
-        self.images_failed.inc(len(sidecar.failures))
-        self.part_ms.update(int(sidecar.seconds * 1e3))
         yield task.shard, task.part
+
+    def _build(self, task: PartTask) -> Sidecar:
+        start, counters = time.perf_counter(), self.counters
+        read, written = counters.read_bytes, counters.written_bytes
+        try:
+            sidecar = build_part(task, self.folder, self.builder, self.read_ahead, self.image_timeout, counters.watch)
+        finally:
+            spent = Spent(1, time.perf_counter() - start, counters.read_bytes - read, counters.written_bytes - written)
+            book(self.folder, spent)
+        self.part_ms.update(int(sidecar.seconds * 1e3))
+        failed, rate = len(sidecar.failures), sidecar.images / max(sidecar.seconds, 1e-3)
+        words = "part %s: %d images, %d failed, %.1f s, %.1f images/s"
+        _LOG.info(words, sidecar.name, sidecar.images, failed, sidecar.seconds, rate)
+        return sidecar
 
     def teardown(self) -> None:
         self.builder.close()
@@ -86,6 +146,7 @@ def assemble(keyed_parts: tuple[int, object], folder: str, plan_digest: str) -> 
     """(shard, its parts) -> shard; see `pipelines.parts.assemble.assemble_shard`."""
     try:
         assemble_shard(folder, _plan(folder, plan_digest), keyed_parts[0])
+        book(folder, Spent())  # the requests that it took
     except BaseException as error:
         LOCAL_ERRORS.append(error)
         raise
@@ -173,7 +234,8 @@ def run(
         announce(url)
     try:
         if not alone:
-            result.wait_until_finish()
+            with quiet_streams():
+                result.wait_until_finish()
     finally:
         if (client := getattr(result, "client", None)) is not None:
             client.close()  # Dask's; left open, it complains when the cluster goes

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 import google_crc32c
@@ -37,6 +38,27 @@ class Builder(Protocol):
     def build(self, item: Input, data: bytes) -> Built: ...
 
     def close(self) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What has just been done of a part: an image, or at its end the publishing of its records (`images` is 0 then).
+
+    Attributes:
+        images: 1 or 0.
+        reason: why the image gave no record; "" where it did.
+        read_bytes, written_bytes: of its file, and of its record.
+        ms: wall time by stage; "read" is the waiting for the file, "publish" for storage to take the records.
+    """
+
+    images: int = 0
+    reason: str = ""
+    read_bytes: int = 0
+    written_bytes: int = 0
+    ms: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+Watcher = Callable[[Step], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +124,12 @@ def has_records(folder: str, sidecar: Sidecar) -> bool:
 
 
 def build_part(
-    task: PartTask, folder: str, builder: Builder, threads: int = 2, read_timeout: float = READ_TIMEOUT_S
+    task: PartTask,
+    folder: str,
+    builder: Builder,
+    threads: int = 2,
+    read_timeout: float = READ_TIMEOUT_S,
+    watch: Watcher = lambda step: None,
 ) -> Sidecar:
     """Builds and commits one part; a committed part is left as it is.
 
@@ -112,6 +139,7 @@ def build_part(
         builder: makes records of images.
         threads: files read ahead by as many threads while the builder computes.
         read_timeout: seconds after which reading a picture is given up.
+        watch: told of every step, as soon as it is done.
 
     Returns:
         The part's sidecar.
@@ -123,12 +151,14 @@ def build_part(
     if (done := load_sidecar(folder, task)) is not None and has_records(folder, done):
         return done
     try:
-        return _build_and_commit(task, folder, builder, threads, read_timeout)
+        return _build_and_commit(task, folder, builder, threads, read_timeout, watch)
     finally:
         UNDER_WAY.pop(sidecar_path(folder, task.name), None)
 
 
-def _build_and_commit(task: PartTask, folder: str, builder: Builder, threads: int, read_timeout: float) -> Sidecar:
+def _build_and_commit(
+    task: PartTask, folder: str, builder: Builder, threads: int, read_timeout: float, watch: Watcher
+) -> Sidecar:
     start = time.perf_counter()
     items = read_part(folder, task)
     sha, crc, size = hashlib.sha256(), google_crc32c.Checksum(), 0
@@ -140,14 +170,20 @@ def _build_and_commit(task: PartTask, folder: str, builder: Builder, threads: in
         contextlib.closing(read_ahead(items, threads, read_timeout)) as reads,
     ):
         done = -1
+        asked = time.perf_counter()
         for item, data in reads:  # not by enumerate(), which keeps what it gave until it has the next
+            waited = (time.perf_counter() - asked) * 1e3
             done += 1
             if done:
                 UNDER_WAY[sidecar_path(folder, task.name)] = (done, len(failures))
             built = Built(b"", data, {}) if isinstance(data, Refusal) else builder.build(item, data)
+            read = 0 if isinstance(data, Refusal) else len(data)
+            ms = {"read": waited, **built.row.get("ms", {})}
             del data  # before the next, which may be as large
             if built.refusal is not None:
                 failures.append(built.refusal)
+                watch(Step(1, built.refusal.reason, read, 0, ms))
+                asked = time.perf_counter()
                 continue
             record = frame(built.payload)
             file.write(record)
@@ -157,6 +193,9 @@ def _build_and_commit(task: PartTask, folder: str, builder: Builder, threads: in
             rows.append(built.row)
             if built.overlaps is not None:
                 overlaps.add(built.overlaps)
+            watch(Step(1, "", read, len(record), ms))
+            asked = time.perf_counter()
+    watch(Step(ms={"publish": (time.perf_counter() - asked) * 1e3}))
     sidecar = Sidecar(
         shard=task.shard,
         part=task.part,

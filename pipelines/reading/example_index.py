@@ -18,6 +18,7 @@ from maskmill.pipelines.reading.names import spelled
 from maskmill.pipelines.reading.shard_files import Listed, ShardFile
 from maskmill.pipelines.reading.tar_index import DamagedArchive
 from maskmill.schemas import example_pb2, storage
+from maskmill.schemas.sparse import open_sparse
 from maskmill.schemas.tfrecord import FRAME_BYTES, masked_crc
 
 SMALL = 4096  # bytes of a feature that is read whole
@@ -127,7 +128,7 @@ def list_examples(shard: ShardFile, features: Features) -> list[Listed]:
     """
     listed: list[Listed] = []
     size = storage.size(shard.path)
-    with storage.open_read(shard.path) as stream:
+    with open_sparse(shard.path) as stream:
         for number, (offset, length) in enumerate(list_records(shard.path, stream, size)):
             identity = f"{shard.name}/{number:08d}"
             try:

@@ -4,17 +4,26 @@
 says, with two blocks of zeros and nothing behind them, or it is damaged: cut short by a download, or hit by a flipped bit.
 """
 
+import contextlib
+import contextvars
 import posixpath
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from maskmill.pipelines.reading.inputs import HIDDEN, Refusal, left_out, lost
 from maskmill.pipelines.reading.location import Location
 from maskmill.pipelines.reading.names import is_hidden, member_path, spelled
+from maskmill.schemas import storage
+from maskmill.schemas.sparse import open_sparse
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_READ = 16 << 20  # bytes; no header with its extensions is longer, whatever it says of itself
+
+
+Entry = tuple[str, Location | Refusal]
+InnerTar = tuple[str, int, int]  # name, offset and size of a tar inside the tar
+Lister = Callable[[str, Sequence[InnerTar]], Iterator[list[Entry]]]
 
 
 class DamagedArchive(Exception):
@@ -61,13 +70,20 @@ def list_tar(
         DamagedArchive: it does not end as a tar must, or a header is broken. What came before is whole.
     """
     links: list[tuple[str, str]] = []
+    inner: list[InnerTar] = []
     for name, member in _list_members(path, stream, start, size, prefix):
         if isinstance(member, str):
             links.append((name, member))
         elif isinstance(member, Location) and name.endswith(".tar") and not prefix:
-            yield from _list_inner(path, stream, member, name)
+            inner.append((name, member.offset, member.size))
         else:
             yield name, member
+    if storage.is_remote(path):
+        for found in _LISTER.get()(path, inner):
+            yield from found
+    else:
+        for one in inner:
+            yield from list_inner(path, one, stream)
     if not links:
         return
     # Targets may lie anywhere, so they are looked for in a second pass: remembering every member would take a gigabyte
@@ -83,14 +99,36 @@ def list_tar(
             yield name, found
 
 
-def _list_inner(path: str, stream: BinaryIO, at: Location, name: str) -> Iterator[tuple[str, Location | Refusal]]:
-    count = 0
+def list_inner(path: str, inner: InnerTar, stream: BinaryIO | None = None) -> list[Entry]:
+    """What a tar inside the tar at `path` holds; `stream` is of that one, if it is open and has no other reader."""
+    name, offset, size = inner
+    entries: list[Entry] = []
     try:
-        for entry in list_tar(path, stream, at.offset, at.size, name.removesuffix(".tar") + "/"):
-            count += 1
-            yield entry
+        with contextlib.nullcontext(stream) if stream else open_sparse(path) as own:
+            for entry in list_tar(path, own, offset, size, name.removesuffix(".tar") + "/"):
+                entries.append(entry)  # one by one: those before a damage are kept
     except DamagedArchive as error:
-        yield name, lost(name, f"the tar inside is damaged: {error}; {count} of its files come before that")
+        said = f"the tar inside is damaged: {error}; {len(entries)} of its files come before that"
+        entries.append((name, lost(name, said)))
+    return entries
+
+
+def list_here(path: str, inner: Sequence[InnerTar]) -> Iterator[list[Entry]]:
+    """What tars inside a tar on gs:// hold, several at a time, each by a stream of its own."""
+    return storage.in_parallel(lambda one: list_inner(path, one), inner, path)
+
+
+_LISTER: contextvars.ContextVar[Lister] = contextvars.ContextVar("lister of tars inside tars", default=list_here)
+
+
+@contextlib.contextmanager
+def inner_tars_by(lister: Lister) -> Iterator[None]:
+    """While the block runs, tars inside tars on gs:// are listed by `lister`: by a cluster's workers, say."""
+    token = _LISTER.set(lister)
+    try:
+        yield
+    finally:
+        _LISTER.reset(token)
 
 
 def _list_members(

@@ -14,6 +14,7 @@ from maskmill.pipelines.reading.tar_index import DamagedArchive, list_tar
 from maskmill.pipelines.reading.zip_index import list_zip
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError
+from maskmill.schemas.sparse import open_sparse
 
 
 def is_archive(path: str) -> bool:
@@ -37,7 +38,7 @@ def list_tree(
     try:
         if is_archive(path):
             size = storage.size(path)
-            with storage.open_read(path) as stream:
+            with open_sparse(path) as stream:
                 yield from list_zip(path, stream, size) if path.endswith(".zip") else list_tar(path, stream, 0, size)
         elif storage.is_remote(path):
             for name, _ in storage.walk(path):

@@ -15,6 +15,7 @@ from maskmill.pipelines.reading.location import Location
 from maskmill.pipelines.reading.shard_files import Listed, ShardFile, find_shards, list_shards
 from maskmill.pipelines.reading.tar_index import list_tar
 from maskmill.schemas import storage
+from maskmill.schemas.sparse import open_sparse
 
 # In the order in which one of several is chosen; the rest are what else the decoder reads.
 PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "jp2", "avif", "ppm", "pgm")
@@ -71,7 +72,7 @@ def list_samples(shard: ShardFile) -> list[Listed]:
     listed: list[Listed] = []
     samples: dict[str, _Sample] = {}
     size = storage.size(shard.path)
-    with storage.open_read(shard.path) as stream:
+    with open_sparse(shard.path) as stream:
         for name, found in list_tar(shard.path, stream, 0, size):
             line = f"{shard.name}/{name}"
             key, extension = split_key(name)

@@ -94,9 +94,10 @@ def measured_stats(
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from maskmill.pipelines.clusters import runners
+    from maskmill.pipelines.clusters.checks import check
 
     runner = runners.choose(tuple(flags))
-    runner.check(folder=folder, out=work)
+    check(runner, folder=folder, out=work)
     shards = tasks or [AuditTask(i, 0, 0, False) for i in range(len(manifest.shards))]
     path = storage.join(work, f"report-{os.getpid()}-{secrets.token_hex(4)}.json")
     options = PipelineOptions(runner.flags(tasks=len(shards)))

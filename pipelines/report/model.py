@@ -356,11 +356,26 @@ class SlowImage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cost:
+    """What the build has taken so far, attempts that came to nothing included: time of cores inside parts, bytes of pictures
+    and records, and requests to gs://, class A (writes and lists) and class B (reads), with their list price."""
+
+    parts: Count
+    core_hours: float
+    read_bytes: Count
+    written_bytes: Count
+    class_a: Count
+    class_b: Count
+    request_dollars: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Throughput:
-    """Wall times; the only section that differs between two builds of the same data."""
+    """Wall times and cost; the only section that differs between two builds of the same data."""
 
     stages: list[Stage]
     slowest: list[SlowImage]
+    cost: Cost | None
 
 
 @dataclasses.dataclass(frozen=True)

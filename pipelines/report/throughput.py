@@ -12,7 +12,8 @@ from collections import defaultdict
 import numpy as np
 
 from maskmill.pipelines.dataset.images_table import ImagesTable
-from maskmill.pipelines.report.model import SlowImage, Stage, Throughput
+from maskmill.pipelines.parts.spent import read_spent
+from maskmill.pipelines.report.model import Cost, SlowImage, Stage, Throughput
 
 _PER_OCTAVE = 4  # histogram bins per doubling: a quantile read off them is within 9 % of the exact one
 SLOWEST = 10
@@ -85,4 +86,21 @@ def read_throughput(folder: str) -> Throughput:
     return Throughput(
         stages=[times.stage(name) for name, times in stages.items()],
         slowest=[SlowImage(identity, -ms) for ms, identity in slowest],
+        cost=read_cost(folder),
+    )
+
+
+def read_cost(folder: str) -> Cost | None:
+    """What the build has taken so far; None where its accounts are gone."""
+    spent = read_spent(folder)
+    if spent is None:
+        return None
+    return Cost(
+        parts=spent.parts,
+        core_hours=round(spent.seconds / 3600, 6),
+        read_bytes=spent.read_bytes,
+        written_bytes=spent.written_bytes,
+        class_a=spent.class_a,
+        class_b=spent.class_b,
+        request_dollars=round(spent.request_dollars, 6),
     )

@@ -1,14 +1,11 @@
 """Clusters that are not what they should be: one sentence and an exit code, within seconds."""
 
-import contextlib
 import json
 import os
 import stat
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,15 +13,15 @@ from apache_beam.portability.api import beam_job_api_pb2
 from apache_beam.runners.portability.local_job_service import LocalJobServicer
 from clusters import free_port, job_service, pool_flags, worker_pool
 from drawn import content
+from stand_ins import FLINK, rest, write_java
 
 from maskmill.pipelines.clusters import preflight, runners
+from maskmill.pipelines.clusters.checks import check
 from maskmill.pipelines.commands.cli import main
 from maskmill.pipelines.driver import graph
 from maskmill.pipelines.driver.build import build
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.schemas.errors import InputError
-
-FLINK = {"flink-version": "1.20.5", "slots-total": 2, "taskmanagers": 1}
 
 
 def command(config: BuildConfig, out, *beam: str) -> list[str]:
@@ -43,41 +40,9 @@ def refused(config, folder: Path, flags: list[str], code: int, capsys) -> str:
     return said
 
 
-@contextlib.contextmanager
-def rest(answer: bytes, status: int = 200):
-    """A server that answers every request alike; gives its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, format, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.fixture
 def java(tmp_path) -> str:
-    """In the place of `java -jar JOB-SERVER ...`: keeps its arguments and starts Beam's job service in Python."""
-    script = tmp_path / "java"
-    script.write_text(
-        f"#!{sys.executable}\n"
-        "import json, os, sys\n"
-        "json.dump(sys.argv[1:], open(os.path.join(os.path.dirname(__file__), 'java.json'), 'w'))\n"
-        "port = sys.argv[sys.argv.index('--job-port') + 1]\n"
-        "service = 'apache_beam.runners.portability.local_job_service_main'\n"
-        "os.execv(sys.executable, [sys.executable, '-m', service, '-p', port])\n"
-    )
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    return str(script)
+    return write_java(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -222,15 +187,15 @@ def test_a_job_server_here_for_a_cluster_elsewhere(service, coco, tmp_path, capl
         runner = runners.Runner("PortableRunner", flags)
         if service is LocalJobServicer:
             with pytest.raises(InputError, match=r"^nobody answers at --environment_config=localhost:"):
-                runner.check(images=coco.images, out=str(tmp_path))
+                check(runner, images=coco.images, out=str(tmp_path))
             return
-        runner.check(images=coco.images, out=str(tmp_path))
+        check(runner, images=coco.images, out=str(tmp_path))
         assert "nobody answers at --environment_config=localhost:" in caplog.text
         assert "(on this machine; as it should be where the pools run on others, else the job waits)" in caplog.text
         with rest(json.dumps(FLINK).encode()) as master:
             known = runners.Runner("PortableRunner", (*flags, f"--flink_master={master}"))
             with pytest.raises(InputError, match=r"^nobody answers at --environment_config=localhost:"):
-                known.check(images=coco.images, out=str(tmp_path))
+                check(known, images=coco.images, out=str(tmp_path))
     finally:
         servicer.stop(timeout=1)
 

@@ -53,7 +53,7 @@ def hostile_document() -> Document:
         shards=[Shard(HOSTILE[0], 1, 5, "0" * 64, "0" * 8)],
     )
     times = Throughput(
-        [Stage(HOSTILE[0], 1, 5, 5, {"1": 1}, 1.0, 1.0, 1.0, 1.0)], [SlowImage(text, 1.0) for text in HOSTILE]
+        [Stage(HOSTILE[0], 1, 5, 5, {"1": 1}, 1.0, 1.0, 1.0, 1.0)], [SlowImage(text, 1.0) for text in HOSTILE], None
     )
     return make_document(build, stats, failures, times)
 

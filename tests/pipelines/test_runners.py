@@ -16,6 +16,7 @@ from drawn import content, write_coco
 from drill import Drill, DrillError, check_same, lose
 
 from maskmill.pipelines.clusters import runners
+from maskmill.pipelines.clusters.checks import check
 from maskmill.pipelines.commands import cli
 from maskmill.pipelines.commands.cli import main
 from maskmill.pipelines.driver import graph
@@ -192,7 +193,7 @@ def test_relative_paths_are_refused_for_workers_elsewhere(coco):
     with pytest.raises(
         UsageError, match=r"--out out is relative, and workers of FlinkRunner have other working folders"
     ):
-        flink.check(images=coco.images, out="out")
+        check(flink, images=coco.images, out="out")
 
 
 def test_workers_without_the_package_are_named():

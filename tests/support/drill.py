@@ -24,7 +24,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -37,8 +36,8 @@ from clusters import ROOT, Cluster, Loss, end, job_service, with_pool
 from drawn import content, write_coco
 from fetched import MissingError
 from prism import binary, prism
+from processes import MARK, CpuMeter, left_over
 
-MARK = "MASKMILL_DRILL"  # in the environment of everything that a drill starts
 ENGINES = ("flink", "spark", "dask", "portable", "prism")
 _PATIENCE_S = 900
 _UNTIL_ANOTHER_COMES_S = 5.0
@@ -59,6 +58,7 @@ class Drill:
         part_size: images per work item.
         say: prints a line.
         at: put before the command; see `clusters.Cluster.at`.
+        meter: of the CPU time of all that the drill started; None where that is not asked for.
     """
 
     images: str
@@ -68,6 +68,7 @@ class Drill:
     part_size: int
     say: Callable[[str], None] = print
     at: Sequence[str] = ()
+    meter: CpuMeter | None = None
 
     def command(self, out: str, *beam: str, detach: bool = False) -> list[str]:
         """The command that a user would type."""
@@ -110,20 +111,44 @@ class Drill:
             words = (self.folder / f"{out}.log").read_text(errors="replace").strip().splitlines()[-8:]
             raise DrillError(f"the build into {out} ended with {code}, not {wanted}:\n" + "\n".join(words))
 
-    def build(self, out: str, *beam: str) -> float:
-        """Builds from start to end; returns seconds."""
-        start = time.monotonic()
-        self.finish(self.start(out, *beam), out, 0)
-        return time.monotonic() - start
+    def build(self, out: str, *beam: str) -> "Spent":
+        """Builds from start to end."""
+        start, before = time.monotonic(), self._cpu_s()
+        process = self.start(out, *beam)
+        samples: list[tuple[int, float]] = []
+        while self.meter is not None and process.poll() is None and time.monotonic() - start < _PATIENCE_S:
+            samples.append((len(self.sidecars(out)), self._cpu_s()))
+            time.sleep(0.3)
+        self.finish(process, out, 0)
+        spent = Spent(time.monotonic() - start, self._cpu_s() - before)
+        parts, images = len(self.sidecars(out)), sum(json.loads(d)["images"] for d in self.sidecars(out).values())
+        begun = next((sample for sample in samples if sample[0] >= parts / 4), None)
+        done = next((sample for sample in samples if sample[0] == parts), None)
+        if begun and done and done[0] > begun[0]:
+            spent.image_ms = (done[1] - begun[1]) / ((done[0] - begun[0]) * images / parts) * 1e3
+        return spent
+
+    def _cpu_s(self) -> float:
+        return 0.0 if self.meter is None else self.meter.seconds()
 
     def sidecars(self, out: str) -> dict[str, bytes]:
         """What is committed. The time it took is in each, so a part built again would differ."""
         return {path.name: path.read_bytes() for path in (self.folder / out / "_work" / "parts").glob("*.json")}
 
-    def part_ms(self, out: str) -> float:
-        """Wall milliseconds an image that workers spent inside parts."""
-        parts = [json.loads(data) for data in self.sidecars(out).values()]
-        return sum(part["seconds"] for part in parts) / sum(part["images"] for part in parts) * 1e3
+
+@dataclasses.dataclass
+class Spent:
+    """What a build took.
+
+    Attributes:
+        wall_s, cpu_s: from start to end, of everything that the drill has started.
+        image_ms: CPU milliseconds an image between the first quarter of the parts and the last part: workers have started and
+            loaded their kernels, and whatever else still runs is counted. None where that was too short to be seen.
+    """
+
+    wall_s: float
+    cpu_s: float
+    image_ms: float | None = None
 
 
 def digest(folder: Path) -> str:
@@ -142,37 +167,6 @@ def check_same(folder: Path, reference: Path, what: str) -> None:
         raise DrillError(f"{what} differs from the local build in {', '.join(differ)}")
 
 
-class CpuMeter(threading.Thread):
-    """Adds up the CPU time of every process of the drill. By looking, since not all are waited for by their parents."""
-
-    def __init__(self):
-        super().__init__(daemon=True, name="cpu")
-        self._seen: dict[tuple[int, str], int] = {}
-
-    def run(self) -> None:
-        while True:
-            self.seconds()
-            time.sleep(0.5)
-
-    def seconds(self) -> float:
-        """CPU seconds so far; at most half a second of each process is missing."""
-        for pid in left_over(os.environ[MARK]):
-            with contextlib.suppress(OSError):
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                self._seen[pid, fields[19]] = int(fields[11]) + int(fields[12])  # the start tells pids apart
-        return sum(self._seen.values()) / os.sysconf("SC_CLK_TCK")
-
-
-def left_over(mark: str) -> list[int]:
-    """Processes other than this one that belong to a drill."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if int(entry.name) != os.getpid() and f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-    return found
-
-
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A line of the table.
@@ -181,7 +175,8 @@ class Row:
         engine, machines, killed, outcome: in words.
         digest: of what was built.
         wall_s, cpu_s: of all that ran, the start of the job included.
-        more: what it cost more than locally: all processes' CPU time, and the workers' wall time an image, the start left out.
+        more: what it cost more than locally: all processes' CPU time; and of an image, the start left out.
+        image_ms: CPU milliseconds an image, the start left out; None where it was too short to be seen.
     """
 
     engine: str
@@ -192,6 +187,7 @@ class Row:
     wall_s: float
     cpu_s: float = 0.0
     more: str = ""
+    image_ms: float | None = None
 
 
 def table(rows: list[Row]) -> str:
@@ -210,20 +206,20 @@ def table(rows: list[Row]) -> str:
 Engine = Callable[[Path], contextlib.AbstractContextManager[Cluster]]
 
 
-def prepare(drill: Drill, meter: CpuMeter) -> Row:
+def prepare(drill: Drill) -> Row:
     """Compiles the kernels and makes the reference, locally."""
     specs = [word for spec in drill.masks for word in ("--masks", spec)]
     warm = [sys.executable, "-m", "maskmill.pipelines.commands.cli", "warmup", *specs]
     subprocess.run(warm, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    before = meter.seconds()
-    wall = drill.build("local")
-    cpu = meter.seconds() - before
+    spent = drill.build("local")
     records, parts = _records(drill.folder / "local"), len(drill.sidecars("local"))
     images = f"{records} images, {parts} parts"
-    return Row("local", "1 host", "-", images, digest(drill.folder / "local"), wall, cpu)
+    more = "" if spent.image_ms is None else f"{spent.image_ms:.0f} CPU ms an image"
+    own = digest(drill.folder / "local")
+    return Row("local", "1 host", "-", images, own, spent.wall_s, spent.cpu_s, more, spent.image_ms)
 
 
-def run_drill(drill: Drill, name: str, engine: Engine, local: Row, meter: CpuMeter) -> Iterator[Row]:
+def run_drill(drill: Drill, name: str, engine: Engine, local: Row) -> Iterator[Row]:
     """The drill on one engine; see the head of this file. DrillError where anything is not as it must be."""
     reference = drill.folder / "local"
     parts = len(drill.sidecars("local"))
@@ -231,13 +227,13 @@ def run_drill(drill: Drill, name: str, engine: Engine, local: Row, meter: CpuMet
     folder.mkdir()
     with engine(folder) as cluster:
         drill = dataclasses.replace(drill, at=cluster.at)
-        before = meter.seconds()
-        wall = drill.build(f"{folder.name}/out", *cluster.flags)
-        cpu = meter.seconds() - before
+        spent = drill.build(f"{folder.name}/out", *cluster.flags)
         check_same(folder / "out", reference, f"the build on {name}")
-        inside = drill.part_ms(f"{folder.name}/out") - drill.part_ms("local")
-        more = f"{cpu - local.cpu_s:+.0f} CPU s in all, {inside:+.0f} ms an image inside parts"
-        yield Row(name, cluster.machines, "-", "done", digest(folder / "out"), wall, cpu, more)
+        more = f"{spent.cpu_s - local.cpu_s:+.0f} CPU s in all"
+        if spent.image_ms is not None and local.image_ms is not None:
+            more += f", {spent.image_ms - local.image_ms:+.0f} CPU ms an image once it runs"
+        own = digest(folder / "out")
+        yield Row(name, cluster.machines, "-", "done", own, spent.wall_s, spent.cpu_s, more, spent.image_ms)
         if cluster.detaches:
             start = time.monotonic()
             outcome = leave(drill, f"{folder.name}/left", cluster, reference)
@@ -371,7 +367,9 @@ def main(argv: list[str] | None = None) -> int:
         "--masks", action="append", metavar="SPEC", help='default: "fh(scales=(500,1000,1500))" and "gt()"'
     )
     parser.add_argument("--part-size", type=int, default=8)
-    parser.add_argument("--drawn", type=int, default=120, help="pictures to draw where there are none")
+    parser.add_argument(
+        "--drawn", type=int, default=0, help="draw so many pictures (default: 120 where there are none)"
+    )
     parser.add_argument("--keep", default="", metavar="FOLDER", help="keep outputs and logs there")
     args = parser.parse_args(argv)
     if unknown := set(args.engines) - set(ENGINES):
@@ -386,21 +384,22 @@ def main(argv: list[str] | None = None) -> int:
         with scratch(args.keep) as folder:
             data = os.environ.get("MASKMILL_TEST_DATA", "")
             source = args.coco or (data and os.path.join(data, "coco"))
-            if source and os.path.isdir(source):
+            if source and os.path.isdir(source) and not args.drawn:
                 images, annotations = (os.path.abspath(os.path.join(source, n)) for n in ("images", "instances.json"))
             else:
-                images, annotations = write_coco(folder / "drawn", args.drawn, 480, 640)
+                images, annotations = write_coco(folder / "drawn", args.drawn or 120, 480, 640)
             masks = tuple(args.masks or ("fh(scales=(500,1000,1500))", "gt()"))
-            drill, meter = Drill(images, annotations, masks, folder, args.part_size), CpuMeter()
+            meter = CpuMeter()
             meter.start()
-            rows.append(prepare(drill, meter))
+            drill = Drill(images, annotations, masks, folder, args.part_size, meter=meter)
+            rows.append(prepare(drill))
             for name, engine in chosen.items():
-                code = max(code, _one(drill, name, engine, rows, meter))
+                code = max(code, _one(drill, name, engine, rows))
     except MissingError as error:
         print(f"drill: {error}", file=sys.stderr)
         code = 4
-    except KeyboardInterrupt:
-        code = 130
+    except (KeyboardInterrupt, SystemExit) as stop:  # what was found so far is told all the same
+        code = getattr(stop, "code", 130)
     if rows:
         print(f"\n{table(rows)}")
     deadline = time.monotonic() + 10
@@ -411,10 +410,10 @@ def main(argv: list[str] | None = None) -> int:
     return code or (1 if left else 0)
 
 
-def _one(drill: Drill, name: str, engine: Engine, rows: list[Row], meter: CpuMeter) -> int:
+def _one(drill: Drill, name: str, engine: Engine, rows: list[Row]) -> int:
     """An engine's rows, added to those there are; what goes wrong on one engine is no reason to leave out the next."""
     try:
-        for row in run_drill(drill, name, engine, rows[0], meter):
+        for row in run_drill(drill, name, engine, rows[0]):
             drill.say(f"{name}: {row.killed}: {row.outcome}, {row.wall_s:.0f} s, {row.digest}")
             rows.append(row)
     except (DrillError, AssertionError, MissingError) as error:

@@ -81,7 +81,7 @@ def stats_of(examples, layers=LAYERS) -> ReportStats:
     return stats
 
 
-NO_TIMES = Throughput([], [])
+NO_TIMES = Throughput([], [], None)
 
 
 def build_of(layers=LAYERS, written: int = 0, **changes) -> Build:
