@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from maskmill.training.config import Config
     from maskmill.training.presets import Preset
 
-COMMANDS = ("train", "export", "probe", "bench-input", "plan-step", "presets")
-NEED_JAX = ("train", "export", "probe", "plan-step")
+COMMANDS = ("train", "export", "probe", "evaluate", "bench-input", "plan-step", "presets")
+NEED_JAX = ("train", "export", "probe", "evaluate", "plan-step")
 TRAINER = ("flax", "jax", "jaxlib", "optax", "safetensors", "tensorboardX")  # of the extra [train]
 
 EPILOG = """exit codes: 0 done, 1 internal error or diverged, 2 wrong use, 4 input missing or unreadable,
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = command("train", _train, "train, or go on training, a network")
     _add_config(train)
+    train.add_argument("--init", metavar="WEIGHTS", help="start from this backbone: a run, .safetensors, or .npz")
     train.add_argument(
         "--workdir", required=True, metavar="RUN", help="folder of this run; the same command resumes it"
     )
@@ -103,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     hosts.add_argument("--process-id", type=int, metavar="I", help="and which one this is, from 0")
 
     export = command("export", _export, "write a trained backbone as safetensors")
-    export.add_argument("run_dir", metavar="RUN", help="work folder of `detcon train`")
+    export.add_argument("run_dir", metavar="RUN", help="work folder of `detcon train`; or .npz, see docs/transfer.md")
     export.add_argument("out", metavar="OUT.safetensors")
     export.add_argument("--format", choices=("torchvision", "detectron2"), default="torchvision", help="names to use")
     export.add_argument("--step", type=int, help="checkpoint to export; the latest by default")
@@ -113,6 +114,18 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--data", required=True, metavar="DIR", help="a labelled build")
     probe.add_argument("--step", type=int, help="checkpoint to probe; the latest by default")
     probe.add_argument("--limit", type=int, metavar="N", help="use the first N records only")
+
+    evaluate = command(
+        "evaluate", _evaluate, "measure a classifier or a segmentation network, or the votes of nearest neighbours"
+    )
+    evaluate.add_argument(
+        "run_dir", metavar="RUN", help="work folder of `detcon train`; for k-NN also .safetensors, .npz"
+    )
+    evaluate.add_argument("--data", required=True, metavar="DIR", help="a build with classes; VOC2012 or Cityscapes")
+    evaluate.add_argument("--train", metavar="DIR", help="a build whose pictures vote (k-NN)")
+    evaluate.add_argument("--split", default="val", help="of VOC2012 or Cityscapes (default val)")
+    evaluate.add_argument("--step", type=int, help="checkpoint to evaluate; the latest by default")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="use the first N records only")
 
     bench = command("bench-input", _bench_input, "measure images/s per core of reading, cropping and mask pooling")
     _add_config(bench)
@@ -159,6 +172,8 @@ def _config(args: argparse.Namespace) -> "Config":
     from maskmill.training import config_io
 
     assignments = [f"variant={args.variant}"] * bool(args.variant) + args.set
+    if getattr(args, "init", None):
+        assignments.append(f"init={args.init}")
     if args.preset:
         return config_io.override(_preset(args.preset).config, assignments)
     try:
@@ -226,7 +241,9 @@ def _train(args: argparse.Namespace) -> None:
     from maskmill.training.cache import cache_home
 
     several = args.distributed or args.coordinator is not None or _is_one_of_several()
-    if not several:  # else whatever may be missing on one host only is said on all of them
+    if (
+        not several and config.algorithm != "fcn"
+    ):  # else whatever may be missing on one host only is said on all of them
         _check_data(args.data, config)
     _check_run(args.workdir)
     _bound_cache(args)
@@ -246,7 +263,12 @@ def _train(args: argparse.Namespace) -> None:
         shown = "  ".join(
             f"{name} {last[name]:.6g}" for name in ("step", "epoch", "loss", "images_per_second") if name in last
         )
-        print(json.dumps(last) if args.json else f"{shown}\nnext: detcon export {args.workdir} backbone.safetensors")
+        then = (
+            f"evaluate {args.workdir} --data VAL"
+            if config.has_labels
+            else f"export {args.workdir} backbone.safetensors"
+        )
+        print(json.dumps(last) if args.json else f"{shown}\nnext: detcon {then}")
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -268,6 +290,15 @@ def _probe(args: argparse.Namespace) -> None:
     from maskmill.training.probe import probe, table
 
     result = probe(args.run_dir, args.data, step=args.step, limit=args.limit)
+    print(json.dumps(result) if args.json else table(result))
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    _check_run(args.run_dir)
+    from maskmill.training.evaluate import evaluate, table
+
+    options = {"train_dir": args.train, "split": args.split, "step": args.step, "limit": args.limit}
+    result = evaluate(args.run_dir, args.data, **options)
     print(json.dumps(result) if args.json else table(result))
 
 

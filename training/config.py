@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from maskmill.schemas.errors import UsageError
 from maskmill.schemas.options import check_choice
 
-Algorithm = Literal["detcon_s", "detcon_b", "simclr", "byol"]
+Algorithm = Literal["detcon_s", "detcon_b", "simclr", "byol", "supervised", "fcn"]
 Variant = Literal["paper", "release"]
 STRIDES = (8, 16, 32)  # pixels per side of an output cell
 
@@ -59,6 +59,8 @@ class DataConfig(_Checked):
         flip: mirror left-right with probability 1/2 (A.1).
         global_mask: one mask covering the view instead of the layers' (SimCLR and BYOL; Table 4, row a).
         shuffle_group_bytes: shards held in memory and shuffled together, per host, in bytes.
+        split: of `fcn`, which list of the folder's pictures is trained on.
+        scale: of `fcn`, bounds of the factor by which a picture grows before it is cropped (A.1).
     """
 
     layers: tuple[str, ...] = ("fh-1000",)
@@ -76,11 +78,13 @@ class DataConfig(_Checked):
     flip: bool = True
     global_mask: bool = False
     shuffle_group_bytes: int = 1 << 30
+    split: str = "trainaug"
+    scale: tuple[float, float] = (0.5, 2.0)
 
     def check(self) -> None:
         _require(bool(self.layers) or self.global_mask, "data.layers must name at least one layer", self.layers)
         _require(self.cell in STRIDES, f"data.cell must be one of {STRIDES}", self.cell)
-        ok = self.image_size >= self.cell and self.image_size % self.cell == 0
+        ok = self.image_size >= self.cell and self.image_size % self.cell <= 1  # one more: see Config.check
         _require(ok, f"data.image_size must be a positive multiple of {self.cell}", self.image_size)
         _require(self.masks_per_view >= 1, "data.masks_per_view must be at least 1", self.masks_per_view)
         _require(self.views in (1, 2), "data.views must be 1 or 2", self.views)
@@ -88,6 +92,7 @@ class DataConfig(_Checked):
         _require(0 < area[0] <= area[1] <= 1, "data.min_area and max_area must satisfy 0 < min <= max <= 1", area)
         _require(0 < self.aspect[0] <= self.aspect[1], "data.aspect must be two rising positive numbers", self.aspect)
         _require(self.shuffle_group_bytes > 0, "data.shuffle_group_bytes must be positive", self.shuffle_group_bytes)
+        _require(0 < self.scale[0] <= self.scale[1], "data.scale must be two rising positive numbers", self.scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +140,8 @@ class ModelConfig(_Checked):
         width: multiplies every channel count (section 4.1: ResNet-200 x2).
         stride: pixels per side of an output cell. The paper's, and every published backbone's, is 32; with 16 or 8 the
             later stages keep their resolution, so that small pictures have cells enough for their objects.
+        dilate: 3 x 3 convolutions of stages that keep their resolution reach as far as with stride 32, so that weights
+            trained there fit (FCN; He et al. 2020, A.3).
         padding: `torch` pads like torchvision; `same` like the release, only to load its weights.
         hidden, out: widths of the projection (and prediction) head (A.2: S 2048 and 128, B 4096 and 256).
         head_out_bn: batch norm after the head's last layer, as SimCLR's own head; the release has none.
@@ -142,11 +149,13 @@ class ModelConfig(_Checked):
         bn_decay, bn_eps: batch norm's running average and epsilon (release: 0.9 and 1e-5).
         local_bn_groups: 1 normalises over the global batch; more, over that many slices of it (for ablation only).
         target_init: `copy` starts the target at the online weights, `independent` at its own draw (release).
+        classes: labels that `supervised` and `fcn` tell apart.
     """
 
     arch: Literal["resnet18", "resnet50", "resnet101", "resnet152", "resnet200", "tiny"] = "resnet50"
     width: int = 1
     stride: int = 32
+    dilate: bool = False
     padding: Literal["torch", "same"] = "torch"
     hidden: int = 4096
     out: int = 256
@@ -156,9 +165,10 @@ class ModelConfig(_Checked):
     bn_eps: float = 1e-5
     local_bn_groups: int = 1
     target_init: Literal["copy", "independent"] = "copy"
+    classes: int = 1000
 
     def check(self) -> None:
-        for name in ("width", "hidden", "out", "local_bn_groups"):
+        for name in ("width", "hidden", "out", "local_bn_groups", "classes"):
             _require(getattr(self, name) >= 1, f"model.{name} must be at least 1", getattr(self, name))
         _require(self.stride in STRIDES, f"model.stride must be one of {STRIDES}", self.stride)
         _require(0 <= self.bn_decay < 1, "model.bn_decay must be in [0, 1)", self.bn_decay)
@@ -206,7 +216,9 @@ class OptimConfig(_Checked):
 
     Attributes:
         lr: base learning rate, per 256 images of global batch.
-        weight_decay, momentum, trust: of LARS; biases and batch norm have neither decay nor trust ratio.
+        weight_decay, momentum, trust: of LARS; biases and batch norm have neither decay nor trust ratio. A trust of 0
+            leaves gradients as long as they are: plain SGD with momentum.
+        nesterov: momentum looks a step ahead.
         momentum_of: `gradients` averages the adapted gradients and applies the rate of the step (BYOL, release);
             `updates` averages them times the rate of their own step, as SimCLR's LARS. They differ while the rate
             changes quickly: in warm-up and at the drops of `step`. The paper says neither; presets of both algorithms
@@ -220,6 +232,7 @@ class OptimConfig(_Checked):
     weight_decay: float = 1e-6
     momentum: float = 0.9
     trust: float = 1e-3
+    nesterov: bool = False
     momentum_of: Literal["gradients", "updates"] = "gradients"
     schedule: Literal["cosine", "step"] = "cosine"
     drop_at: tuple[float, ...] = (0.96, 0.98)
@@ -255,7 +268,10 @@ class Config(_Checked):
     """A whole run.
 
     Attributes:
-        algorithm: `_s` and `simclr` learn from one network, `_b` and `byol` from an online and a target network.
+        algorithm: `_s` and `simclr` learn from one network, `_b` and `byol` from an online and a target network;
+            `supervised` from the records' classes, `fcn` from the labels of pixels of a segmentation folder.
+        init: whose backbone to start from, "" for none: see `training.backbone.load_backbone`.
+        frozen: the backbone stays as it is, running averages included, and only the head on labels is trained.
         variant: the last variant applied (see `apply_variant`); a label, each of its points is a field of its own.
         batch_size: global batch, images per step.
         epochs: passes over the manifest's records; `steps` > 0 overrides it.
@@ -268,6 +284,8 @@ class Config(_Checked):
     epochs: float = 300.0
     steps: int = 0
     seed: int = 0
+    init: str = ""
+    frozen: bool = False
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
@@ -286,8 +304,21 @@ class Config(_Checked):
             raise UsageError(f"data.cell={self.data.cell} and model.stride={self.model.stride} must be the same number")
         if self.algorithm in ("simclr", "byol") and not self.data.global_mask:
             raise UsageError(f"algorithm={self.algorithm} pools one global mask; set data.global_mask=true")
+        if self.frozen and not self.has_labels:
+            raise UsageError(
+                f"frozen=true leaves algorithm={self.algorithm} nothing to train; it is for supervised, fcn"
+            )
+        if self.algorithm != "fcn" and self.data.image_size % self.data.cell:  # whose cells stand on pixels 0, 16, ...
+            raise UsageError(
+                f"data.image_size must be a positive multiple of {self.data.cell}, got {self.data.image_size}"
+            )
 
     @property
     def has_target(self) -> bool:
         """Whether a target network follows the online one (section 3.1: DetCon-B, BYOL)."""
         return self.algorithm in ("detcon_b", "byol")
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether people's labels are learnt, of pictures or of pixels."""
+        return self.algorithm in ("supervised", "fcn")

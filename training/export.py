@@ -14,10 +14,10 @@ from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, UsageError
 
 FORMATS = ("torchvision", "detectron2")
-_ENCODER = "encoder."
+ENCODER = "encoder."
 
 # Last part of a name here -> there. Convolutions have no bias; only batch norm has the others.
-_LEAVES = {
+LEAVES = {
     "kernel": "weight",
     "scale": "weight",
     "bias": "bias",
@@ -49,12 +49,12 @@ def torchvision_state(params: dict, stats: dict, *, batches: int = 0) -> dict[st
         the unbiased running variance; ours is the biased one, which makes no difference to features.
     """
     named = {**params, **stats}
-    inside = {name.removeprefix(_ENCODER): x for name, x in named.items() if name.startswith(_ENCODER)}
+    inside = {name.removeprefix(ENCODER): x for name, x in named.items() if name.startswith(ENCODER)}
     state = {}
     for name, value in (inside or named).items():
         module, _, leaf = name.rpartition(".")
         array = np.asarray(value, np.float32)
-        state[f"{module}.{_LEAVES[leaf]}"] = np.ascontiguousarray(
+        state[f"{module}.{LEAVES[leaf]}"] = np.ascontiguousarray(
             array.transpose(3, 2, 0, 1) if leaf == "kernel" else array
         )
         if leaf == "mean":
@@ -81,7 +81,7 @@ def export_backbone(run_dir: str, out: str, *, format: str = "torchvision", step
     """Writes a run's encoder to one file, whole or not at all.
 
     Args:
-        run_dir: work folder of `detcon train`.
+        run_dir: work folder of `detcon train`, or weights that `training.backbone.load_backbone` reads.
         out: path of the safetensors file to write, local or gs://; replaced if it exists.
         format: "torchvision" or "detectron2".
         step: checkpoint, the latest by default.
@@ -98,22 +98,24 @@ def export_backbone(run_dir: str, out: str, *, format: str = "torchvision", step
         raise UsageError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     if not out.endswith(".safetensors"):
         raise UsageError(f"the output is a safetensors file; name it so: {out.rsplit('.', 1)[0]}.safetensors")
-    from maskmill.training.checkpoint import load_run  # JAX takes seconds to import
+    from maskmill.training.backbone import load_backbone  # JAX takes seconds to import
 
-    run = load_run(run_dir, step)
-    state = torchvision_state(run.params, run.stats, batches=run.step)
+    found = load_backbone(run_dir, step)
+    reached = int(found.card.get("step", 0))
+    state = torchvision_state(found.arrays, {}, batches=reached)
     if format == "detectron2":
         state = detectron2_state(state)
-    model = run.config.model
+    model = found.model
     arch = model.arch if model.width == 1 else f"{model.arch} x{model.width}"
     card = {
         "format": "pt",
         "names": format,
         "arch": arch,
         "padding": model.padding,
-        "algorithm": run.config.algorithm,
-        "step": str(run.step),
-        "manifest_digest": run.manifest_digest,
+        "stride": str(model.stride),
+        "dilate": str(model.dilate),
+        "step": str(reached),
+        **{name: found.card.get(name, "unknown") for name in ("algorithm", "manifest_digest")},
         "input": "RGB / 255, minus (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225)",
     }
     data = safetensors.numpy.save(state, metadata=card)
@@ -122,7 +124,7 @@ def export_backbone(run_dir: str, out: str, *, format: str = "torchvision", step
     except OSError as error:
         words = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
         raise InputError(f"cannot write {out} ({len(data)} bytes): {words}; nothing was left there") from error
-    result = {"out": out, "format": format, "arch": arch, "step": run.step, "arrays": len(state), "bytes": len(data)}
+    result = {"out": out, "format": format, "arch": arch, "step": reached, "arrays": len(state), "bytes": len(data)}
     if model.padding == "same":
         result["warning"] = (
             "trained with padding=same: torchvision and detectron2 pad otherwise, and their features will differ "

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Float, Integer
 
-_BLOCK = 1024  # queries at a time
+_SIMILARITIES = 1 << 26  # in memory at a time
 
 
 def knn_accuracy(
@@ -43,12 +43,13 @@ def knn_accuracy(
         raise ValueError(f"k-NN needs vectors on both sides, got {len(train)} to train and {len(test)} to test on")
     train, test = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (train, test))
     k, labels, right = min(k, len(train)), int(train_labels.max()) + 1, 0
-    for start in range(0, len(test), _BLOCK):
-        similarity = test[start : start + _BLOCK] @ train.T
+    block = max(1, _SIMILARITIES // len(train))
+    for start in range(0, len(test), block):
+        similarity = test[start : start + block] @ train.T
         nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
         # The largest weight is 1, so that no sum overflows.
         weight = np.exp((np.take_along_axis(similarity, nearest, 1) - 1) / temperature)
         votes = np.zeros((len(similarity), labels))
         np.add.at(votes, (np.arange(len(votes))[:, None], train_labels[nearest]), weight)
-        right += int((votes.argmax(1) == test_labels[start : start + _BLOCK]).sum())
+        right += int((votes.argmax(1) == test_labels[start : start + block]).sum())
     return right / len(test)

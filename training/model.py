@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from maskmill.training.config import Config, ModelConfig
+from maskmill.training.heads import FCN, Classifier
 from maskmill.training.resnet import BatchNorm, ResNet
 
 if TYPE_CHECKING:
@@ -54,9 +55,8 @@ class Head(nnx.Module):
 
 
 def _resnet(model: ModelConfig, dtype: np.dtype, norm: dict, rngs: nnx.Rngs | None = None) -> ResNet:
-    return ResNet(
-        model.arch, width=model.width, stride=model.stride, padding=model.padding, dtype=dtype, norm=norm, rngs=rngs
-    )
+    shape: dict[str, Any] = {"stride": model.stride, "dilate": model.dilate, "padding": model.padding}
+    return ResNet(model.arch, width=model.width, **shape, dtype=dtype, norm=norm, rngs=rngs)
 
 
 class Network(nnx.Module):
@@ -122,7 +122,24 @@ def stats_of(module: nnx.Module) -> Arrays:
 
 def online_network(config: Config) -> Pure:
     """The network that is trained."""
+    if config.has_labels:
+        return labelling_network(config.model, dense=config.algorithm == "fcn")
     return Pure.of(lambda: Network(config.model, predictor=config.has_target))
+
+
+def labelling_network(model: ModelConfig, *, dense: bool) -> Pure:
+    """Encoder and a head that tells `model.classes` labels apart: of pixels where `dense`, else of the picture."""
+    norm = {"decay": model.bn_decay, "eps": model.bn_eps, "groups": model.local_bn_groups}
+    dtype = jnp.dtype(model.dtype)
+
+    def make() -> nnx.Module:
+        rngs = nnx.Rngs(0)
+        encoder = _resnet(model, dtype, norm, rngs)
+        if dense:
+            return FCN(encoder, model.classes, stride=model.stride, dtype=dtype, norm=norm, rngs=rngs)
+        return Classifier(encoder, model.classes, rngs=rngs)
+
+    return Pure.of(make)
 
 
 def target_network(config: Config) -> Pure | None:
@@ -152,8 +169,9 @@ def initialize(network: Pure, seed: int) -> tuple[dict[str, np.ndarray], dict[st
                 deviation = np.sqrt(2 / (shape[0] * shape[1] * shape[3]))
                 return (deviation * random.standard_normal(shape, np.float32)).astype(np.float32)
             return _truncated_normal(random, shape) / np.float32(np.sqrt(shape[0]))
-        ends_branch = name.endswith("bn3.scale") or (
-            name.endswith("bn2.scale") and name.replace("bn2", "bn3") not in network.params
+        ends_branch = "layer" in name and (
+            name.endswith("bn3.scale")
+            or (name.endswith("bn2.scale") and name.replace("bn2", "bn3") not in network.params)
         )
         ones = name.endswith((".scale", ".var")) and not ends_branch
         return np.full(shape, float(ones), np.float32)

@@ -76,15 +76,18 @@ def lars(optim: OptimConfig, rate: Schedule) -> optax.GradientTransformation:
     In order: add decay x parameter; scale by trust x |parameter| / |update|, 1 where either is 0; momentum; times
     minus the rate. Biases and batch norm skip the first two and move by plain momentum. With `momentum_of` "updates"
     the rate comes before the momentum, as in SimCLR's and optax's: the momentum keeps the rates of earlier steps, and a
-    schedule acts late.
+    schedule acts late. Without trust (0) it is SGD with momentum.
     """
 
     def adapted(params: dict[str, jax.Array]) -> dict[str, bool]:
         return {name: is_adapted(name) for name in params}
 
-    last = [optax.trace(decay=optim.momentum), optax.scale_by_schedule(lambda step: -rate(step))]
+    last = [
+        optax.trace(decay=optim.momentum, nesterov=optim.nesterov),
+        optax.scale_by_schedule(lambda step: -rate(step)),
+    ]
     return optax.chain(
         optax.add_decayed_weights(optim.weight_decay, mask=adapted),
-        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=optim.trust), adapted),
+        *([optax.masked(optax.scale_by_trust_ratio(trust_coefficient=optim.trust), adapted)] if optim.trust else []),
         *(last if optim.momentum_of == "gradients" else reversed(last)),
     )

@@ -94,6 +94,7 @@ def _presets() -> dict[str, Preset]:
     found["detcon_b_coco"] = Preset(config, "A.3 for COCO with column B of A.1; the length is ours, the paper trains S")
     found |= _analyses(found["detcon_s_coco_1296"].config, found["simclr_coco_1296"].config)
 
+    found |= _labels()
     smoke = dataclasses.replace(
         _with(
             _run("detcon_b", 40, ("fh-1000",)),
@@ -137,6 +138,51 @@ def _analyses(detcon: Config, simclr: Config) -> dict[str, Preset]:
         add(f"detcon_s_coco_{masks}_one_view", one, f"Table 5, row b: {kind}, pairs within one view; {why}")
     for size in (384, 512):
         add(f"simclr_coco_{size}", _with(simclr, data={"image_size": size}), "Fig. 8: the global mask")
+    return found
+
+
+def _labels() -> dict[str, Preset]:
+    """The supervised baseline, linear evaluation, and fine-tuning for segmentation; all are SGD with momentum."""
+    found = {}
+    plain = ViewAugment(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    base = Config(
+        algorithm="supervised",
+        data=DataConfig(global_mask=True, masks_per_view=1, views=1),
+        augment=AugmentConfig(plain, plain),
+        optim=OptimConfig(lr=0.1, weight_decay=1e-4, trust=0.0, nesterov=True, warmup_epochs=5.0),
+    )
+    for epochs in (100, 200, 500, 1000):
+        source = (
+            "Fig. 4's supervised ResNet-50, whose settings it does not give: crops, flips and SGD of Goyal et al. 2017"
+        )
+        found[f"supervised_in1k_{epochs}"] = Preset(
+            dataclasses.replace(base, epochs=float(epochs)), f"{source}, cosine"
+        )
+    linear = _with(base, optim={"lr": 0.2, "weight_decay": 0.0, "warmup_epochs": 0.0})
+    linear = dataclasses.replace(linear, batch_size=1024, epochs=80.0, frozen=True)
+    source = "linear classifier on frozen features (--init): BYOL's settings (Grill et al. 2020), the paper gives none"
+    found["linear_in1k"] = Preset(linear, f"{source}; sweep optim.lr over 0.4 0.3 0.2 0.1 0.05")
+
+    fcn = _with(
+        dataclasses.replace(base, algorithm="fcn", batch_size=16, epochs=45.0),
+        data={"image_size": 513, "cell": 16},
+        model={"stride": 16, "dilate": True, "classes": 21},
+        # The rates are of a batch of 16; ours are per 256 images.
+        optim={"lr": 0.02 * 16, "nesterov": False, "schedule": "step", "drop_at": (0.7, 0.9), "warmup_epochs": 0.0},
+    )
+    city = _with(
+        dataclasses.replace(fcn, epochs=90_000 * 16 / 2975),
+        data={"image_size": 769, "split": "train"},
+        model={"classes": 19},
+        optim={"lr": 0.01 * 16},
+    )
+    head = "FCN-16s, dilated, of He et al. 2020"
+    for name, config, source in (
+        ("voc", fcn, f"A.1 and A.3, Transfer to PASCAL (--init): 45 epochs of train_aug; {head}"),
+        ("cityscapes", city, f"He et al. 2020 (--init): 90,000 steps at 769 px, rate 0.01; {head}"),
+    ):
+        found[f"fcn_{name}"] = Preset(config, source)
+        found[f"fcn_{name}_frozen"] = Preset(dataclasses.replace(config, frozen=True), f"{source}; backbone frozen")
     return found
 
 

@@ -277,8 +277,9 @@ def probe(run_dir: str, data_dir: str, *, step: int | None = None, limit: int | 
     from maskmill.training.checkpoint import load_run
 
     run = load_run(run_dir, step)
-    data = load_labelled(data_dir, run.config.data.image_size, limit, stride=run.config.model.stride)
     config = run.config.model
+    size = run.config.data.image_size // config.stride * config.stride
+    data = load_labelled(data_dir, size, limit, stride=config.stride)
     start = model.initialize(model.encoder(config), run.config.seed)
     return {
         "step": run.step,

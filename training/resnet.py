@@ -76,12 +76,12 @@ def _conv(
     stride: int,
     padding: str,
     dtype: jax.typing.DTypeLike,
+    dilation: int = 1,
 ) -> nnx.Conv:
     # torchvision pads kernel // 2 on both sides; "SAME" pads by what the input's size needs, more at the end.
-    pad = "SAME" if padding == "same" else [(kernel // 2, kernel // 2)] * 2
-    return nnx.Conv(
-        channels_in, channels_out, (kernel, kernel), stride, padding=pad, use_bias=False, dtype=dtype, rngs=rngs
-    )
+    pad = "SAME" if padding == "same" else [(dilation * (kernel // 2),) * 2] * 2
+    more: dict[str, Any] = {"kernel_dilation": dilation, "use_bias": False, "dtype": dtype, "rngs": rngs}
+    return nnx.Conv(channels_in, channels_out, (kernel, kernel), stride, padding=pad, **more)
 
 
 def _projection(
@@ -112,11 +112,12 @@ class Bottleneck(nnx.Module):
         padding: str,
         dtype: jax.typing.DTypeLike,
         norm: dict[str, Any],
+        dilation: int = 1,
     ) -> None:
         out = width * self.expansion
         self.conv1 = _conv(rngs, channels_in, width, 1, 1, padding, dtype)
         self.bn1 = BatchNorm(width, **norm)
-        self.conv2 = _conv(rngs, width, width, 3, stride, padding, dtype)
+        self.conv2 = _conv(rngs, width, width, 3, stride, padding, dtype, dilation)
         self.bn2 = BatchNorm(width, **norm)
         self.conv3 = _conv(rngs, width, out, 1, 1, padding, dtype)
         self.bn3 = BatchNorm(out, **norm)
@@ -145,10 +146,11 @@ class BasicBlock(nnx.Module):
         padding: str,
         dtype: jax.typing.DTypeLike,
         norm: dict[str, Any],
+        dilation: int = 1,
     ) -> None:
-        self.conv1 = _conv(rngs, channels_in, width, 3, stride, padding, dtype)
+        self.conv1 = _conv(rngs, channels_in, width, 3, stride, padding, dtype, dilation)
         self.bn1 = BatchNorm(width, **norm)
-        self.conv2 = _conv(rngs, width, width, 3, 1, padding, dtype)
+        self.conv2 = _conv(rngs, width, width, 3, 1, padding, dtype, dilation)
         self.bn2 = BatchNorm(width, **norm)
         self.downsample = _projection(rngs, channels_in, width, stride, padding, dtype, norm)
 
@@ -184,6 +186,7 @@ class ResNet(nnx.Module):
         *,
         width: int = 1,
         stride: int = 32,
+        dilate: bool = False,
         padding: str = "torch",
         dtype: jax.typing.DTypeLike = jnp.float32,
         norm: dict[str, Any] | None = None,
@@ -199,9 +202,10 @@ class ResNet(nnx.Module):
         channels = base
         for index, depth in enumerate(stages):
             blocks = []
+            dilation = max(1, (4 << index) // stride) if dilate else 1
             for block in range(depth):
                 step = 2 if index and not block and 4 << index <= stride else 1
-                blocks.append(block_type(rngs, channels, base << index, step, padding, dtype, norm))
+                blocks.append(block_type(rngs, channels, base << index, step, padding, dtype, norm, dilation))
                 channels = (base << index) * block_type.expansion
             setattr(self, f"layer{index + 1}", nnx.List(blocks))
         self.channels = channels

@@ -20,11 +20,14 @@ from maskmill.training.config import Config
 from maskmill.training.losses import PADDING, detcon_loss, resolve_precision
 from maskmill.training.model import forward, initialize, online_network, stats_of, target_network
 from maskmill.training.optim import Schedule, ema_decay, lars, learning_rate
+from maskmill.training.supervised import label_loss
 
 # step int32[]; params, stats (online); target_params, target_stats (empty dicts without a target); opt (optax's).
 State = dict[str, Any]
 Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
+# (params, state, batch) -> (loss, (new stats, new target_stats, metrics))
+Objective = Callable[[dict[str, jax.Array], State, Batch], tuple[jax.Array, tuple[dict, dict, Metrics]]]
 
 
 def make_mesh(devices: list | None = None) -> Mesh:
@@ -51,7 +54,11 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
 
 def _optimizer(config: Config, total_steps: int, warmup_steps: int) -> tuple[Schedule, optax.GradientTransformation]:
     rate = learning_rate(config.optim, config.batch_size, total_steps, warmup_steps)
-    return rate, lars(config.optim, rate)
+    optimizer = lars(config.optim, rate)
+    if config.frozen:  # without a gradient its weights would still decay
+        held = optax.masked(optax.set_to_zero(), lambda params: {n: n.startswith("encoder.") for n in params})
+        optimizer = optax.chain(optimizer, held)
+    return rate, optimizer
 
 
 def _new_state(config: Config, arrays: Callable) -> State:
@@ -98,17 +105,48 @@ def make_step(config: Config, mesh: Mesh, *, total_steps: int, warmup_steps: int
     `loss`, `learning_rate`, `ema_decay`, `gradient_norm`, the diagnostics of `detcon_loss`, `projection_std` (spread
     of the normalised projections, 1 when uniform on the sphere, 0 when collapsed), and `gradient_finite`, bool per
     parameter in the order of the sorted names. Asked again for the same step, a process does not compile it again.
+    Where labels are learnt, `accuracy` stands in place of the diagnostics and the spread.
     """
-    online, target = online_network(config), target_network(config)
+    objective = label_loss(config) if config.has_labels else _contrast(config, mesh)
     rate, optimizer = _optimizer(config, total_steps, warmup_steps)
     decay = ema_decay(config.optim.ema_base, total_steps)
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        gradient = jax.value_and_grad(objective, has_aux=True)
+        (loss, (stats, target_stats, metrics)), grads = gradient(state["params"], state, batch)
+        updates, opt = optimizer.update(grads, state["opt"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        keep = decay(state["step"])
+        target_params = {name: old + (1 - keep) * (params[name] - old) for name, old in state["target_params"].items()}
+        squares = jnp.stack([jnp.sum(grads[name] ** 2) for name in sorted(grads)])
+        metrics |= {
+            "loss": loss,
+            "learning_rate": rate(state["step"]),
+            "gradient_norm": jnp.sqrt(squares.sum()),
+            "gradient_finite": jnp.isfinite(squares),
+        }
+        if config.has_target:
+            metrics["ema_decay"] = keep
+        new = {"step": state["step"] + 1, "params": params, "stats": stats, "opt": opt}
+        return new | {"target_params": target_params, "target_stats": target_stats}, metrics
+
+    return jax.jit(step, out_shardings=replicated, donate_argnums=0)
+
+
+def _contrast(config: Config, mesh: Mesh) -> Objective:
+    """DetCon's loss on two views and its target network's; with one global mask SimCLR's and BYOL's."""
+    online, target = online_network(config), target_network(config)
     replicated = NamedSharding(mesh, PartitionSpec())
     loss_options = {name: getattr(config.loss, name) for name in config.loss.__dataclass_fields__}
     loss_options["precision"] = resolve_precision(config.loss.precision, mesh.devices.flat[0].platform)
 
-    def loss_and_rest(
-        params: dict[str, jax.Array], state: State, views: jax.Array, weights: jax.Array, ids: jax.Array
-    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], dict[str, jax.Array], Metrics]]:
+    def loss_of(params: dict[str, jax.Array], state: State, batch: Batch) -> tuple[jax.Array, tuple]:
+        both = ("1", "2")
+        images = jnp.stack([batch["image" + v] for v in both[: config.data.views]], 1)
+        views = augment_views(images, batch["key"], config.augment)
+        weights = jnp.stack([batch["weights" + v] for v in both], 1)
+        ids = jnp.stack([batch["ids" + v] for v in both], 1)
         network = online.module(params, state["stats"])
         projection, prediction = forward(network, views, weights, ids != PADDING)
         targets, target_stats = projection, {}
@@ -126,31 +164,7 @@ def make_step(config: Config, mesh: Mesh, *, total_steps: int, warmup_steps: int
         diagnostics["projection_std"] = _spread(jax.lax.stop_gradient(projection), ids != PADDING)
         return loss, (stats_of(network), target_stats, diagnostics)
 
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        both = ("1", "2")
-        images = jnp.stack([batch["image" + v] for v in both[: config.data.views]], 1)
-        views = augment_views(images, batch["key"], config.augment)
-        weights = jnp.stack([batch["weights" + v] for v in both], 1)
-        ids = jnp.stack([batch["ids" + v] for v in both], 1)
-        gradient = jax.value_and_grad(loss_and_rest, has_aux=True)
-        (loss, (stats, target_stats, metrics)), grads = gradient(state["params"], state, views, weights, ids)
-        updates, opt = optimizer.update(grads, state["opt"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        keep = decay(state["step"])
-        target_params = {name: old + (1 - keep) * (params[name] - old) for name, old in state["target_params"].items()}
-        squares = jnp.stack([jnp.sum(grads[name] ** 2) for name in sorted(grads)])
-        metrics |= {
-            "loss": loss,
-            "learning_rate": rate(state["step"]),
-            "gradient_norm": jnp.sqrt(squares.sum()),
-            "gradient_finite": jnp.isfinite(squares),
-        }
-        if target is not None:
-            metrics["ema_decay"] = keep
-        new = {"step": state["step"] + 1, "params": params, "stats": stats, "opt": opt}
-        return new | {"target_params": target_params, "target_stats": target_stats}, metrics
-
-    return jax.jit(step, out_shardings=replicated, donate_argnums=0)
+    return loss_of
 
 
 def lower_step(config: Config, mesh: Mesh) -> jax.stages.Lowered:
@@ -162,7 +176,8 @@ def lower_step(config: Config, mesh: Mesh) -> jax.stages.Lowered:
     def split(*shape: int, dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharded)
 
-    batch = {"label": split(dtype=np.int32), "key": split(2, dtype=np.uint32)}
+    pixels = (data.image_size,) * 2 if config.algorithm == "fcn" else ()
+    batch = {"label": split(*pixels, dtype=np.int32), "key": split(2, dtype=np.uint32)}
     for view in "12":
         batch[f"image{view}"] = split(data.image_size, data.image_size, 3, dtype=np.uint8)
         batch[f"weights{view}"] = split(data.masks_per_view, cells, dtype=np.float32)

@@ -16,8 +16,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from maskmill.schemas.errors import MaskmillError
+from maskmill.schemas.errors import MaskmillError, UsageError
 from maskmill.training import pod
+from maskmill.training.backbone import start_from
 from maskmill.training.checkpoint import Checkpoints
 from maskmill.training.config import Config
 from maskmill.training.folder import RunFolder
@@ -25,6 +26,7 @@ from maskmill.training.optim import run_length
 from maskmill.training.profiler import Profiler, step_flops
 from maskmill.training.runlog import RunLog
 from maskmill.training.step import Batch, Metrics, check_divisible, init_state, make_mesh, make_step, put_batch
+from maskmill.training.supervised import reader_of
 
 INTERRUPTED = 130
 
@@ -85,6 +87,8 @@ def train(
         folder = stack.enter_context(RunFolder(workdir, config, data.manifest_digest, say=say))
         checkpoints = stack.enter_context(Checkpoints(workdir, keep=config.log.keep, warn=say))
         state = checkpoints.restore(init_state(config, mesh))
+        if config.init and not checkpoints.latest:
+            state = pod.together(lambda: start_from(config.init, config, state))
         step = start = checkpoints.latest or 0
         names = sorted(state["params"])
         step_fn = make_step(config, mesh, total_steps=total, warmup_steps=warmup)
@@ -133,8 +137,10 @@ def train(
 def _opened(data_dir: str, config: Config, devices: int, batches: Callable[..., Any] | None) -> tuple[Any, int, int]:
     """The data, and the steps in all and of warm-up that a run over it takes; raises where they do not fit."""
     check_divisible(config, devices, jax.process_count())
+    if config.frozen and not config.init:
+        raise UsageError("frozen=true trains a head on a backbone that stays as it is; say which: --init RUN")
     if batches is None:
-        from maskmill.training.input import Batches as batches  # compiles kernels
+        batches = reader_of(config)
     assert batches is not None
     data = batches(
         data_dir,

@@ -148,7 +148,7 @@ def test_a_base_install_says_what_the_trainer_needs(build, tmp_path, capsys, mon
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, blocked, None)
     words = {
-        "jax": ["train", "export", "probe", "plan-step"],
+        "jax": ["train", "export", "probe", "evaluate", "plan-step"],
         "safetensors": ["export"],
     }
     config = ["--preset", "smoke_cpu", "--data", build]
@@ -156,6 +156,7 @@ def test_a_base_install_says_what_the_trainer_needs(build, tmp_path, capsys, mon
         "train": [*config, "--workdir", str(tmp_path / "run")],
         "export": ["nowhere", "out.safetensors"],
         "probe": ["nowhere", "--data", build],
+        "evaluate": ["nowhere", "--data", build],
         "plan-step": ["--preset", "smoke_cpu", "--topology", "v5e:2x2"],
     }
     for command in words[blocked]:

@@ -8,6 +8,7 @@ import pytest
 from maskmill.schemas.errors import UsageError
 from maskmill.training.config import Config, DataConfig, LossConfig, ModelConfig
 from maskmill.training.config_io import differences, digest, from_dict, keys, override, to_dict, to_json
+from maskmill.training.optim import learning_rate, run_length
 from maskmill.training.presets import PRESETS, apply_variant
 
 
@@ -72,6 +73,10 @@ def test_overrides_take_the_types_of_their_fields():
         ("model.stride=8", r"data.cell=32 and model.stride=8 must be the same number"),
         ("loss.temperature=0", r"loss.temperature must be positive, got 0.0"),
         ("loss.negative_groups=3", r"loss.negative_groups=3 must divide batch_size=4096"),
+        ("data.image_size=513", r"data.image_size must be a positive multiple of 32, got 513"),
+        ("data.scale=2,1", r"data.scale must be two rising positive numbers"),
+        ("model.classes=0", r"model.classes must be at least 1, got 0"),
+        ("frozen=true", r"frozen=true leaves algorithm=detcon_b nothing to train"),
         ("algorithm=simclr", r"algorithm=simclr pools one global mask; set data.global_mask=true"),
         ("optim.drop_at=0.98,0.96", r"optim.drop_at must rise"),
     ],
@@ -152,6 +157,25 @@ def test_presets_cover_the_papers_schedules():
     assert {f"{a}_coco_{e}" for a in ("detcon_s", "simclr") for e in (324, 648, 1296, 2592, 5184)} <= PRESETS.keys()
     assert {"detcon_b_coco", "smoke_cpu", "detcon_b_in1k_1000_resnet200x2"} <= PRESETS.keys()
     for name, preset in PRESETS.items():
-        if name != "smoke_cpu":
+        if name != "smoke_cpu" and not preset.config.has_labels:
             assert preset.config.batch_size == 4096
             assert preset.config.loss.temperature == 0.1
+
+
+def test_presets_of_transfer_are_the_papers():
+    """A.1, A.3, "Transfer to PASCAL": 45 epochs of 10,582 pictures in 16s, .02 dropped at 70 and 90 %, decay 1e-4."""
+    voc = PRESETS["fcn_voc"].config
+    total, warmup = run_length(voc, 10_582)
+    assert (total, warmup, voc.data.image_size, voc.data.scale) == (29_761, 0, 513, (0.5, 2.0))
+    rate = learning_rate(voc.optim, voc.batch_size, total, warmup)
+    for step, expected in ((0, 0.02), (20_831, 0.02), (20_833, 0.002), (26_783, 0.002), (26_785, 0.0002)):
+        assert float(rate(step)) == pytest.approx(expected), step
+    assert (voc.optim.weight_decay, voc.optim.momentum, voc.optim.trust) == (1e-4, 0.9, 0)
+    for name in ("fcn_voc", "fcn_cityscapes"):
+        both = (to_dict(PRESETS[n].config) for n in (name, f"{name}_frozen"))
+        assert differences(*both) == ["frozen: False -> True"]
+    city = PRESETS["fcn_cityscapes"].config
+    assert (run_length(city, 2_975)[0], city.model.classes, city.data.image_size) == (90_000, 19, 769)
+    linear = PRESETS["linear_in1k"].config
+    assert (linear.frozen, linear.optim.weight_decay, linear.epochs, linear.batch_size) == (True, 0, 80, 1024)
+    assert {f"supervised_in1k_{e}" for e in (100, 200, 500, 1000)} <= PRESETS.keys()

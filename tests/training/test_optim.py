@@ -83,6 +83,21 @@ def test_momentum_of_updates_is_optax_lars_and_so_simclrs(problem):
         np.testing.assert_allclose(found[name], expected[name], rtol=2e-5, atol=2e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_without_trust_it_is_sgd(problem, nesterov):
+    """Momentum before the rate, as torch's SGD with weight decay on kernels alone."""
+    params, gradients = problem
+    optim = OptimConfig(lr=0.1, weight_decay=0.01, trust=0.0, nesterov=nesterov, warmup_epochs=0)
+    got = run_optax(lars(optim, lambda step: 0.1), params, gradients)
+    for name, p in params.items():
+        buffer = np.zeros_like(p)
+        for gradient in gradients:
+            g = gradient[name] + 0.01 * p * name.endswith("kernel")
+            buffer = 0.9 * buffer + g
+            p = p - 0.1 * (g + 0.9 * buffer if nesterov else buffer)
+        np.testing.assert_allclose(got[name], p, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
 def test_only_kernels_are_adapted():
     """Every bias and every batch norm parameter of the whole network is excluded, and nothing else."""
     names = set(online_network(Config()).params)
