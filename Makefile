@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .PHONY: help demo train-demo test processes faults fuzz flips flink-test spark-test dask-test prism-test clusters-test
-.PHONY: docker-check schema lock audit lint types format bench clean
+.PHONY: figure7-quick figure7 docker-check schema lock audit lint types format bench clean
 help:
 	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
 	@echo "make train-demo  install the trainer and train briefly on the demo's shards"
@@ -22,6 +22,8 @@ help:
 	@echo "make lock        pins anew what CI installs, and with hashes what the images do (UPGRADE=1: newest versions)"
 	@echo "make audit       known holes in what is pinned (asks a public database)"
 	@echo "make lint        formatting, linting and types (make types: types alone; make format: mends what it can)"
+	@echo "make figure7-quick  whether better masks teach more: three arms, two seeds (15 minutes; MASKMILL_TEST_DATA)"
+	@echo "make figure7     the whole experiment (hours of one core; stops after MINUTES=..., goes on when asked again)"
 	@echo "make bench       the benchmarks that need no data of yours"
 
 $(VENV)/made:
@@ -120,6 +122,18 @@ format: $(VENV)/dev
 # report.json's schema, from the types of pipelines/report/model.py; a test says when it is not current.
 schema: $(VENV)/base
 	$(BIN)/python -m maskmill.pipelines.report.json_schema schemas/report.schema.json
+
+# Whether better masks teach more: docs/figure7.md. Finished runs stay in FIGURE7; the same command goes on from there.
+FIGURE7 ?= $(VENV)/figure7
+MINUTES ?= inf
+figure7-quick: $(VENV)/dev
+	$(BIN)/python -m experiments.figure7.run --quick --state $(FIGURE7)-quick --budget-minutes $(MINUTES)
+
+figure7: $(VENV)/dev
+	$(BIN)/python -m experiments.figure7.run --state $(FIGURE7) --budget-minutes $(MINUTES)
+	$(BIN)/python -m experiments.figure7.collect --state $(FIGURE7)
+	$(BIN)/python -m experiments.figure7.figures
+	$(BIN)/python -m experiments.figure7.page
 
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.build

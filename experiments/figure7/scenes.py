@@ -166,7 +166,7 @@ def _square_crop(random: np.random.Generator, image: np.ndarray, side: int) -> n
 
 def _resize(cutout: Cutout, scale: float, *, flip: bool) -> tuple[np.ndarray, np.ndarray]:
     # Pixels float[h, w, 3] and alpha float[h, w]; averaging gives outlines one soft pixel, as a camera's.
-    height, width = (max(int(round(scale * n)), 1) for n in cutout.mask.shape)
+    height, width = (max(round(scale * n), 1) for n in cutout.mask.shape)
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     # Colours of outside pixels must not bleed in: averages are over the object's own pixels.
     weight = cutout.mask.astype(np.float32)

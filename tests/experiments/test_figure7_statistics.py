@@ -76,6 +76,8 @@ def test_interval_of_spearman_covers_noise():
     random, x = np.random.default_rng(2), np.arange(8.0)
     low, high = statistics.interval_of_spearman(x, random.normal(size=(8, 8)), draws=300)
     assert high - low > 0.4
+    one = x[:, None] + np.zeros((1, 3))  # draws that cannot differ
+    assert statistics.interval_of_spearman(x, one, draws=5) == pytest.approx((1, 1))
     low, high = statistics.interval_of_spearman(x, x[:, None] + 0.1 * random.normal(size=(8, 8)), draws=300)
     assert low > 0.95
 
