@@ -115,11 +115,12 @@ def _draw(state: str, data: str, size: Size, split: Split, name: str, count: int
 
 
 def _write_photographs(state: str, data: str, side: str, photographs: tuple[Photograph, ...]) -> str:
-    # COCO's annotations of these photographs only.
+    # COCO's annotations of these photographs only; one without any instance would be a failure of the build.
     with open(os.path.join(data, "coco", "instances.json"), encoding="utf-8") as file:
         listed = json.load(file)
     names = {os.path.basename(photograph.path) for photograph in photographs}
-    images = [image for image in listed["images"] if image["file_name"] in names]
+    annotated = {annotation["image_id"] for annotation in listed["annotations"] if not annotation["iscrowd"]}
+    images = [image for image in listed["images"] if image["file_name"] in names and image["id"] in annotated]
     ids = {image["id"] for image in images}
     annotations = [annotation for annotation in listed["annotations"] if annotation["image_id"] in ids]
     path = os.path.join(state, f"{side}.json")
