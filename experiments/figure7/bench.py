@@ -21,8 +21,8 @@ class Bench:
     def __init__(self, prepared: Prepared, size: Size):
         self._size = size
         self._pictures = views.Pictures.read(prepared.train)
-        builds = [prepared.probe], prepared.evaluation
-        self._probe = evaluate.load_probe(*builds, prepared.instances, size=size.probed, cell=size.cell)
+        builds = prepared.probe, prepared.evaluation, prepared.instances
+        self._probe = evaluate.load_probe(*builds, size=size.probed, view=size.view, cell=size.cell)
         # One window of views at a time: at the CPU's size that is a whole run's, which neighbouring cells share.
         self._crops = functools.lru_cache(maxsize=1)(self._draw_crops)
 
@@ -59,4 +59,5 @@ class Bench:
         return {"scores": scores, "metrics": seen, "cpu_s": time.process_time() - begin}
 
     def _scores(self, network: ModelConfig, params: dict, stats: dict) -> dict[str, float]:
-        return evaluate.scores(probe.extract(network, params, stats, self._probe.data.images), self._probe)
+        pictures = self._probe.images, self._probe.regions.images
+        return evaluate.scores(*(probe.extract(network, params, stats, images) for images in pictures), self._probe)

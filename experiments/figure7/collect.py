@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from experiments.figure7 import statistics, verdict
 from experiments.figure7.arms import ABLATIONS, DEVELOPMENT_SEED, RANDOM, arms
 from experiments.figure7.figures import RESULTS
-from experiments.figure7.run import ABLATED_ARMS, ABLATION_SEEDS, ALGORITHMS, SEEDS
+from experiments.figure7.run import ABLATED_ARMS, ALGORITHMS
 from experiments.figure7.sizes import SIZES
 from experiments.figure7.state import State, code_digest
 from maskmill.schemas import storage
@@ -23,8 +24,8 @@ def collect(state: State, size_name: str) -> dict:
     listed = arms(size)
     abo = {name: prepared["abo"][arm.layer] for name, arm in listed.items() if arm.layer in prepared["abo"]}
     main = [cell for cell in cells if cell["cell"]["seed"] != DEVELOPMENT_SEED]
-    of_s = verdict.judge(main, ALGORITHMS["detcon_s"], abo, SEEDS, len(SEEDS))
-    of_b = verdict.judge(main, ALGORITHMS["detcon_b"], abo, SEEDS, len(SEEDS), algorithm="detcon_b")
+    of_s = verdict.judge(main, ALGORITHMS["detcon_s"], abo, size.seeds, len(size.seeds))
+    of_b = verdict.judge(main, ALGORITHMS["detcon_b"], abo, size.seeds, len(size.seeds), algorithm="detcon_b")
     random = [cell["scores"]["0"] for cell in main if cell["cell"]["arm"] == RANDOM]
     return {
         "size": size_name,
@@ -35,7 +36,7 @@ def collect(state: State, size_name: str) -> dict:
         "random": float(np.mean([scores[verdict.PRIMARY] for scores in random])) if random else None,
         "detcon_s": of_s,
         "detcon_b": of_b,
-        "ablations": ablations(main),
+        "ablations": ablations(main, size.ablation_seeds),
         "rates": rates(cells),
         "cells": len(main),
         "cpu_hours": sum(cell["cpu_s"] + cell.get("views_cpu_s", 0) for cell in cells) / 3600,
@@ -43,14 +44,14 @@ def collect(state: State, size_name: str) -> dict:
     }
 
 
-def ablations(cells: verdict.Cells) -> list[dict]:
+def ablations(cells: verdict.Cells, of_seeds: Sequence[int]) -> list[dict]:
     """Differences of the final score to the main run of the same arm and seed, of what both have."""
     rows = []
     base = verdict.select(cells)
     for ablation in ABLATIONS:
         of = verdict.select(cells, ablation=ablation)
         for arm in ABLATED_ARMS:
-            seeds = [s for s in ABLATION_SEEDS if s in of.get(arm, {}) and s in base.get(arm, {})]
+            seeds = [s for s in of_seeds if s in of.get(arm, {}) and s in base.get(arm, {})]
             if seeds:
                 d = verdict.curves(of[arm], seeds)[1][:, -1] - verdict.curves(base[arm], seeds)[1][:, -1]
                 low, high = statistics.interval_of_mean(d)
@@ -67,7 +68,7 @@ def rates(cells: verdict.Cells) -> list[dict]:
         if of["seed"] == DEVELOPMENT_SEED:
             last = max(cell["scores"], key=int)
             row = {name: of[name] for name in ("algorithm", "arm", "rate")}
-            found.append(row | {"miou": cell["scores"][last][verdict.PRIMARY]})
+            found.append(row | {verdict.PRIMARY: cell["scores"][last][verdict.PRIMARY]})
     return sorted(found, key=lambda row: (row["algorithm"], row["arm"], row["rate"]))
 
 
@@ -80,7 +81,9 @@ def main() -> None:
     result = collect(State(given.state, SIZES[given.size], code_digest()), given.size)
     storage.write_bytes(str(given.out), (json.dumps(result, indent=1) + "\n").encode())
     seeds = result["detcon_s"]["seeds"]
-    print(f"wrote {given.out}: {result['cells']} cells, {len(seeds)} of {len(SEEDS)} seeds with every arm")
+    print(
+        f"wrote {given.out}: {result['cells']} cells, {len(seeds)} of {len(SIZES[given.size].seeds)} seeds with every arm"
+    )
 
 
 if __name__ == "__main__":

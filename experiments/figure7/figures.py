@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from experiments.figure7.verdict import PRIMARY
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "cpu.json"
 FIGURES = HERE.parents[1] / "docs" / "figures"
@@ -91,11 +93,11 @@ def ticks(low: float, high: float, number: int = 5) -> list[float]:
 def scatter(result: dict, titles: dict[str, str], note: str) -> str:
     """ABO of the masks against the transfer of what learnt from them, one mark and 95 % interval per arm."""
     arms = result["arms"]
-    ends = {arm: tuple(100 * row["miou"][of][-1] for of in ("low", "mean", "high")) for arm, row in arms.items()}
+    ends = {arm: tuple(100 * row[PRIMARY][of][-1] for of in ("low", "mean", "high")) for arm, row in arms.items()}
     low, high = _range([value for of in ends.values() for value in of])
     axes = Axes((0, 1.08), (low, high))
     heading = f"Figure 7, {len(result['seeds'])} seeds{note}"
-    names = "ABO of the masks", "frozen probe on real photographs, mIoU %"
+    names = "ABO of the masks", "frozen segmentation probe on real photographs, AUC %"
     body = axes.frame(heading, *names, [0, 0.2, 0.4, 0.6, 0.8, 1], ticks(low, high))
     for arm, (bottom, mean, top) in ends.items():
         x, colour = axes.x(arms[arm]["abo"]), COLOURS[arm]
@@ -113,14 +115,14 @@ def curves(result: dict, titles: dict[str, str], start: float | None, note: str)
     arms = result["arms"]
     lines = {
         arm: [*([(0, 100 * start)] if start is not None else []),
-              *((step, 100 * mean) for step, mean in zip(row["miou"]["steps"], row["miou"]["mean"]))]
+              *((step, 100 * mean) for step, mean in zip(row[PRIMARY]["steps"], row[PRIMARY]["mean"]))]
         for arm, row in arms.items()
     }  # fmt: skip
     low, high = _range([value for line in lines.values() for _, value in line])
     steps = [step for step, _ in next(iter(lines.values()))]
     axes = Axes((0, steps[-1] * 1.22), (low, high))
     heading = f"While training, mean of {len(result['seeds'])} seeds{note}"
-    body = axes.frame(heading, "steps", "frozen probe on real photographs, mIoU %", steps, ticks(low, high))
+    body = axes.frame(heading, "steps", "frozen segmentation probe on real photographs, AUC %", steps, ticks(low, high))
     label_of = _apart({arm: axes.y(line[-1][1]) for arm, line in lines.items()}, 14)
     for arm, line in lines.items():
         points = " ".join(f"{axes.x(step):.1f},{axes.y(value):.1f}" for step, value in line)

@@ -54,19 +54,20 @@ def _status(found: dict[str, Any]) -> str:
 
 def _arms_table(found: dict[str, Any], result: dict[str, Any]) -> str:
     lines = [
-        "| masks | ABO | per picture | rate | mIoU | 95 % | class accuracy | k-NN regions | k-NN photographs |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| masks | ABO | per picture | rate | AUC | 95 % | mIoU | regions' AUC | k-NN regions | k-NN photographs |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     if found["random"] is not None:
-        lines.append(f"| none (as drawn) | | | | {100 * found['random']:.2f} | | | | |")
+        lines.append(f"| none (as drawn) | | | | {100 * found['random']:.2f} | | | | | |")
     for arm, row in result["arms"].items():
-        last = {score: 100 * row[score]["mean"][-1] for score in (PRIMARY, "class_accuracy", "knn_region", "knn_image")}
+        last = {
+            score: 100 * row[score]["mean"][-1] for score in (PRIMARY, "miou", "region_auc", "knn_region", "knn_image")
+        }
         low, high = 100 * row[PRIMARY]["low"][-1], 100 * row[PRIMARY]["high"][-1]
-        lines.append(
-            f"| {found['titles'][arm]} (`{arm}`) | {row['abo']:.3f} | {found['masks_per_image'][arm]:.1f} | {row['rate']:g} | "
-            f"{last[PRIMARY]:.2f} | {low:.2f} to {high:.2f} | {last['class_accuracy']:.2f} | {last['knn_region']:.2f} | "
-            f"{last['knn_image']:.2f} |"
-        )
+        given = f"{row['abo']:.3f} | {found['masks_per_image'][arm]:.1f} | {row['rate']:g}"
+        others = " | ".join(f"{last[score]:.2f}" for score in ("miou", "region_auc", "knn_region", "knn_image"))
+        score = f"{last[PRIMARY]:.2f} | {low:.2f} to {high:.2f}"
+        lines.append(f"| {found['titles'][arm]} (`{arm}`) | {given} | {score} | {others} |")
     return "\n".join(lines)
 
 
@@ -105,7 +106,7 @@ def _ratio(ratio: float) -> str:
 
 def _tests_table(result: dict[str, Any]) -> str:
     lines = [
-        "| difference of mIoU | points | 95 % | seeds above 0 | exact p | Holm | Wilcoxon |",
+        "| difference of AUC | points | 95 % | seeds above 0 | exact p | Holm | Wilcoxon |",
         "|---|---|---|---|---|---|---|",
     ]
     for test in result["tests"]:
@@ -118,7 +119,7 @@ def _tests_table(result: dict[str, Any]) -> str:
 
 
 def _ablation_table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| change | masks | seeds | mIoU against the main run, points | 95 % |", "|---|---|---|---|---|"]
+    lines = ["| change | masks | seeds | AUC against the main run, points | 95 % |", "|---|---|---|---|---|"]
     for row in rows:
         lines.append(
             f"| {row['ablation']} | {row['arm']} | {len(row['seeds'])} | {100 * row['mean']:+.2f} | "
@@ -133,7 +134,7 @@ def _rate_table(rows: list[dict[str, Any]]) -> str:
         "| algorithm, masks | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
         "|---" * (len(rates) + 1) + "|",
     ]
-    found = {(row["algorithm"], row["arm"], row["rate"]): row["miou"] for row in rows}
+    found = {(row["algorithm"], row["arm"], row["rate"]): row[PRIMARY] for row in rows}
     for algorithm, arm in dict.fromkeys((row["algorithm"], row["arm"]) for row in rows):
         cells = [f"{100 * found[algorithm, arm, r]:.2f}" if (algorithm, arm, r) in found else "" for r in rates]
         lines.append(f"| {algorithm}, {arm} | " + " | ".join(cells) + " |")

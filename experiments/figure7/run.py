@@ -20,50 +20,50 @@ from experiments.figure7.arms import ABLATIONS, DEVELOPMENT_SEED, RANDOM, Cell, 
 from experiments.figure7.prepare import prepare
 from experiments.figure7.sizes import SIZES, Size
 from experiments.figure7.state import State, code_digest
+from experiments.figure7.verdict import PRIMARY
 from maskmill.schemas.errors import MaskmillError
 
-SEEDS = tuple(range(1, 9))
-QUICK_SEEDS = (201, 202)  # not those of the full run, whose results come once
+QUICK_SEEDS = (201, 202)  # not those of the results, which come once
 QUICK_ARMS = ("global", "fh-1000", "gt")
 ALGORITHMS = {
     "detcon_s": ("global", "shuffled", "grid-2", "grid-5", "fh-1500", "fh-1000", "fh-500", "mcg", "gt"),
     "detcon_b": ("global", "shuffled", "grid-5", "fh-1000", "mcg", "gt"),
 }
 ABLATED_ARMS = ("fh-1000", "gt")
-ABLATION_SEEDS = SEEDS[:4]
 RateOf = Callable[[str, str], float]  # algorithm, arm
 
 
 def rate_cells(size: Size, algorithm: str) -> list[Cell]:
-    """Runs on the development seed of which each arm's rate is chosen."""
+    """Runs on the development seed of which each arm's rate is chosen; none where there is no choice."""
+    if len(size.rates) == 1:
+        return []
     return [Cell(algorithm, arm, DEVELOPMENT_SEED, rate) for arm in ALGORITHMS[algorithm] for rate in size.rates]
 
 
 def chosen_rate(state: State, size: Size, algorithm: str, arm: str) -> float:
     """The rate with the best final score on the development seed; the smaller of equal ones."""
+    if len(size.rates) == 1:
+        return size.rates[0]
     found = {rate: state.read(Cell(algorithm, arm, DEVELOPMENT_SEED, rate)) for rate in size.rates}
-    return max(sorted(found), key=lambda rate: found[rate]["scores"][str(size.steps)]["miou"])
+    return max(sorted(found), key=lambda rate: found[rate]["scores"][str(size.steps)][PRIMARY])
 
 
 def full_stages(size: Size, rate_of: RateOf) -> Iterator[list[Cell]]:
     """All runs in the order in which they are done; a stage's rates are asked for when the one before it is finished."""
-    yield rate_cells(size, "detcon_s")
-    yield [
-        cell
-        for seed in SEEDS
-        for cell in (
-            Cell("detcon_s", RANDOM, seed, 0.0),
-            *(Cell("detcon_s", arm, seed, rate_of("detcon_s", arm)) for arm in ALGORITHMS["detcon_s"]),
-        )
-    ]
-    yield [
-        Cell("detcon_s", arm, seed, rate_of("detcon_s", arm), ablation)
-        for seed in ABLATION_SEEDS
-        for ablation in ABLATIONS
-        for arm in ABLATED_ARMS
-    ]
-    yield rate_cells(size, "detcon_b")
-    yield [Cell("detcon_b", arm, seed, rate_of("detcon_b", arm)) for seed in SEEDS for arm in ALGORITHMS["detcon_b"]]
+    for algorithm in size.algorithms:
+        yield rate_cells(size, algorithm)
+        yield [
+            Cell(algorithm, arm, seed, 0.0 if arm == RANDOM else rate_of(algorithm, arm))
+            for seed in size.seeds
+            for arm in ((RANDOM,) if algorithm == size.algorithms[0] else ()) + ALGORITHMS[algorithm]
+        ]
+        if algorithm == size.algorithms[0]:
+            yield [
+                Cell(algorithm, arm, seed, rate_of(algorithm, arm), ablation)
+                for seed in size.ablation_seeds
+                for ablation in ABLATIONS
+                for arm in ABLATED_ARMS
+            ]
 
 
 def quick_cells(size: Size) -> list[Cell]:
@@ -147,8 +147,8 @@ def main() -> None:
         listed = arms(size)
         names = QUICK_ARMS if given.quick else ALGORITHMS["detcon_s"]
         abo = {name: prepared.abo[listed[name].layer] for name in names}
-        seeds = QUICK_SEEDS if given.quick else SEEDS
-        tell("all runs are finished; mIoU of the frozen probe, percent")
+        seeds = QUICK_SEEDS if given.quick else size.seeds
+        tell("all runs are finished; AUC of the frozen segmentation probe, percent")
         tell(verdict.table(verdict.judge(state.all(), names, abo, seeds, len(seeds))))
 
 

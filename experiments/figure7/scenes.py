@@ -36,10 +36,10 @@ class Composition:
     """
 
     side: int = 160
-    objects: tuple[int, int] = (4, 7)
-    extent: tuple[float, float] = (0.18, 0.5)
-    visible: float = 0.5
-    tries: int = 12
+    objects: tuple[int, int] = (9, 13)
+    extent: tuple[float, float] = (0.22, 0.5)
+    visible: float = 0.35
+    tries: int = 25
     least_area: int = 1500
     compactness: float = 0.3
 

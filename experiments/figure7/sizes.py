@@ -35,6 +35,8 @@ class Size:
         threads: that crop.
         rates: peak learning rates of which each arm's is chosen, on the development seed.
         trust: of LARS.
+        seeds: of which results are made, and ablation_seeds, those of the ablations.
+        algorithms: that are trained.
     """
 
     name: str
@@ -57,10 +59,13 @@ class Size:
     threads: int = 1
     rates: tuple[float, ...] = (0.02, 0.05, 0.12)
     trust: float = 0.05
+    seeds: tuple[int, ...] = tuple(range(1, 9))
+    ablation_seeds: tuple[int, ...] = (1, 2, 3, 4)
+    algorithms: tuple[str, ...] = ("detcon_s", "detcon_b")
 
 
 CPU = Size("cpu")
-# For one H200-class device in slots of ten minutes. It has not been run: its rates are a guess, to be chosen as the CPU's.
+# For one H200-class device in slots of ten minutes: DetCon-S, three seeds, one rate. It has not been run.
 GPU = Size(
     "gpu",
     composition=Composition(side=256),
@@ -77,8 +82,11 @@ GPU = Size(
     dtype="bfloat16",
     window=25,
     threads=16,
-    rates=(0.3, 0.6, 1.2),
+    rates=(0.6,),
     trust=1e-3,
+    seeds=(1, 2, 3),
+    ablation_seeds=(),
+    algorithms=("detcon_s",),
 )
 SIZES = {size.name: size for size in (CPU, GPU)}
 

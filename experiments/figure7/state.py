@@ -17,7 +17,7 @@ from maskmill.schemas.errors import UsageError
 
 _ROOT = Path(__file__).parents[2]
 # What a score depends on. How results are tested, shown or told does not.
-_CODE = ("arms", "evaluate", "prepare", "scenes", "sizes", "split", "train", "views")
+_CODE = ("arms", "bench", "evaluate", "linear", "prepare", "regions", "scenes", "sizes", "split", "train", "views")
 _TRAINER = ("augment", "config", "geometry", "knn", "losses", "model", "optim", "order", "probe", "record", "resize",
             "resnet", "step")  # fmt: skip
 

@@ -108,16 +108,16 @@ def test_arms_differ_in_masks_alone():
 def test_development_seed_is_not_reported(finished):
     """The rate is the best on the development seed, which no result uses; all reported cells use it."""
     reported = [Cell(**cell["cell"]) for cell in finished.all() if cell["cell"]["seed"] != arms.DEVELOPMENT_SEED]
-    assert arms.DEVELOPMENT_SEED not in run.SEEDS
-    assert not set(run.QUICK_SEEDS) & {*run.SEEDS, arms.DEVELOPMENT_SEED}
+    assert arms.DEVELOPMENT_SEED not in SIZE.seeds
+    assert not set(run.QUICK_SEEDS) & {*SIZE.seeds, arms.DEVELOPMENT_SEED}
     assert {cell.rate for cell in reported if cell.arm != "random"} == {max(SIZE.rates)}
-    assert {cell.seed for cell in reported} == set(run.SEEDS)
+    assert {cell.seed for cell in reported} == set(SIZE.seeds)
 
 
 def judged(state, **change):
     listed = list(arms.arms(SIZE))
     abo = {name: 0.1 * rank for rank, name in enumerate(listed)}
-    return verdict.judge(state.all(), listed, abo, run.SEEDS, len(run.SEEDS), **change)
+    return verdict.judge(state.all(), listed, abo, SIZE.seeds, len(SIZE.seeds), **change)
 
 
 def test_verdict_of_scores_that_follow_abo(finished):
@@ -128,7 +128,7 @@ def test_verdict_of_scores_that_follow_abo(finished):
     assert all(test["holds"] and test["p"] == 2**-8 for test in found["tests"])
     assert {step["arm"]: step["holds"] for step in found["steps"]}["gt"]
     told = verdict.table(found)
-    assert "Spearman of ABO and mean mIoU: 1.00" in told
+    assert "Spearman of ABO and mean AUC: 1.00" in told
     assert "gt - global: +8.00 (8 of 8 seeds above 0, p 0.004, Holm 0.027)" in told
     assert [pair["worse"] for pair in found["tests"][:4]] == ["global", "grid-5", "fh-1000", "mcg"]
 
@@ -153,7 +153,7 @@ def test_a_missing_seed_is_said(finished, tmp_path):
         if not (of.arm == "mcg" and of.seed == 3):
             state.write(of, cell)
     found = judged(state)
-    assert found["seeds"] == [seed for seed in run.SEEDS if seed != 3]
+    assert found["seeds"] == [seed for seed in SIZE.seeds if seed != 3]
     assert not found["complete"]
     assert judged(State(str(tmp_path / "none"), SIZE, "code")) == {"complete": False, "seeds": []}
 

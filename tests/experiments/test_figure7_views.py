@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -55,10 +56,12 @@ def test_crops_do_not_depend_on_masks(setting):
 
 def test_colours_are_the_trainers(setting):
     _, data, pictures, schedule = setting
+    schedule = schedule.part(slice(0, 16))
     crops = views.draw_crops(pictures, schedule, data)
     config = sizes.augmentation(sizes.CPU)
     keys = jnp.array(schedule.keys.view(np.uint32).reshape(-1, 2))
-    expected = np.asarray(augment.augment_views(jnp.array(crops), keys, config))
+    compiled = jax.jit(augment.augment_views, static_argnames="config")
+    expected = np.asarray(compiled(jnp.array(crops), keys, config=config))
     found = np.asarray(augment.normalize(jnp.array(views.recolour(crops.copy(), schedule, config)) / 255.0))
     level = 1 / 255 / np.array(augment.STD)
     assert (
