@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .PHONY: help demo train-demo test processes faults fuzz mutants flips flink-test spark-test dask-test prism-test clusters-test
-.PHONY: docker-check schema lock audit docs lint types format bench price clean
+.PHONY: figure7-quick figure7 docker-check schema lock audit docs lint types format bench price clean
 help:
 	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
 	@echo "make train-demo  install the trainer and train briefly on the demo's shards"
@@ -25,6 +25,8 @@ help:
 	@echo "make lint        formatting, linting and types (make types: types alone; make format: mends what it can)"
 	@echo "make docs        the pages of docs/, the reference and the notebook as a site, build/site; warnings are errors"
 	@echo "make price       what builds cost on a cluster, by simulation"
+	@echo "make figure7-quick  whether better masks teach more: three arms, two seeds (15 minutes; MASKMILL_TEST_DATA)"
+	@echo "make figure7     the whole experiment (hours of one core; stops after MINUTES=..., goes on when asked again)"
 	@echo "make bench       the benchmarks that need no data of yours"
 
 $(VENV)/made:
@@ -137,6 +139,18 @@ format: $(VENV)/dev
 # report.json's schema, from the types of pipelines/report/model.py; a test says when it is not current.
 schema: $(VENV)/base
 	$(BIN)/python -m maskmill.pipelines.report.json_schema schemas/report.schema.json
+
+# Whether better masks teach more: docs/figure7.md. Finished runs stay in FIGURE7; the same command goes on from there.
+FIGURE7 ?= $(VENV)/figure7
+MINUTES ?= inf
+figure7-quick: $(VENV)/dev
+	$(BIN)/python -m experiments.figure7.run --quick --state $(FIGURE7)-quick --budget-minutes $(MINUTES)
+
+figure7: $(VENV)/dev
+	$(BIN)/python -m experiments.figure7.run --state $(FIGURE7) --budget-minutes $(MINUTES)
+	$(BIN)/python -m experiments.figure7.collect --state $(FIGURE7)
+	$(BIN)/python -m experiments.figure7.figures
+	$(BIN)/python -m experiments.figure7.page
 
 bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.build

@@ -148,6 +148,7 @@ class ModelConfig(_Checked):
         dtype: of convolutions and matrix products; parameters, statistics and the loss stay float32.
         bn_decay, bn_eps: batch norm's running average and epsilon (release: 0.9 and 1e-5).
         local_bn_groups: 1 normalises over the global batch; more, over that many slices of it (for ablation only).
+        bn_per_view: False gives both views one set of statistics, as a single pass over them would (for ablation only).
         target_init: `copy` starts the target at the online weights, `independent` at its own draw (release).
         classes: labels that `supervised` and `fcn` tell apart.
     """
@@ -164,6 +165,7 @@ class ModelConfig(_Checked):
     bn_decay: float = 0.9
     bn_eps: float = 1e-5
     local_bn_groups: int = 1
+    bn_per_view: bool = True
     target_init: Literal["copy", "independent"] = "copy"
     classes: int = 1000
 

@@ -66,6 +66,7 @@ class Network(nnx.Module):
         rngs = nnx.Rngs(0)
         dtype = jnp.dtype(model.dtype)
         norm = {"decay": model.bn_decay, "eps": model.bn_eps, "groups": model.local_bn_groups}
+        norm["per_view"] = model.bn_per_view
         head: dict[str, Any] = {
             "hidden": model.hidden,
             "out": model.out,

@@ -27,14 +27,17 @@ class BatchNorm(nnx.Module):
         scale, bias: float32[channels], learned.
         mean, var: float32[channels], running averages; `var` is the biased one (torch keeps the unbiased).
         groups: slices of the batch normalised apart; 1 is the global batch.
+        per_view: False normalises all views together, as one pass over both does (for ablation only).
     """
 
-    def __init__(self, channels: int, *, decay: float = 0.9, eps: float = 1e-5, groups: int = 1):
+    def __init__(
+        self, channels: int, *, decay: float = 0.9, eps: float = 1e-5, groups: int = 1, per_view: bool = True
+    ):
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
         self.mean = nnx.BatchStat(jnp.zeros(channels))
         self.var = nnx.BatchStat(jnp.ones(channels))
-        self.decay, self.eps, self.groups = decay, eps, groups
+        self.decay, self.eps, self.groups, self.per_view = decay, eps, groups, per_view
 
     def __call__(self, x: jax.Array, *, views: int, valid: jax.Array | None = None) -> jax.Array:
         """Normalises `x` [images * views, ..., channels], keeping its dtype.
@@ -47,6 +50,7 @@ class BatchNorm(nnx.Module):
         if views == 0:
             shift, factor = self.mean[...], self.scale[...] * jax.lax.rsqrt(self.var[...] + self.eps)
             return ((x.astype(jnp.float32) - shift) * factor + self.bias[...]).astype(x.dtype)
+        views = views if self.per_view else 1
         rows = x.reshape(self.groups, -1, views, x[0, ..., 0].size, channels).astype(jnp.float32)
         if valid is None:
             mean = rows.mean((1, 3), keepdims=True)

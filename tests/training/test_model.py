@@ -150,6 +150,19 @@ def test_batch_norm_equals_numpy_per_view():
     )
 
 
+def test_batch_norm_of_views_together():
+    """One set of statistics for all rows, one step of the averages; not what statistics per view give."""
+    random = np.random.default_rng(0)
+    x = random.normal(3, 2, (6, 4, 5, 7)).astype(np.float32)
+    x[1::2] += 5
+    together = BatchNorm(7, per_view=False)
+    rows = x.astype(np.float64).reshape(-1, 7)
+    found = together(jnp.array(x), views=2)
+    np.testing.assert_allclose(found, (x - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5), atol=2e-5)
+    np.testing.assert_allclose(together.mean[...], 0.1 * rows.mean(0), rtol=1e-5)
+    assert np.abs(found - BatchNorm(7)(jnp.array(x), views=2)).max() > 0.5
+
+
 def test_batch_norm_leaves_padding_out():
     random = np.random.default_rng(0)
     x = random.normal(size=(4, 3, 5)).astype(np.float32)
