@@ -60,7 +60,7 @@ def _client_of(pid: int) -> "Client":
     return client
 
 
-def _bucket_and_name(path: str) -> "tuple[Bucket, str]":
+def bucket_and_name(path: str) -> "tuple[Bucket, str]":
     bucket, _, name = path[len("gs://") :].partition("/")
     if not bucket:
         raise InputError(f"{path!r} names no bucket; write gs://BUCKET/PREFIX")
@@ -90,7 +90,7 @@ def _is_transient(error: Exception) -> bool:
     )
 
 
-def _patience(bucket: "Bucket") -> dict:
+def patience(bucket: "Bucket") -> dict:
     """Arguments of every call: how long to wait, and which failures to try again.
 
     A machine without a way to the bucket should say so within seconds, not after the two minutes that are right for a
@@ -110,7 +110,7 @@ def _patience(bucket: "Bucket") -> dict:
 
 
 @contextlib.contextmanager
-def _remote_errors(path: str) -> Iterator[None]:
+def remote_errors(path: str) -> Iterator[None]:
     """Google's exceptions as the standard library's, so that callers handle one kind."""
     import requests
     from google.api_core import exceptions as api
@@ -151,9 +151,9 @@ def identity(path: str) -> str:
 
 def exists(path: str) -> bool:
     """Whether there is an object of that name."""
-    bucket, name = _bucket_and_name(path)
-    with _remote_errors(path):
-        return bucket.blob(name).exists(**_patience(bucket))
+    bucket, name = bucket_and_name(path)
+    with remote_errors(path):
+        return bucket.blob(name).exists(**patience(bucket))
 
 
 def _stamp_of(blob: "Blob") -> Stamp:
@@ -162,9 +162,9 @@ def _stamp_of(blob: "Blob") -> Stamp:
 
 def stamp(path: str) -> Stamp:
     """Size and checksum of an object. Raises FileNotFoundError."""
-    bucket, name = _bucket_and_name(path)
-    with _remote_errors(path):
-        blob = bucket.get_blob(name, **_patience(bucket))
+    bucket, name = bucket_and_name(path)
+    with remote_errors(path):
+        blob = bucket.get_blob(name, **patience(bucket))
     if blob is None:
         raise FileNotFoundError(errno.ENOENT, "not found", path)
     return _stamp_of(blob)
@@ -195,7 +195,7 @@ def _download(bucket: "Bucket", name: str, buffer_type: Callable[[], io.BytesIO]
         buffer = buffer_type()
         try:
             with contextlib.suppress(_Limited.Full):
-                bucket.blob(name).download_to_file(buffer, checksum="crc32c", **_patience(bucket))
+                bucket.blob(name).download_to_file(buffer, checksum="crc32c", **patience(bucket))
             return buffer.getvalue()
         except DataCorruption:
             if attempt == 2:
@@ -205,25 +205,25 @@ def _download(bucket: "Bucket", name: str, buffer_type: Callable[[], io.BytesIO]
 
 def read_bytes(path: str, offset: int = 0, length: int | None = None) -> bytes:
     """An object's bytes, checked against the checksum kept with it, or a range of them, which cannot be."""
-    bucket, name = _bucket_and_name(path)
+    bucket, name = bucket_and_name(path)
     if length == 0:
         return b""
     from google.api_core.exceptions import RequestRangeNotSatisfiable
 
-    with _remote_errors(path):
+    with remote_errors(path):
         if offset == 0 and length is None:
             return _download(bucket, name, io.BytesIO)
         end = None if length is None else offset + length - 1
         try:
-            return bucket.blob(name).download_as_bytes(start=offset, end=end, **_patience(bucket))
+            return bucket.blob(name).download_as_bytes(start=offset, end=end, **patience(bucket))
         except RequestRangeNotSatisfiable:
             return b""  # the object ends before `offset`
 
 
 def read_whole(path: str, limit: int) -> bytes:
     """An object's bytes, or its first `limit` + 1. One request, and checked as a range would not be."""
-    bucket, name = _bucket_and_name(path)
-    with _remote_errors(path):
+    bucket, name = bucket_and_name(path)
+    with remote_errors(path):
         return _download(bucket, name, lambda: _Limited(limit))[: limit + 1]
 
 
@@ -233,42 +233,42 @@ read_range = read_bytes
 @contextlib.contextmanager
 def open_read(path: str) -> Iterator[BinaryIO]:
     """A seekable stream that fetches chunks, never the whole object."""
-    bucket, name = _bucket_and_name(path)
-    with _remote_errors(path):
-        blob = bucket.get_blob(name, **_patience(bucket))
+    bucket, name = bucket_and_name(path)
+    with remote_errors(path):
+        blob = bucket.get_blob(name, **patience(bucket))
         if blob is None:
             raise FileNotFoundError(errno.ENOENT, "not found", path)
         # Of that generation: an object replaced meanwhile is not read half old and half new.
         blob = bucket.blob(name, generation=blob.generation)
-        with blob.open("rb", chunk_size=_CHUNK, **_patience(bucket)) as stream:
+        with blob.open("rb", chunk_size=_CHUNK, **patience(bucket)) as stream:
             yield stream
 
 
 @contextlib.contextmanager
 def create(path: str) -> Iterator[BinaryIO]:
     """A local temporary file, uploaded when complete: object writes are atomic and checksummed."""
-    bucket, name = _bucket_and_name(path)
+    bucket, name = bucket_and_name(path)
     with tempfile.TemporaryFile() as file:
         yield file
         size = file.tell()
-        with _remote_errors(path):
+        with remote_errors(path):
             # The same bytes under the same name whoever writes them, so a repeated upload is safe to retry.
-            bucket.blob(name).upload_from_file(file, rewind=True, size=size, checksum="crc32c", **_patience(bucket))
+            bucket.blob(name).upload_from_file(file, rewind=True, size=size, checksum="crc32c", **patience(bucket))
 
 
 def remove(path: str) -> None:
     """Removes an object; one that is not there is no error."""
-    bucket, name = _bucket_and_name(path)
-    with contextlib.suppress(FileNotFoundError), _remote_errors(path):
-        bucket.blob(name).delete(**_patience(bucket))
+    bucket, name = bucket_and_name(path)
+    with contextlib.suppress(FileNotFoundError), remote_errors(path):
+        bucket.blob(name).delete(**patience(bucket))
 
 
 def walk(folder: str) -> Iterator[tuple[str, int]]:
     """Every object whose name begins with the folder's. Raises FileNotFoundError where there is none."""
-    bucket, prefix = _bucket_and_name(folder.rstrip("/") + "/")
+    bucket, prefix = bucket_and_name(folder.rstrip("/") + "/")
     listed = False
-    with _remote_errors(folder):
-        for blob in bucket.list_blobs(prefix=prefix, fields="items(name,size),nextPageToken", **_patience(bucket)):
+    with remote_errors(folder):
+        for blob in bucket.list_blobs(prefix=prefix, fields="items(name,size),nextPageToken", **patience(bucket)):
             listed = True
             name = blob.name[len(prefix) :]
             if name and not name.endswith("/"):
@@ -279,8 +279,8 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
 
 def stamps(folder: str) -> dict[str, Stamp]:
     """Name -> size and checksum of each object directly below a prefix, of one listing."""
-    bucket, prefix = _bucket_and_name(folder.rstrip("/") + "/")
+    bucket, prefix = bucket_and_name(folder.rstrip("/") + "/")
     fields = "items(name,size,crc32c),nextPageToken"
-    with _remote_errors(folder):
-        listed = bucket.list_blobs(prefix=prefix, delimiter="/", fields=fields, **_patience(bucket))
+    with remote_errors(folder):
+        listed = bucket.list_blobs(prefix=prefix, delimiter="/", fields=fields, **patience(bucket))
         return {blob.name[len(prefix) :]: _stamp_of(blob) for blob in listed}

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from maskmill.schemas import storage
+from maskmill.schemas import gcs_files, storage
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -90,15 +90,17 @@ def open_sparse(path: str) -> Iterator[BinaryIO]:
         with storage.open_read(path) as stream:
             yield stream
         return
-    bucket, name = storage._bucket_and_name(path)
-    with storage._remote_errors(path):
-        found = bucket.get_blob(name, **storage._patience(bucket))
+    bucket, name = gcs_files.bucket_and_name(path)
+    with gcs_files.remote_errors(path):
+        found = bucket.get_blob(name, **gcs_files.patience(bucket))
         if found is None:
             raise FileNotFoundError(errno.ENOENT, "not found", path)
         # Of that generation: an object replaced meanwhile is not read half old and half new.
         blob = bucket.blob(name, generation=found.generation)
 
         def fetch(start: int, end: int) -> bytes:
-            return blob.download_as_bytes(start=start, end=end - 1, **storage._patience(bucket)) if end > start else b""
+            return (
+                blob.download_as_bytes(start=start, end=end - 1, **gcs_files.patience(bucket)) if end > start else b""
+            )
 
         yield cast(BinaryIO, SparseStream(fetch, int(found.size or 0)))

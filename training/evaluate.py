@@ -4,9 +4,12 @@ A classifier (a supervised run, or a linear one on a frozen backbone) is asked f
 `fcn` for the label of every pixel; and of any backbone the nearest neighbours among a training set's features vote.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +31,9 @@ from maskmill.training.resize import resize_crop
 from maskmill.training.segmentation import Pairs
 from maskmill.training.step import make_mesh, put_batch
 from maskmill.training.supervised import UNKNOWN, check_labels
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int32, Int64, UInt8
 
 BATCH = 64  # pictures at a time, and of segmentation so many that they have about as many pixels
 _CENTRE = 224 / 256  # side of the crop, of the picture's shorter one (He et al. 2016)
@@ -101,7 +107,7 @@ def classification_scores(run: Run, data_dir: str, limit: int | None = None) -> 
 
 def pooled_features(
     config: ModelConfig, arrays: dict[str, np.ndarray], data_dir: str, size: int, limit: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Float32[np.ndarray, "n channels"], Int64[np.ndarray, " n"]]:
     """(float32[n, channels], int64[n]): mean of the last feature map on centre crops, and classes, where known."""
     network = model.encoder(config)
 
@@ -134,7 +140,9 @@ def segmentation_scores(run: Run, data_dir: str, split: str, limit: int | None =
     return {"images": number} | mean_iou(confusion.reshape(classes, classes))
 
 
-def crops(data_dir: str, size: int, limit: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def crops(
+    data_dir: str, size: int, limit: int | None = None
+) -> Iterator[tuple[UInt8[np.ndarray, "{size} {size} 3"], Int32[np.ndarray, ""]]]:
     """(uint8[size, size, 3], int32[]) of every record whose class is known: the centre, bicubically resized.
 
     Raises:

@@ -1,6 +1,8 @@
 """What labels are read from: a linear classifier of pictures, and a fully-convolutional head that labels pixels."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,9 @@ import numpy as np
 from flax import nnx
 
 from maskmill.training.resnet import BatchNorm, ResNet
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 WIDTH, DILATION = 256, 6  # of the head's two convolutions (He et al. 2020, arXiv:1911.05722, appendix)
 
@@ -69,7 +74,9 @@ class FCN(nnx.Module):
         return enlarge(self.classifier(x.astype(jnp.float32)), images.shape[1:3], self.stride)
 
 
-def enlarge(x: jax.Array, shape: tuple[int, ...], stride: int) -> jax.Array:
+def enlarge(
+    x: Float[jax.Array, "n h w channels"], shape: tuple[int, ...], stride: int
+) -> Float[jax.Array, "n height width channels"]:
     """Bilinear interpolation of cells [n, h, w, channels] to pixels, float32[n, *shape, channels].
 
     Cell i lies on pixel i x stride, where symmetric padding puts the middle of what it sees: with sides that are a

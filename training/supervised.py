@@ -3,9 +3,11 @@
 The same step, input and checkpoints as everything else; only the loss and what a batch's `label` means are here.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,9 @@ from maskmill.schemas.errors import InputError, UsageError
 from maskmill.training.augment import augment_views
 from maskmill.training.config import Config
 from maskmill.training.model import online_network, stats_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Integer
 
 UNKNOWN = -1  # a label that neither trains nor counts
 
@@ -59,7 +64,7 @@ def _classes_of(kind: Any, classes: int, data_dir: str, *args: Any, **options: A
     return Labelled(data_dir, *args, **options)
 
 
-def check_labels(labels: np.ndarray, classes: int, data_dir: str) -> None:
+def check_labels(labels: Integer[np.ndarray, " n"], classes: int, data_dir: str) -> None:
     """Raises InputError where no label of a batch is known, UsageError where one is too large for the classifier."""
     if labels.max() == UNKNOWN:
         raise InputError(
