@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .PHONY: help demo train-demo test processes faults fuzz mutants flips flink-test spark-test dask-test prism-test clusters-test
-.PHONY: docker-check schema lock audit lint types format bench clean
+.PHONY: docker-check schema lock audit pin-images lint types format bench clean
 help:
 	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
 	@echo "make train-demo  install the trainer and train briefly on the demo's shards"
@@ -21,7 +21,8 @@ help:
 	@echo "make mutants     COUNT=100000 damaged pictures: what the builder takes, the trainer and TensorFlow decode to the same pixels"
 	@echo "make flips       FLIPS=120 flipped bits in every file of a dataset: validate finds all"
 	@echo "make lock        pins anew what CI installs, and with hashes what the images do (UPGRADE=1: newest versions)"
-	@echo "make audit       known holes in what is pinned (asks a public database)"
+	@echo "make audit       known holes in what is pinned (asks public databases; exit 4 where none answers)"
+	@echo "make pin-images  digests of the base images, for docker build (asks the registries, by docker)"
 	@echo "make lint        formatting, linting and types (make types: types alone; make format: mends what it can)"
 	@echo "make bench       the benchmarks that need no data of yours"
 
@@ -103,9 +104,11 @@ lock: $(VENV)/made
 
 audit: $(VENV)/made
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet 'pip-audit>=2.9'
-	@for lock in worker trainer; do \
-	  $(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off --timeout 15 -r docker/$$lock.lock || exit 1; \
-	done
+	$(BIN)/python docker/audit.py
+
+# Needs docker and the way to the registries; see docker/pin.py.
+pin-images:
+	$(PYTHON) docker/pin.py
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
