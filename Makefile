@@ -16,7 +16,7 @@ help:
 	@echo "make clusters-test  all of these in one table"
 	@echo "make docker-check  the steps of the images' Dockerfiles in fresh environments, without a container engine (GBs)"
 	@echo "make processes   every command as a process, REPEATS=50 times: exit codes, and nothing left behind; and on an enemy's folders"
-	@echo "make faults      a failure, a kill or a loss of power at every file operation (hours; TRIALS=400 takes some of them)"
+	@echo "make faults      a failure, a kill or a loss of power at every operation of builds, reports, exports, runs, on disks and buckets (a day; TRIALS=400: some)"
 	@echo "make fuzz        SECONDS=60 of fuzzing whatever reads what strangers made; guided by coverage"
 	@echo "make mutants     COUNT=100000 damaged pictures: what the builder takes, the trainer and TensorFlow decode to the same pixels"
 	@echo "make flips       FLIPS=120 flipped bits in every file of a dataset: validate finds all"
