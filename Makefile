@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .PHONY: help demo train-demo test processes faults fuzz mutants flips flink-test spark-test dask-test prism-test clusters-test
-.PHONY: figure7-quick figure7 docker-check schema lock audit docs lint types format bench price clean
+.PHONY: figure7-quick figure7 docker-check schema lock audit pin-images docs lint types format bench price clean
 help:
 	@echo "make demo        install the base package and build a mask dataset from real photographs (minutes)"
 	@echo "make train-demo  install the trainer and train briefly on the demo's shards"
@@ -16,12 +16,13 @@ help:
 	@echo "make clusters-test  all of these in one table"
 	@echo "make docker-check  the steps of the images' Dockerfiles in fresh environments, without a container engine (GBs)"
 	@echo "make processes   every command as a process, REPEATS=50 times: exit codes, and nothing left behind; and on an enemy's folders"
-	@echo "make faults      a failure, a kill or a loss of power at every file operation (hours; TRIALS=400 takes some of them)"
+	@echo "make faults      a failure, a kill or a loss of power at every operation of builds, reports, exports, runs, on disks and buckets (a day; TRIALS=400: some)"
 	@echo "make fuzz        SECONDS=60 of fuzzing whatever reads what strangers made; guided by coverage"
 	@echo "make mutants     COUNT=100000 damaged pictures: what the builder takes, the trainer and TensorFlow decode to the same pixels"
 	@echo "make flips       FLIPS=120 flipped bits in every file of a dataset: validate finds all"
 	@echo "make lock        pins anew what CI installs, and with hashes what the images do (UPGRADE=1: newest versions)"
-	@echo "make audit       known holes in what is pinned (asks a public database)"
+	@echo "make audit       known holes in what is pinned (asks public databases; exit 4 where none answers)"
+	@echo "make pin-images  digests of the base images, for docker build (asks the registries, by docker)"
 	@echo "make lint        formatting, linting and types (make types: types alone; make format: mends what it can)"
 	@echo "make docs        the pages of docs/, the reference and the notebook as a site, build/site; warnings are errors"
 	@echo "make price       what builds cost on a cluster, by simulation"
@@ -112,9 +113,11 @@ lock: $(VENV)/made
 
 audit: $(VENV)/made
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet 'pip-audit>=2.9'
-	@for lock in worker trainer; do \
-	  $(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off --timeout 15 -r docker/$$lock.lock || exit 1; \
-	done
+	$(BIN)/python docker/audit.py
+
+# Needs docker and the way to the registries; see docker/pin.py.
+pin-images:
+	$(PYTHON) docker/pin.py
 
 # Every warning is an error: a link that leads nowhere, a name without a docstring, a cell of the notebook that fails.
 docs: $(VENV)/docs

@@ -2,7 +2,8 @@
 #
 #     docker build --platform linux/amd64 -f docker/flex.Dockerfile --build-arg WORKER=IMAGE -t IMAGE-flex .
 ARG WORKER
-FROM gcr.io/dataflow-templates-base/python311-template-launcher-base:latest AS launcher
+ARG LAUNCHER_IMAGE=gcr.io/dataflow-templates-base/python311-template-launcher-base:latest
+FROM ${LAUNCHER_IMAGE} AS launcher
 FROM ${WORKER}
 COPY --from=launcher /opt/google/dataflow/python_template_launcher /opt/google/dataflow/python_template_launcher
 COPY docker/flex_main.py /opt/flex/flex_main.py

@@ -6,8 +6,10 @@
 # toolkit), cuda13, or tpu (run it on the TPU machine itself, with --privileged --net=host). Its libraries are what is not
 # locked: they depend on it.
 ARG PYTHON=3.11
+# By tag here, by digest where docker/images.lock is given: make pin-images.
+ARG PYTHON_IMAGE=python:${PYTHON}-slim
 
-FROM python:${PYTHON}-slim AS build
+FROM ${PYTHON_IMAGE} AS build
 ARG ACCELERATOR=cuda12
 WORKDIR /src
 COPY constraints.txt docker/trainer.lock setup.py pyproject.toml README.md LICENSE ./
@@ -21,7 +23,7 @@ RUN python -m venv /opt/maskmill \
  && /opt/maskmill/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
  && /opt/maskmill/bin/pip install --no-cache-dir -c constraints.txt "jax[${ACCELERATOR}]"
 
-FROM python:${PYTHON}-slim
+FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/maskmill /opt/maskmill
 ENV PATH=/opt/maskmill/bin:$PATH \
     PYTHONUNBUFFERED=1 \

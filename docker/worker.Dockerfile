@@ -5,10 +5,13 @@
 # PYTHON and BEAM must be those of the machine that submits; a worker whose packages differ from the plan's refuses to work.
 ARG PYTHON=3.11
 ARG BEAM=2.77.0
+# By tag here, by digest where docker/images.lock is given: make pin-images.
+ARG PYTHON_IMAGE=python:${PYTHON}-slim
+ARG BEAM_IMAGE=apache/beam_python${PYTHON}_sdk:${BEAM}
 
-FROM apache/beam_python${PYTHON}_sdk:${BEAM} AS beam
+FROM ${BEAM_IMAGE} AS beam
 
-FROM python:${PYTHON}-slim AS build
+FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 COPY docker/worker.lock setup.py pyproject.toml README.md LICENSE ./
 COPY maskmill maskmill
@@ -20,7 +23,7 @@ RUN python -m venv /opt/maskmill \
  && /opt/maskmill/bin/pip install --no-cache-dir --require-hashes -r worker.lock \
  && /opt/maskmill/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
-FROM python:${PYTHON}-slim
+FROM ${PYTHON_IMAGE}
 # The launcher that every Beam worker container starts with. It must not make an environment of its own: ours has it all.
 COPY --from=beam /opt/apache/beam /opt/apache/beam
 COPY --from=build /opt/maskmill /opt/maskmill

@@ -4,6 +4,8 @@ import dataclasses
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,67 @@ def test_the_worker_starts_beams_launcher_with_kernels_compiled():
 def test_the_image_has_the_beam_that_is_pinned():
     pinned = re.search(r"^apache-beam==(\S+)", (ROOT / "constraints.txt").read_text(), re.M)[1]
     assert ("ARG", f"BEAM={pinned}") in instructions(DOCKER / "worker.Dockerfile")
+
+
+@pytest.fixture
+def docker(tmp_path, monkeypatch):
+    """A registry's answers, by image, behind a `docker` of ours."""
+    answers = tmp_path / "answers.json"
+    program = tmp_path / "bin" / "docker"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!{sys.executable}\nimport json, sys\nassert sys.argv[1:4] == ['buildx', 'imagetools', 'inspect'], sys.argv\n"
+        f"said = json.load(open({str(answers)!r})).get(sys.argv[4])\nprint(said) if said else sys.exit('ERROR: no such host')\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    return lambda said: answers.write_text(json.dumps(said))
+
+
+def test_base_images_are_pinned_by_what_the_registry_says(docker, tmp_path, capsys):
+    pin = load("pin")
+    images = pin.bases()
+    assert images["PYTHON_IMAGE"] == "python:3.11-slim"
+    assert images["BEAM_IMAGE"].startswith("apache/beam_python3.11_sdk:2.")
+    docker({image: f"sha256:{number:064x}" for number, image in enumerate(sorted(images.values()))})
+    assert pin.main(tmp_path / "images.lock") == 0
+    lines = dict(line.split("=", 1) for line in (tmp_path / "images.lock").read_text().splitlines())
+    assert {name: value.split("@sha256:")[0] for name, value in lines.items()} == images
+    for path in FILES:  # each is an argument, and nothing else is built on
+        named = {re.sub(r"[${}]", "", rest.split()[0]) for word, rest in instructions(path) if word == "FROM"}
+        assert named <= {*lines, "WORKER"}
+
+
+@pytest.mark.parametrize("said", ["", "<html>", "sha256:1234"])
+def test_a_digest_that_is_none_is_not_written(said, docker, tmp_path, capsys):
+    pin = load("pin")
+    docker(dict.fromkeys(pin.bases().values(), said))
+    assert pin.main(tmp_path / "images.lock") == 4
+    assert "the digest of apache/beam_python3.11_sdk:2" in capsys.readouterr().err
+    assert not (tmp_path / "images.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("answers", "code", "says"),
+    [
+        ({"pypi": (0, "")}, 0, "No known"),
+        ({"pypi": (1, "jinja2 3.1.2 GHSA-1 3.1.3")}, 1, "GHSA-1"),
+        ({"pypi": (1, ""), "osv": (0, "")}, 0, "no answer: ERROR: Dependency not found on PyPI"),
+        ({"pypi": (1, ""), "osv": (1, "jinja2 3.1.2 GHSA-1 3.1.3")}, 1, "GHSA-1"),
+        ({"pypi": (1, ""), "osv": (1, "")}, 4, "not audited, since no database could be asked; this is no all-clear"),
+    ],
+)
+def test_an_audit_without_an_answer_is_no_all_clear(answers, code, says, monkeypatch, capsys):
+    audit = load("audit")
+
+    def run(command, **_):
+        status, table = answers[command[command.index("--vulnerability-service") + 1]]
+        said = "Found 1 known" if table else "ERROR: Dependency not found on PyPI" if status else "No known holes"
+        return subprocess.CompletedProcess(command, status, table, said)
+
+    monkeypatch.setattr(audit.subprocess, "run", run)
+    assert audit.main(["worker.lock"]) == code
+    assert says in capsys.readouterr().out
 
 
 def test_the_templates_parameters_are_all_options_of_a_build():

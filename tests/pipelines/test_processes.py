@@ -97,6 +97,7 @@ COMMANDS = {
     "view html": ["view", "out", "5", "--html", "--out", "view.html"],
     "retry": ["retry", "out", "--workers", "0", "--json"],
     "import": ["import", "results.json", *inputs(), "--out", "imported", "--overwrite", "--json"],
+    "export": ["export", "out", "--format", "parquet", "--gt", "--to", "exported"],
     "version": ["--version"],
 }
 # Alike, or slow to start twice; in the long form only. What they do is tested in one process elsewhere; what is looked for
@@ -111,6 +112,7 @@ LONG = (
     "compare",
     "status",
     "view",
+    "export",
 )
 
 
