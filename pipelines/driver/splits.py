@@ -2,15 +2,18 @@
 
 A split stays a folder of its own, coco-fh/train and coco-fh/val, with its manifest, its resumption and its report: nothing that
 identifies a build knows of the others. Above them lie TFDS' two files and the layers' names, made from the manifests below, and
-a mark per split, `split-NAME.json`, which says what the splits have in common. Whatever finishes a build of a marked folder
-makes the files anew, so that they are true also after `retry`, and after a job that finished by itself on its cluster.
+a mark per split, `split-NAME.json`. Whatever finishes a build of a marked folder makes the files anew, so that they are true
+also after `retry`, and after a job that finished by itself on its cluster.
 """
 
 import json
+import logging
+from typing import Any
 
 from maskmill.pipelines.driver import tfds_metadata
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.parts.generators import parse_specs
+from maskmill.pipelines.parts.plan import load_plan
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError, UsageError
 from maskmill.schemas.manifest import (
@@ -24,7 +27,7 @@ from maskmill.schemas.manifest import (
 )
 
 PATTERN = "{split}"
-_LIMIT = 1 << 20  # bytes of a mark
+_LOG = logging.getLogger("maskmill")
 
 
 def place_of(out: str, split: str) -> str:
@@ -51,36 +54,44 @@ def mark_split(folder: str, config: BuildConfig) -> None:
     """Notes that a folder is one of several splits, before it is built.
 
     Raises:
-        UsageError: the splits that are there have another name, other layers, or other features.
+        UsageError: the splits that are there, or are being built, have another name, other layers, or other features.
     """
     head, split = above(folder)
-    own = {
-        "name": config.name,
-        "layers": [layer.name for generator in parse_specs(list(config.masks)) for layer in generator.layers],
-        "masks_only": config.masks_only,
-    }
-    for other in marked_splits(head):
-        if other != split and (theirs := _read_mark(head, other)) != own:
-            differing = [
-                f"{key}: {theirs.get(key)} there, {own[key]} here" for key in own if theirs.get(key) != own[key]
-            ]
+    own = _common(config.name, _layers(config), config.masks_only)
+    for other in (name for name in marked_splits(head) if name != split):
+        theirs = _of_folder(storage.join(head, other))
+        if theirs is not None and theirs != own:
+            differing = [f"{key}: {theirs[key]} there, {own[key]} here" for key in own if theirs[key] != own[key]]
             raise UsageError(
                 f"{head} holds the split {other}, and splits that open together have the same --name, --masks and "
-                f"--masks-only; {'; '.join(differing)}. Choose another --out, or remove {storage.join(head, split_mark(other))} "
-                "if that split is given up"
+                f"--masks-only; {'; '.join(differing)}. Choose another --out, or remove {storage.join(head, other)}"
             )
-    storage.write_bytes(storage.join(head, split_mark(split)), json.dumps(own, sort_keys=True).encode() + b"\n")
+    storage.write_bytes(storage.join(head, split_mark(split)), json.dumps({"split": split}).encode() + b"\n")
 
 
-def _read_mark(head: str, split: str) -> dict:
-    path = storage.join(head, split_mark(split))
+def _common(name: str, layers: list[str], masks_only: bool) -> dict[str, Any]:
+    """What splits that open together have in common."""
+    return {"name": name, "layers": layers, "masks_only": masks_only}
+
+
+def _layers(config: BuildConfig) -> list[str]:
+    return [layer.name for generator in parse_specs(list(config.masks)) for layer in generator.layers]
+
+
+def _of_manifest(manifest: Manifest) -> dict[str, Any]:
+    names = [layer.name for layer in manifest.layers]
+    return _common(manifest.dataset, names, bool(manifest.config.get("masks_only", False)))
+
+
+def _of_folder(folder: str) -> dict[str, Any] | None:
+    """The same of a split that is finished or planned; None of one that is neither."""
     try:
-        content = json.loads(storage.read_whole(path, _LIMIT))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise DamageError(f"{path} is damaged ({error}); remove it and run the build of {split} again") from error
-    return content if isinstance(content, dict) else {}
+        return _of_manifest(load_manifest(folder))
+    except (InputError, DamageError):
+        plan = load_plan(folder)
+    if plan is None:
+        return None
+    return _common(plan.requested.name, _layers(plan.requested), plan.requested.masks_only)
 
 
 def join_splits(folder: str) -> None:
@@ -93,7 +104,7 @@ def join_splits(folder: str) -> None:
         return
     written: list[str] | None = None
     while True:
-        manifests = _finished(head)
+        manifests = _finished(head, say=written is None)
         digests = [manifest.digest for manifest in manifests.values()]
         if digests == written:
             return
@@ -116,11 +127,19 @@ def files_of(manifests: dict[str, Manifest]) -> dict[str, bytes]:
     }
 
 
-def _finished(head: str) -> dict[str, Manifest]:
-    found = {}
+def _finished(head: str, *, say: bool) -> dict[str, Manifest]:
+    """The finished splits by their folders' names, those that have in common with the first what they must have."""
+    found: dict[str, Manifest] = {}
     for split in marked_splits(head):
         try:
-            found[split] = load_manifest(storage.join(head, split))
+            manifest = load_manifest(storage.join(head, split))
         except (InputError, DamageError):  # not finished; what is damaged says so to whoever opens it
             continue
+        first = next(iter(found.values()), manifest)
+        if _of_manifest(manifest) == _of_manifest(first):
+            found[split] = manifest
+        elif say:  # two builds that began at the same moment
+            _LOG.warning(
+                "%s has other layers, or another name, than %s: TFDS will not open it with them", split, list(found)
+            )
     return found

@@ -151,6 +151,28 @@ def test_other_layers_do_not_come_beside(beside, capsys):
     assert (beside / "out" / "dataset_info.json").read_bytes() == before
 
 
+def test_a_refused_build_changes_nothing_of_what_the_splits_have_in_common(tmp_path, capsys):
+    """The configuration that counts is that of the split's folder, not of the last command that named it."""
+    assert main(command(tmp_path, "train", 3)) == 0
+    assert main(command(tmp_path, "train", 3, "--masks", "grid(n=3)")) == 2
+    assert "holds a build of another configuration" in capsys.readouterr().err
+    assert main(command(tmp_path, "val", 3, "--masks", "grid(n=3)")) == 2
+    assert "['grid-2', 'grid-5', 'gt'] there, ['grid-3'] here" in capsys.readouterr().err
+    assert main(command(tmp_path, "val", 3, "--name", "other")) == 2
+    assert "name: coco there, other here" in capsys.readouterr().err
+    assert main(command(tmp_path, "val", 3)) == 0
+
+
+def test_splits_that_began_at_once_and_differ_do_not_open_together(tmp_path, monkeypatch, caplog):
+    assert main(command(tmp_path, "train", 3)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("maskmill.pipelines.driver.splits._of_folder", lambda folder: None)  # not planned yet
+        assert main(command(tmp_path, "val", 3, "--masks", "grid(n=3)")) == 0
+    assert "val has other layers, or another name, than ['train']" in caplog.text
+    told = json.loads((tmp_path / "out" / "dataset_info.json").read_bytes())
+    assert [split["name"] for split in told["splits"]] == ["train"]
+
+
 def test_what_opens_together_is_made_anew_when_a_split_changes(tmp_path, tfds):
     """A finished split is seen at once, an unfinished one not; after a loss it is the same again."""
     assert main(command(tmp_path, "train", 9)) == 0
