@@ -79,8 +79,8 @@ def list_tar(
         else:
             yield name, member
     if storage.is_remote(path):
-        for found in _LISTER.get()(path, inner):
-            yield from found
+        for entries in _LISTER.get()(path, inner):
+            yield from entries
     else:
         for one in inner:
             yield from list_inner(path, one, stream)
