@@ -168,6 +168,6 @@ def _shape(arrays: dict[str, np.ndarray], path: str, card: dict[str, str]) -> Mo
         if depths == stages and (kind is Bottleneck) == deep:
             width = arrays["conv1.kernel"].shape[-1] // base if "conv1.kernel" in arrays else 1
             trained: dict[str, Any] = {"padding": card.get("padding", "torch"), "stride": int(card.get("stride", 32))}
-            trained |= {"dilate": card.get("dilate") == "True", "dtype": "float32"}
-            return ModelConfig(arch=arch, width=width, **trained)
+            trained |= {"dilate": card.get("dilate") == "True", "dtype": "float32", "arch": arch}
+            return ModelConfig(width=width, **trained)
     raise InputError(f"{path} holds no ResNet of ours (blocks per stage: {depths}); known: {', '.join(ARCHS)}")
