@@ -167,7 +167,7 @@ def _shape(arrays: dict[str, np.ndarray], path: str, card: dict[str, str]) -> Mo
     for arch, (kind, stages, base) in ARCHS.items():
         if depths == stages and (kind is Bottleneck) == deep:
             width = arrays["conv1.kernel"].shape[-1] // base if "conv1.kernel" in arrays else 1
-            config: dict[str, Any] = {"arch": arch, "width": width, "dtype": "float32"}
-            config |= {"padding": card.get("padding", "torch"), "stride": int(card.get("stride", 32))}
-            return ModelConfig(**config, dilate=card.get("dilate") == "True")
+            trained: dict[str, Any] = {"padding": card.get("padding", "torch"), "stride": int(card.get("stride", 32))}
+            trained |= {"dilate": card.get("dilate") == "True", "dtype": "float32", "arch": arch}
+            return ModelConfig(width=width, **trained)
     raise InputError(f"{path} holds no ResNet of ours (blocks per stage: {depths}); known: {', '.join(ARCHS)}")

@@ -241,9 +241,8 @@ def _train(args: argparse.Namespace) -> None:
     from maskmill.training.cache import cache_home
 
     several = args.distributed or args.coordinator is not None or _is_one_of_several()
-    if (
-        not several and config.algorithm != "fcn"
-    ):  # else whatever may be missing on one host only is said on all of them
+    # What may be missing on one of several hosts is said on all of them; `fcn` reads no build.
+    if not several and config.algorithm != "fcn":
         _check_data(args.data, config)
     _check_run(args.workdir)
     _bound_cache(args)
@@ -263,12 +262,8 @@ def _train(args: argparse.Namespace) -> None:
         shown = "  ".join(
             f"{name} {last[name]:.6g}" for name in ("step", "epoch", "loss", "images_per_second") if name in last
         )
-        then = (
-            f"evaluate {args.workdir} --data VAL"
-            if config.has_labels
-            else f"export {args.workdir} backbone.safetensors"
-        )
-        print(json.dumps(last) if args.json else f"{shown}\nnext: detcon {then}")
+        then = "evaluate {} --data VAL" if config.has_labels else "export {} backbone.safetensors"
+        print(json.dumps(last) if args.json else f"{shown}\nnext: detcon {then.format(args.workdir)}")
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -77,8 +77,7 @@ def evaluate(
             f"features: detcon train --preset linear_in1k --init {path}"
         )
     result: dict = {"step": run.step if run is not None else 0}
-    if asked:
-        assert run is not None
+    if run is not None and asked:
         result |= classification_scores(run, data_dir, limit)
     if train_dir is not None:
         found = load_backbone(path, step)

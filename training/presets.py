@@ -152,12 +152,9 @@ def _labels() -> dict[str, Preset]:
         optim=OptimConfig(lr=0.1, weight_decay=1e-4, trust=0.0, nesterov=True, warmup_epochs=5.0),
     )
     for epochs in (100, 200, 500, 1000):
-        source = (
-            "Fig. 4's supervised ResNet-50, whose settings it does not give: crops, flips and SGD of Goyal et al. 2017"
-        )
-        found[f"supervised_in1k_{epochs}"] = Preset(
-            dataclasses.replace(base, epochs=float(epochs)), f"{source}, cosine"
-        )
+        config = dataclasses.replace(base, epochs=float(epochs))
+        source = "Fig. 4, which gives no settings; crops, flips and SGD of Goyal et al. 2017, with a cosine"
+        found[f"supervised_in1k_{epochs}"] = Preset(config, source)
     linear = _with(base, optim={"lr": 0.2, "weight_decay": 0.0, "warmup_epochs": 0.0})
     linear = dataclasses.replace(linear, batch_size=1024, epochs=80.0, frozen=True)
     source = "linear classifier on frozen features (--init): BYOL's settings (Grill et al. 2020), the paper gives none"
@@ -170,12 +167,8 @@ def _labels() -> dict[str, Preset]:
         # The rates are of a batch of 16; ours are per 256 images.
         optim={"lr": 0.02 * 16, "nesterov": False, "schedule": "step", "drop_at": (0.7, 0.9), "warmup_epochs": 0.0},
     )
-    city = _with(
-        dataclasses.replace(fcn, epochs=90_000 * 16 / 2975),
-        data={"image_size": 769, "split": "train"},
-        model={"classes": 19},
-        optim={"lr": 0.01 * 16},
-    )
+    city = dataclasses.replace(fcn, epochs=90_000 * 16 / 2975)
+    city = _with(city, data={"image_size": 769, "split": "train"}, model={"classes": 19}, optim={"lr": 0.01 * 16})
     head = "FCN-16s, dilated, of He et al. 2020"
     for name, config, source in (
         ("voc", fcn, f"A.1 and A.3, Transfer to PASCAL (--init): 45 epochs of train_aug; {head}"),

@@ -144,11 +144,11 @@ def _cut(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A window of both; what lies outside has the mean colour and no label."""
     image, labels = image[top : top + height, left : left + width], labels[top : top + height, left : left + width]
-    pixels, classes = np.empty((height, width, 3), np.uint8), np.full((height, width), UNKNOWN, np.int32)
-    pixels[:] = _FILL
-    pixels[: image.shape[0], : image.shape[1]] = image
-    classes[: labels.shape[0], : labels.shape[1]] = labels
-    return pixels, classes
+    margins = [(0, length - there) for length, there in zip((height, width), labels.shape, strict=True)]
+    whole = np.empty((height, width, 3), np.uint8)
+    whole[:] = _FILL
+    whole[: image.shape[0], : image.shape[1]] = image
+    return whole, np.pad(labels, margins, constant_values=UNKNOWN)
 
 
 class Crops:

@@ -5,11 +5,13 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from maskmill.schemas.errors import InputError, UsageError
 from maskmill.training import cli, model
+from maskmill.training import evaluate as evaluation
 from maskmill.training.backbone import load_backbone
 from maskmill.training.checkpoint import load_run
 from maskmill.training.config_io import override
@@ -73,11 +75,12 @@ def test_a_supervised_network_learns_the_classes(builds, supervised):
 
 def test_scores_are_those_of_a_slow_count(builds, supervised):
     run = load_run(supervised)
-    network = model.online_network(run.config).module(run.params, run.stats)
+    network = model.online_network(run.config)
+    answer = jax.jit(lambda x: network.module(run.params, run.stats)(x))
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     right, number = 0, 0
     for image, label in crops(builds[1], 64):
-        logits = np.asarray(network(((image / 255 - mean) / deviation)[None].astype(np.float32)))[0]
+        logits = np.asarray(answer(((image / 255 - mean) / deviation)[None].astype(np.float32)))[0]
         right += int(np.argmax(logits)) == int(label)
         number += 1
     assert number == 32
@@ -106,13 +109,17 @@ def test_a_linear_classifier_leaves_its_backbone_alone(builds, supervised, expor
     assert train(builds[0], config, folder)["step"] == 40
 
 
-def test_nearest_neighbours_vote_from_another_build(builds, supervised, exported):
+def test_nearest_neighbours_vote_from_another_build(builds, supervised, exported, monkeypatch):
     found = load_backbone(supervised)
     parts = [pooled_features(found.model, found.arrays, folder, 64) for folder in builds]
     scores = evaluate(supervised, builds[1], train_dir=builds[0])
     assert scores["knn"] == knn_accuracy(*parts[0], *parts[1])
     assert {"top1", "top5"} <= scores.keys()
-    alone = evaluate(exported, builds[1], train_dir=builds[1])  # at 224 px: a file does not say how large pictures were
+    # A file does not say how large pictures were: it is asked for 224 px, which here take too long.
+    sizes = []
+    monkeypatch.setattr(evaluation, "crops", lambda folder, size, limit: sizes.append(size) or crops(folder, 64, limit))
+    alone = evaluate(exported, builds[1], train_dir=builds[1])
+    assert sizes == [224, 224]
     assert alone.keys() == {"step", "images", "knn"}
     assert alone["knn"] > 0.9  # everybody is their own nearest neighbour, and weighs most
     assert "k-NN" in table(alone)
@@ -123,7 +130,7 @@ def test_features_are_means_of_the_last_map(builds, supervised):
     features, labels = pooled_features(found.model, found.arrays, builds[1], 64, limit=5)
     [image, label], *_ = crops(builds[1], 64)
     x = ((image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225])[None].astype(np.float32)
-    maps = np.asarray(model.encoder(found.model).module(found.arrays, found.arrays)(x))
+    maps = np.asarray(jax.jit(lambda x: model.encoder(found.model).module(found.arrays, found.arrays)(x))(x))
     np.testing.assert_allclose(features[0], maps[0].reshape(-1, maps.shape[-1]).mean(0), rtol=1e-4, atol=1e-5)
     assert labels[0] == label
 

@@ -106,9 +106,9 @@ def test_torchvisions_mask_rcnn_learns_from_an_export(exported, coco, tmp_path, 
 @pytest.mark.filterwarnings("default")
 def test_batch_norm_is_synchronous_everywhere(exported):
     network = recipe("torchvision_mask_rcnn").build(str(exported / "tv.safetensors"))
-    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    norms = [m for m in network.modules() if type(m) is torch.nn.BatchNorm2d]
     network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    kinds = [type(m).__name__ for m in network.modules() if "Norm" in type(m).__name__]
+    kinds = [type(m).__name__ for m in network.modules() if type(m).__name__.endswith("Norm")]
     assert kinds == ["SyncBatchNorm"] * len(norms)
     assert len(norms) == 53 + 8 + 4 + 4  # backbone, pyramid, box head, mask head
 
