@@ -54,14 +54,16 @@ def estimate(size: Size, cells: list[Cell]) -> Estimate:
 def table(size: Size, found: Estimate) -> str:
     """As lines for a terminal."""
     per_step = ", ".join(f"{flops / 1e12:.3f} T for {algorithm}" for algorithm, flops in found.step_flops.items())
-    low, high = found.device_minutes
-    return "\n".join(
-        [
-            f"{size.name}: {found.runs} runs of {size.steps} steps of {size.batch} pictures, {size.arch} at {size.view} px; "
-            "calculated, not measured",
-            f"  operations      {per_step} per step; {found.flops / 1e15:.2f} P in all",
+    lines = [
+        f"{size.name}: {found.runs} runs of {size.steps} steps of {size.batch} pictures, {size.arch} at {size.view} px; "
+        "calculated, not measured",
+        f"  operations      {per_step} per step; {found.flops / 1e15:.2f} P in all",
+        f"  cropping views  {found.view_minutes:.1f} minutes on {size.threads} thread{'s' * (size.threads > 1)}",
+    ]
+    if size.dtype == "bfloat16":
+        low, high = found.device_minutes
+        lines.append(
             f"  one H200        {low:.1f} to {high:.1f} minutes at {UTILISATION[1]:.0%} to {UTILISATION[0]:.0%} of "
-            f"{PEAK_FLOPS / 1e12:.0f} T/s, in slots of {LENT_MINUTES:.0f}: --budget-minutes {LENT_MINUTES:.0f}",
-            f"  cropping views  {found.view_minutes:.1f} minutes on {size.threads} threads",
-        ]
-    )
+            f"{PEAK_FLOPS / 1e12:.0f} T/s, in slots of {LENT_MINUTES:.0f}: --budget-minutes {LENT_MINUTES:.0f}"
+        )
+    return "\n".join(lines)

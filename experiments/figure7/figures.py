@@ -150,6 +150,9 @@ def draw(results: Path, out: Path, tell: Callable[[str], None] = print) -> None:
     """Writes both figures of a file of results."""
     found = json.loads(results.read_text())
     result, titles = found["detcon_s"], found["titles"]
+    if not result["seeds"]:
+        tell(f"{results} has no seed with every arm yet: nothing to draw")
+        return
     note = "" if result["complete"] else " (partial: not the verdict)"
     out.mkdir(parents=True, exist_ok=True)
     for name, content in (

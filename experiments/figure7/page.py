@@ -20,7 +20,12 @@ def results_text(found: dict[str, Any]) -> str:
     """Markdown of everything that was measured."""
     s = found["detcon_s"]
     if not s["seeds"]:
-        return "No seed has every arm yet: there is nothing to show.\n"
+        parts = [
+            "**Not finished: no seed has every arm yet, and there is no verdict.** What there is: the masks, and rates tried "
+            "on the development seed, which no result uses.",
+            _abo_table(found),
+        ]
+        return "\n\n".join([*parts, *_appendix(found)]) + "\n"
     parts = [
         _status(found),
         "![ABO of masks against transfer](figures/figure7-scatter.svg)",
@@ -35,11 +40,24 @@ def results_text(found: dict[str, Any]) -> str:
         parts += [f"### DetCon-B, {len(b['seeds'])} seeds", _arms_table(found, b), _verdict(b), _tests_table(b)]
     if found["ablations"]:
         parts += ["### Ablations", _ablation_table(found["ablations"])]
-    if found["rates"]:
-        parts += ["### Rates, on the development seed", _rate_table(found["rates"])]
+    return "\n\n".join([*parts, *_appendix(found)]) + "\n"
+
+
+def _appendix(found: dict[str, Any]) -> list[str]:
+    parts = ["### Rates, on the development seed", _rate_table(found["rates"])] if found["rates"] else []
     digests = ", ".join(f"{name} `{digest[:12]}`" for name, digest in sorted(found["digests"].items()))
-    parts.append(f"{found['cells']} runs, {found['cpu_hours']:.2f} core-hours. Digests: {digests}.")
-    return "\n\n".join(parts) + "\n"
+    return [
+        *parts,
+        f"{found['cells']} runs of results, {found['cpu_hours']:.2f} core-hours in all. Digests: {digests}.",
+    ]
+
+
+def _abo_table(found: dict[str, Any]) -> str:
+    lines = ["| masks | layer | ABO | per picture |", "|---|---|---|---|"]
+    for arm, abo in found["abo"].items():
+        number = found["masks_per_image"][arm]
+        lines.append(f"| {found['titles'][arm]} (`{arm}`) | {found['layers'][arm]} | {abo:.3f} | {number:.1f} |")
+    return "\n".join(lines)
 
 
 def _status(found: dict[str, Any]) -> str:

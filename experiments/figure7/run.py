@@ -69,7 +69,11 @@ def full_stages(size: Size, rate_of: RateOf) -> Iterator[list[Cell]]:
 def quick_cells(size: Size) -> list[Cell]:
     """Three arms, two seeds, the middle rate."""
     rate = sorted(size.rates)[len(size.rates) // 2]
-    return [Cell("detcon_s", arm, seed, rate) for seed in QUICK_SEEDS for arm in (RANDOM, *QUICK_ARMS)]
+    return [
+        Cell("detcon_s", arm, seed, 0.0 if arm == RANDOM else rate)
+        for seed in QUICK_SEEDS
+        for arm in (RANDOM, *QUICK_ARMS)
+    ]
 
 
 def work(

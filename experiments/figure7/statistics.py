@@ -26,6 +26,8 @@ def spearman_p(x: Sequence[float], y: Sequence[float]) -> float:
     """Exact one-sided p: the part of all orders of `y` that correlate with `x` at least as well. At most 9 arms."""
     if len(x) > 9:
         raise ValueError(f"the exact test lists all orders of at most 9 arms, got {len(x)}")
+    if not np.isfinite([*x, *y]).all():
+        return 1.0
     rx, ry = scipy.stats.rankdata(x), scipy.stats.rankdata(y)
     # Correlations of equal ranks differ by rounding only.
     return float((ry[_orders(len(x))] @ rx >= ry @ rx - 1e-9).mean())
@@ -61,14 +63,17 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     d = np.asarray(differences, float)
     if not 1 <= len(d) <= MOST_EXACT:
         raise ValueError(f"the exact test takes 1 to {MOST_EXACT} pairs, got {len(d)}")
+    if not np.isfinite(d).all():
+        return 1.0  # a run without a score shows nothing
     signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(d))))
     return float((signs @ d >= d.sum() - 1e-12 * np.abs(d).sum()).mean())
 
 
 def wilcoxon_p(differences: Sequence[float]) -> float:
-    """One-sided p of the signed-rank test; 1 where all differences are 0."""
+    """One-sided p of the signed-rank test; 1 where all differences are 0, or one is not a number."""
     d = np.asarray(differences, float)
-    return float(scipy.stats.wilcoxon(d, alternative="greater").pvalue) if np.any(d) else 1.0
+    shows = np.isfinite(d).all() and np.any(d)
+    return float(scipy.stats.wilcoxon(d, alternative="greater").pvalue) if shows else 1.0
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:

@@ -173,6 +173,7 @@ def test_results_and_figures(finished, tmp_path):
     assert {(row["ablation"], row["arm"]) for row in found["ablations"]} == {
         (ablation, arm) for ablation in arms.ABLATIONS for arm in run.ABLATED_ARMS
     }
+    assert {row["rate"] for row in found["rates"]} == set(SIZE.rates)
     for complete in (True, False):
         found["detcon_s"]["complete"] = complete
         (tmp_path / "r.json").write_text(json.dumps(found))
@@ -184,6 +185,28 @@ def test_results_and_figures(finished, tmp_path):
         assert ("**Partial, not the verdict**" in told) != complete
         assert "H1, correlation above 0.8: holds" in told
         assert (tmp_path / "figure7-curves.svg").read_text().count("<polyline") == len(listed)
+
+
+def test_a_page_before_any_verdict(finished, tmp_path):
+    """With the development seed alone there are masks and rates, no score of an arm, no figure and no verdict."""
+    from experiments.figure7 import collect, figures, page
+
+    state = State(str(tmp_path), SIZE, "code")
+    for cell in finished.all():
+        of = Cell(**cell.pop("cell"))
+        if of.seed == arms.DEVELOPMENT_SEED:
+            state.write(of, cell)
+    layers = {arm.layer: 0.5 for arm in arms.arms(SIZE).values()}
+    prepared = {"abo": layers, "masks_per_image": layers, "digests": {}}
+    (tmp_path / "prepared.json").write_text(json.dumps(prepared))
+    found = collect.collect(state, "cpu")
+    told = page.results_text(found)
+    assert "no seed has every arm yet, and there is no verdict" in told
+    assert "holds" not in told
+    assert "| detcon_s, gt |" in told
+    (tmp_path / "r.json").write_text(json.dumps(found))
+    figures.draw(tmp_path / "r.json", tmp_path, tell=lambda line: None)
+    assert not list(tmp_path.glob("*.svg"))
 
 
 def test_the_page_says_what_the_results_say():

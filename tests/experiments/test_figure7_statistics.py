@@ -42,6 +42,13 @@ def test_wilcoxon_of_no_difference():
     assert statistics.wilcoxon_p([0.1 * i for i in range(1, 9)]) == pytest.approx(2**-8)
 
 
+def test_a_run_without_a_score_shows_nothing():
+    """NaN compares false with everything: p would be 0."""
+    broken = [0.5] * 7 + [float("nan")]
+    assert statistics.sign_flip_p(broken) == statistics.wilcoxon_p(broken) == 1
+    assert statistics.spearman_p([1, 2, 3], [1, 2, float("nan")]) == 1
+
+
 def test_holm():
     """Holm's own procedure: the k-th smallest of m is times m - k + 1, never below one before it."""
     assert statistics.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
