@@ -2,8 +2,10 @@
 
     python -m benchmarks.accelerator [--data BUILD] [--minutes 9] [--batch 256] [--out FILE.json]
 
-Each case is written to the file as soon as it is measured, and the same command goes on with those that are missing, so
-that slots of ten minutes add up. `--dry-run` goes through every case with a tiny network; its times mean nothing.
+Each case runs in a process of its own, so that its peak of memory is its own and one that fails spares the others, and
+is written to the file as soon as it is measured. After `--minutes` the command ends, and the same command goes on with
+the cases that are missing: slots of ten minutes add up, to less than forty on one GPU. Without `--data` the input is fed
+from drawn pictures. `--dry-run` goes through every case with a tiny network; its times mean nothing.
 """
 
 import argparse
@@ -11,68 +13,112 @@ import dataclasses
 import json
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-PRESETS = {"detcon_b": "detcon_b_in1k_300", "detcon_s": "detcon_s_in1k_200", "simclr": "simclr_in1k_200"}
-PRECISIONS = ("bfloat16", "default", "high", "highest")
-
-# Peak operations per second in bfloat16 without sparsity, from NVIDIA's data sheets of the SXM parts; TPUs are in
-# `training.chips`.
-GPU_PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
-TPU_KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
+ROOT = Path(__file__).parent.parent
+PRESETS = {
+    "detcon_b": "detcon_b_in1k_300",
+    "byol": "byol_in1k_300",
+    "detcon_s": "detcon_s_in1k_200",
+    "simclr": "simclr_in1k_200",
+}
+PRECISIONS = ("default", "high", "highest")  # beside `auto`, which is bfloat16 on accelerators
+OVERHEADS = {"detcon_b": ("byol", 0.116), "detcon_s": ("simclr", 0.053)}  # of compute, as the paper says (section 3.1)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="a build's folder, to see whether its input keeps up")
-    parser.add_argument("--minutes", type=float, default=9.0, help="begin no case after so many minutes")
+    parser.add_argument("--minutes", type=float, default=9.0, help="stop after so many minutes")
     parser.add_argument("--batch", type=int, default=256, help="global batch")
     parser.add_argument("--steps", type=int, default=20, help="timed steps of a case")
     parser.add_argument("--only", help="names of cases, separated by commas")
     parser.add_argument("--dry-run", action="store_true", help="a tiny network and batch")
+    parser.add_argument("--here", metavar="CASE", help="run one case in this process and print it as JSON")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/accelerator-DEVICE.json")
     given = parser.parse_args(argv)
-    import jax
-
-    device = jax.devices()[0]
-    out = given.out or Path(__file__).parent / "results" / f"accelerator-{device.device_kind.replace(' ', '-')}.json"
-    settings = {"device": device.device_kind, "devices": jax.device_count(), "jax": jax.__version__}
+    if given.here:
+        print(json.dumps(CASES[given.here](given)))
+        return 0
+    words = sys.argv[1:] if argv is None else argv
+    settings = _in_child("device", words, time.monotonic() + 120)
+    if "kind" not in settings:
+        parser.error(f"no device answers: {settings}")
     settings |= {"batch": 8 if given.dry_run else given.batch, "dry_run": given.dry_run}
+    default = ROOT / "benchmarks" / "results" / f"accelerator-{settings['kind'].replace(' ', '-')}.json"
+    out = given.out or default
     results = json.loads(out.read_text()) if out.exists() else {"settings": settings, "cases": {}}
     if results["settings"] != settings:
         parser.error(f"{out} holds results of {results['settings']}, this is {settings}; give another --out")
-    begin = time.monotonic()
-    cases = _cases(given)
-    for name in given.only.split(",") if given.only else cases:
-        if name in results["cases"]:
-            continue
-        if time.monotonic() - begin > 60 * given.minutes:
-            print(f"{len(cases) - len(results['cases'])} cases are left; the same command goes on")
-            return 0
-        results["cases"][name] = found = cases[name]()
-        print(f"{name}: {json.dumps(found)}", flush=True)
+    wanted = given.only.split(",") if given.only else [name for name in CASES if name != "device"]
+    missing = [name for name in wanted if name not in results["cases"]]
+    deadline = time.monotonic() + 60 * given.minutes
+    while missing and time.monotonic() < deadline:
+        begin = time.monotonic()
+        found = _in_child(missing[0], words, deadline)
+        if not found:
+            break
+        name = missing.pop(0)
+        results["cases"][name] = found | {"took_s": round(time.monotonic() - begin, 1)}
+        print(f"{name}: {json.dumps(results['cases'][name])}", flush=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = out.with_suffix(".incomplete")
         temporary.write_text(json.dumps(results, indent=1) + "\n")
         os.replace(temporary, out)
+    print(f"{len(missing)} cases are left; the same command goes on" if missing else table(results))
     return 0
 
 
-def _cases(given) -> dict[str, Callable[[], dict]]:
-    """Every case by name, the supervised network first: the others' overhead is beside it."""
-    cases: dict[str, Callable[[], dict]] = {"supervised": lambda: _supervised(given)}
-    for algorithm in PRESETS:
-        cases[algorithm] = lambda algorithm=algorithm: _step(_config(given, algorithm), given)
-    for algorithm in ("detcon_b", "detcon_s"):
-        for precision in PRECISIONS:
-            cases[f"{algorithm}_{precision}"] = lambda a=algorithm, p=precision: _step(_config(given, a, p), given)
-    cases["rounding"] = lambda: _rounding(given)
-    cases["resume"] = lambda: _resume(given)
-    if given.data:
-        cases["input"] = lambda: _input(given)
-    return cases
+def _in_child(name: str, argv: list[str], deadline: float) -> dict:
+    """A case's result, {"failed": words} where it fails, nothing where the time is up before its end."""
+    from maskmill.training.cache import cache_home
+
+    # A case that is cut off has compiled its step; the next slot does not compile it again.
+    environment = {"JAX_COMPILATION_CACHE_DIR": os.path.join(cache_home(), "compiled")} | os.environ
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+    if name == "resume_deterministic":
+        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+    command = [sys.executable, "-m", "benchmarks.accelerator", *argv, "--here", name]
+    try:
+        left = max(deadline - time.monotonic(), 1)
+        done = subprocess.run(command, env=environment, timeout=left, capture_output=True, text=True)
+    except subprocess.TimeoutExpired:
+        return {}
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(results: dict) -> str:
+    """The measured steps as lines for a terminal, and their overheads beside the paper's."""
+    cases, settings = results["cases"], results["settings"]
+    minutes = sum(case["took_s"] for case in cases.values()) / 60
+    lines = [f"{settings['count']} x {settings['kind']}, batch {settings['batch']}; {minutes:.0f} minutes in all"]
+    for name, case in cases.items():
+        if "step_ms" not in case:
+            lines.append(f"  {name:<22}{json.dumps(case)}")
+            continue
+        line = f"  {name:<22}{case['step_ms']:8.1f} ms {case['images_per_s']:8.0f} images/s"
+        line += f"  MFU {case['mfu']:.1%}" if case["mfu"] else ""
+        if case["peak_bytes"]:
+            line += f"  {case['peak_bytes'] / 2**30:.2f} GiB, planned {case['planned_peak_bytes'] / 2**30:.2f}"
+        lines.append(line)
+    for name, (base, paper) in OVERHEADS.items():
+        if "step_ms" in cases.get(name, {}) and "step_ms" in cases.get(base, {}):
+            more = cases[name]["step_ms"] / cases[base]["step_ms"] - 1
+            lines.append(f"  {name} takes {more:+.1%} of {base}'s time; of compute the paper says {paper:.1%}")
+    return "\n".join(lines)
+
+
+def _device(given) -> dict:
+    import jax
+
+    return {"kind": jax.devices()[0].device_kind, "count": jax.device_count(), "jax": jax.__version__}
 
 
 def _config(given, algorithm: str, precision: str = "auto"):
@@ -105,8 +151,8 @@ def _noise(config, mesh):
     return put_batch(batch, mesh)
 
 
-def _timed(run: Callable, state, steps: int):
-    """Median seconds of a step that hands on its state, after two for compilation and caches."""
+def _timed(run: Callable, state, steps: int) -> float:
+    """Median seconds of a step that hands on its state, after two that fill caches."""
     import jax
 
     taken = []
@@ -118,37 +164,43 @@ def _timed(run: Callable, state, steps: int):
     return statistics.median(taken)
 
 
-def _figures(seconds: float, images: int, flops: float, planned: int) -> dict:
-    """A case's figures; memory is the peak of this process, hence of the largest case so far."""
+def _figures(seconds: float, images: int, flops: float, compiled) -> dict:
     import jax
 
-    device = jax.devices()[0]
-    peak = next((rate for name, rate in GPU_PEAKS.items() if name in device.device_kind), None)
-    if device.platform == "tpu":
-        from maskmill.training.chips import CHIPS
+    from maskmill.training.chips import peak_flops
 
-        peak = CHIPS[TPU_KINDS[device.device_kind]].flops
-    memory = (device.memory_stats() or {}).get("peak_bytes_in_use")
-    mfu = flops / jax.device_count() / seconds / peak if peak else None
-    return {"step_ms": 1e3 * seconds, "images_per_s": images / seconds, "mfu": mfu, "tflop": flops / 1e12} | {
-        "planned_peak_bytes": planned,
-        "peak_bytes_so_far": memory,
+    device = jax.devices()[0]
+    peak = peak_flops(device.device_kind)
+    return {
+        "step_ms": 1e3 * seconds,
+        "images_per_s": images / seconds,
+        "mfu": flops / jax.device_count() / seconds / peak if peak else None,
+        "tflop": flops / 1e12,
+        "planned_peak_bytes": compiled.memory_analysis().peak_memory_in_bytes,
+        "peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
     }
+
+
+def _compiled(config, mesh) -> tuple[Callable, Callable]:
+    """The step of a configuration, as `plan-step` compiles it, and a fresh state."""
+    from maskmill.training.step import init_state, lower_step
+
+    return lower_step(config, mesh).compile(), lambda: init_state(config, mesh)
 
 
 def _step(config, given) -> dict:
     from maskmill.training.plan_step import step_flops
-    from maskmill.training.step import init_state, lower_step, make_mesh, make_step
+    from maskmill.training.step import make_mesh
 
     mesh = make_mesh()
-    planned = lower_step(config, mesh).compile().memory_analysis().peak_memory_in_bytes
-    step, batch = make_step(config, mesh, total_steps=1000, warmup_steps=10), _noise(config, mesh)
-    seconds = _timed(lambda state: step(state, batch)[0], init_state(config, mesh), given.steps)
-    return _figures(seconds, config.batch_size, step_flops(config), planned)
+    step, fresh = _compiled(config, mesh)
+    batch = _noise(config, mesh)
+    seconds = _timed(lambda state: step(state, batch)[0], fresh(), given.steps)
+    return _figures(seconds, config.batch_size, step_flops(config), step)
 
 
 def _supervised(given) -> dict:
-    """The same encoder with a linear classifier on its mean, one view, momentum SGD: what overheads are counted on."""
+    """The same encoder with a linear classifier on its mean, one view, momentum SGD: the least a step can be."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -165,24 +217,23 @@ def _supervised(given) -> dict:
     params = params | {"classifier": jnp.zeros((channels, 1000), jnp.float32)}
     batch = _noise(config, mesh)
 
-    def loss(params, stats):
+    def loss(params, stats, batch):
         module = network.module(params, stats)
         features = module(normalize(batch["image1"].astype(jnp.float32) / 255), 1).astype(jnp.float32).mean((1, 2))
         loss = optax.softmax_cross_entropy_with_integer_labels(features @ params["classifier"], batch["label"]).mean()
         return loss, stats_of(module)
 
-    def step(state):
+    def step(state, batch):
         params, stats, opt = state
-        grads, stats = jax.grad(loss, has_aux=True)(params, stats)
+        grads, stats = jax.grad(loss, has_aux=True)(params, stats, batch)
         updates, opt = optimizer.update(grads, opt)
         return optax.apply_updates(params, updates), stats, opt
 
     state = jax.device_put((params, stats, optimizer.init(params)), NamedSharding(mesh, PartitionSpec()))
-    lowered = jax.jit(step).lower(state)
+    lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
     compiled = lowered.compile()
-    seconds = _timed(compiled, state, given.steps)
-    flops = lowered.cost_analysis()["flops"]
-    return _figures(seconds, config.batch_size, flops, compiled.memory_analysis().peak_memory_in_bytes)
+    seconds = _timed(lambda state: compiled(state, batch), state, given.steps)
+    return _figures(seconds, config.batch_size, lowered.cost_analysis()["flops"], compiled)
 
 
 def _rounding(given) -> dict:
@@ -210,25 +261,35 @@ def _rounding(given) -> dict:
 
 
 def _resume(given) -> dict:
-    """Four steps at once against two, a copy on the host, and two: whether every bit is the same."""
+    """Four steps at once; again; and two, a checkpoint on disk, two: whether every bit is the same.
+
+    Where a device's sums have no fixed order, the second is not the first either, and no resumption can be.
+    """
     import jax
     import numpy as np
 
-    from maskmill.training.step import init_state, make_mesh, make_step
+    from maskmill.training.checkpoint import Checkpoints
+    from maskmill.training.step import make_mesh
 
     config, mesh = _config(given, "detcon_b"), make_mesh()
-    step, batch = make_step(config, mesh, total_steps=1000, warmup_steps=10), _noise(config, mesh)
+    step, fresh = _compiled(config, mesh)
+    batch = _noise(config, mesh)
 
     def run(state, steps):
         for _ in range(steps):
             state, _ = step(state, batch)
-        return jax.tree.map(np.asarray, state)
+        return state
 
-    whole = run(init_state(config, mesh), 4)
-    shardings = jax.tree.map(lambda x: x.sharding, init_state(config, mesh))
-    halves = run(jax.device_put(run(init_state(config, mesh), 2), shardings), 2)
-    pairs = zip(jax.tree.leaves(whole), jax.tree.leaves(halves), strict=True)
-    return {"bitwise": all(a.tobytes() == b.tobytes() for a, b in pairs)}
+    def bits(state):
+        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+    whole, again = (bits(run(fresh(), 4)) for _ in range(2))
+    with tempfile.TemporaryDirectory() as folder:
+        with Checkpoints(folder, keep=1) as checkpoints:
+            checkpoints.save(2, run(fresh(), 2), wait=True)
+        with Checkpoints(folder, keep=1) as checkpoints:
+            resumed = bits(run(checkpoints.restore(fresh()), 2))
+    return {"repeats": again == whole, "bitwise": resumed == whole}
 
 
 def _input(given) -> dict:
@@ -237,27 +298,53 @@ def _input(given) -> dict:
 
     from maskmill.schemas.manifest import load_manifest
     from maskmill.training.input import Batches
-    from maskmill.training.step import init_state, make_mesh, make_step, put_batch
+    from maskmill.training.step import make_mesh, put_batch
 
-    config, mesh = _config(given, "detcon_b"), make_mesh()
-    layer = load_manifest(given.data).layers[0].name
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, layers=(layer,)))
-    step, state = make_step(config, mesh, total_steps=1000, warmup_steps=10), init_state(config, mesh)
-    source = Batches(given.data, config.data, global_batch=config.batch_size, seed=0).at(0)
-    batch, waited, begin = put_batch(next(source), mesh), 0.0, time.perf_counter()
-    for index in range(given.steps + 2):
-        if index == 2:
+    with tempfile.TemporaryDirectory() as drawn:
+        if not given.data:
+            from tests.support import scenes
+
+            # ImageNet's mean size; read again and again, since what matters here is what a picture costs.
+            scenes.write_scenes(drawn, 16 if given.dry_run else 2 * given.batch, size=(400, 500))
+        data, config, mesh = given.data or drawn, _config(given, "detcon_b"), make_mesh()
+        layer = load_manifest(data).layers[0].name
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, layers=(layer,)))
+        step, fresh = _compiled(config, mesh)
+        state, source = fresh(), Batches(data, config.data, global_batch=config.batch_size, seed=0).at(0)
+        batch, waited, begin = put_batch(next(source), mesh), 0.0, time.perf_counter()
+        for index in range(given.steps + 2):
+            if index == 2:
+                jax.block_until_ready(state)
+                waited, begin = 0.0, time.perf_counter()
+            state, _ = step(state, batch)
+            asked = time.perf_counter()
+            batch = put_batch(next(source), mesh)
+            waited += time.perf_counter() - asked
             jax.block_until_ready(state)
-            waited, begin = 0.0, time.perf_counter()
-        state, _ = step(state, batch)
-        asked = time.perf_counter()
-        batch = put_batch(next(source), mesh)
-        waited += time.perf_counter() - asked
-        jax.block_until_ready(state)
-    taken = time.perf_counter() - begin
+        taken = time.perf_counter() - begin
+        source.close()
+    # What is computed meanwhile hides the wait: the device idles only where a batch takes longer than a step.
     return {"images_per_s": given.steps * config.batch_size / taken, "waited_for_input": waited / taken} | {
-        "cores": os.cpu_count()
+        "cores": os.cpu_count(),
+        "pictures": given.data or "drawn, 400 x 500",
     }
+
+
+# By name, the most asked for first.
+CASES: dict[str, Callable] = {
+    "device": _device,
+    "supervised": _supervised,
+    **{name: lambda given, name=name: _step(_config(given, name), given) for name in PRESETS},
+    "rounding": _rounding,
+    "resume": _resume,
+    "resume_deterministic": _resume,
+    "input": _input,
+    **{
+        f"{name}_{precision}": lambda given, name=name, p=precision: _step(_config(given, name, p), given)
+        for name in ("detcon_b", "detcon_s")
+        for precision in PRECISIONS
+    },
+}
 
 
 if __name__ == "__main__":

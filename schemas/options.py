@@ -13,20 +13,23 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from maskmill.schemas import storage
-from maskmill.schemas.errors import UsageError, did_you_mean
+from maskmill.schemas.errors import InputError, UsageError, did_you_mean
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 _LIMIT = 16 << 20  # bytes of a file of options
 
 
 def read_file(path: str) -> Any:
-    """What a YAML or JSON file says. Raises OSError, or ValueError with the parser's words where it says nothing."""
+    """What a YAML or JSON file given as --config says. Raises InputError where there is none, or it says nothing."""
     import yaml
 
     try:
         return yaml.load(storage.read_whole(path, _LIMIT), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(str(error) or "it is nested too deeply") from error
+    except FileNotFoundError:
+        raise InputError(f"{path} not found; --config takes a YAML or JSON file of options") from None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        words = " ".join(str(error).split()) or "it is nested too deeply"
+        raise InputError(f"{path} cannot be read as YAML: {words}") from error
 
 
 def keys_of(cls: type, prefix: str = "") -> dict[str, Any]:

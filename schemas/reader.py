@@ -19,11 +19,12 @@ from maskmill.schemas.tfrecord import read_records
 
 
 @contextlib.contextmanager
-def _shard_errors(folder: str, shard: Shard) -> Iterator[None]:
+def shard_errors(folder: str, shard: Shard) -> Iterator[None]:
+    """Names a shard that is not there, or no file, as damage of its data set."""
     try:
         yield
     except FileNotFoundError:
-        raise DamageError(f"{shard.name} is missing from {folder}") from None
+        raise DamageError(f"{shard.name} is missing from {folder}; the manifest lists it") from None
     except storage.NotAFile:
         raise DamageError(f"{shard.name} in {folder} is not a regular file") from None
 
@@ -43,7 +44,7 @@ def read_shard(folder: str, shard: Shard, num_layers: int) -> Iterator[ImageExam
             the manifest says.
     """
     count = 0
-    with _shard_errors(folder, shard), storage.open_read(storage.join(folder, shard.name)) as stream:
+    with shard_errors(folder, shard), storage.open_read(storage.join(folder, shard.name)) as stream:
         for count, payload in enumerate(read_records(stream, shard.name), 1):
             yield _decode(payload, num_layers, shard.name, count - 1)
     if count != shard.records:
@@ -105,7 +106,7 @@ class Dataset:
         shard, place = self.manifest.shards[at], number - int(self._firsts[at])
         start = int(self._offsets[number])
         end = int(self._offsets[number + 1]) if place + 1 < shard.records else shard.bytes
-        with _shard_errors(self.folder, shard):
+        with shard_errors(self.folder, shard):
             # A read of its own each time: a kept file's position would be shared by the processes of a fork.
             data = storage.read_bytes(storage.join(self.folder, shard.name), start, end - start)
         payloads = list(read_records(storage.as_file(data), shard.name, record=place, offset=start))
@@ -146,7 +147,7 @@ class Dataset:
         """Records low .. high - 1 of a shard, the first of them at a byte offset."""
         number = low
         path = storage.join(self.folder, shard.name)
-        with _shard_errors(self.folder, shard), storage.open_read(path) as stream:
+        with shard_errors(self.folder, shard), storage.open_read(path) as stream:
             stream.seek(offset)
             for number, payload in enumerate(read_records(stream, shard.name, record=low, offset=offset), low + 1):
                 yield _decode(payload, len(self.manifest.layers), shard.name, number - 1)

@@ -33,13 +33,21 @@ def frame(payload: bytes) -> bytes:
     return b"".join((length, _CRC.pack(masked_crc(length)), payload, _CRC.pack(masked_crc(payload))))
 
 
-def read_records(stream: BinaryIO, name: str = "stream", *, record: int = 0, offset: int = 0) -> Iterator[bytes]:
+def read_records(
+    stream: BinaryIO,
+    name: str = "stream",
+    *,
+    record: int = 0,
+    offset: int = 0,
+    checksum: google_crc32c.Checksum | None = None,
+) -> Iterator[bytes]:
     """Payloads of a TFRecord stream, in order.
 
     Args:
         stream: a binary file, read from where it stands to its end.
         name: what the stream is called in messages.
         record, offset: number of the record and of the byte where it stands, for messages.
+        checksum: updated with all that is read, for the checksum of the whole file without another reading.
 
     Yields:
         Each record's payload.
@@ -60,6 +68,9 @@ def read_records(stream: BinaryIO, name: str = "stream", *, record: int = 0, off
         body = stream.read(length + 4)
         if len(body) < length + 4:
             raise DamageError(f"{where}: the file ends inside the record ({len(body)} of {length + 4} bytes)")
+        if checksum is not None:
+            checksum.update(header)
+            checksum.update(body)
         payload = body[:length]
         if _CRC.unpack(body[length:])[0] != masked_crc(payload):
             raise DamageError(f"{where}: the checksum of the record does not match")

@@ -21,7 +21,7 @@ from maskmill.training import model
 from maskmill.training.checkpoint import load_run
 from maskmill.training.config import Config, ModelConfig
 from maskmill.training.export import ENCODER, LEAVES
-from maskmill.training.resnet import ARCHS, Bottleneck
+from maskmill.training.resnet import ARCHS, bottleneck
 
 _HAIKU = re.compile(
     r"(?:.*?/)?(?:block_group_(?P<group>\d)/(?:~/)?block_(?P<block>\d+)/(?:~/)?)?"
@@ -165,7 +165,7 @@ def _shape(arrays: dict[str, np.ndarray], path: str, card: dict[str, str]) -> Mo
     depths = tuple(sum(layer == str(i) for layer, _ in blocks) for i in range(1, 5))
     deep = any(name.endswith("conv3.kernel") for name in arrays)
     for arch, (kind, stages, base) in ARCHS.items():
-        if depths == stages and (kind is Bottleneck) == deep:
+        if depths == stages and (kind is bottleneck) == deep:
             width = arrays["conv1.kernel"].shape[-1] // base if "conv1.kernel" in arrays else 1
             trained: dict[str, Any] = {"padding": card.get("padding", "torch"), "stride": int(card.get("stride", 32))}
             trained |= {"dilate": card.get("dilate") == "True", "dtype": "float32", "arch": arch}

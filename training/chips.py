@@ -1,11 +1,13 @@
-"""TPUs as they are sold: what a chip can do, and which slices there are. Figures are the makers', not ours.
+"""Chips as they are sold: what one can do, and which slices of TPUs there are. Figures are the makers', not ours.
 
 From the pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of Google Cloud's documentation, docs.cloud.google.com/tpu/docs,
 read in November 2026. Their "16 GB" of memory are GiB: XLA finds 15.75 GiB of a v5e free for programs.
+GPUs from NVIDIA's data sheets of A100, L4, L40S, H100, H200 and B200.
 """
 
 import dataclasses
 import math
+import re
 
 from maskmill.schemas.errors import UsageError, did_you_mean
 
@@ -85,3 +87,23 @@ def find_topology(name: str) -> Topology:
         known = "; ".join(f"{chip.name}: {' '.join(chip.slices)}" for chip in CHIPS.values())
         raise UsageError(f"unknown topology {name!r}{hint} Known, as CHIP:SHAPE or CHIP-CORES, are {known}")
     return found
+
+
+# Peak operations per second in bfloat16 without sparsity, two per multiply-add, by what jax calls the device.
+PEAKS = (
+    (r"TPU v6 lite|TPU v6e", CHIPS["v6e"].flops),
+    (r"TPU v5 lite|TPU v5e", CHIPS["v5e"].flops),
+    (r"TPU v5", CHIPS["v5p"].flops),
+    (r"TPU v4", CHIPS["v4"].flops),
+    (r"A100", 312e12),
+    (r"L40S", 362e12),
+    (r"\bL4\b", 121e12),
+    (r"H100 (PCIe|NVL)", 756e12),
+    (r"H100|H200|GH200", 989e12),
+    (r"B200", 2250e12),
+)
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak operations per second of a kind of device, None where it is not listed (a CPU, for one)."""
+    return next((peak for pattern, peak in PEAKS if re.search(pattern, device_kind)), None)

@@ -6,7 +6,7 @@ when it runs, after its words have been checked.
 
 import argparse
 import contextlib
-import importlib.util
+import importlib
 import json
 import os
 import sys
@@ -20,6 +20,7 @@ from maskmill.schemas.errors import InputError, UsageError, did_you_mean
 if TYPE_CHECKING:
     from maskmill.training.config import Config
     from maskmill.training.presets import Preset
+    from maskmill.training.runlog import WriterFactory
 
 COMMANDS = ("train", "export", "probe", "evaluate", "bench-input", "plan-step", "presets")
 NEED_JAX = ("train", "export", "probe", "evaluate", "plan-step")
@@ -51,18 +52,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int | None:
     try:
-        if args.command in NEED_JAX and not _is_installed("jax"):
-            raise ModuleNotFoundError(name="jax")
         return args.run(args)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in TRAINER:
             raise
         raise UsageError("the trainer needs pip install 'maskmill[train]'") from error
-
-
-def _is_installed(name: str) -> bool:
-    """Without importing it; None in `sys.modules` is Python's own way of saying that there is no such module."""
-    return sys.modules[name] is not None if name in sys.modules else importlib.util.find_spec(name) is not None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--profile", metavar="FIRST:LAST", help="trace these steps for TensorBoard's profile tab, such as 100:110"
+    )
+    train.add_argument(
+        "--writer", metavar="MODULE:FACTORY", help="show metrics elsewhere too: FACTORY(run's folder, configuration)"
     )
     hosts = train.add_argument_group(
         "several processes (started by you, one per host; Slurm's srun and GKE's TPU slices are seen without a flag)"
@@ -176,12 +173,7 @@ def _config(args: argparse.Namespace) -> "Config":
         assignments.append(f"init={args.init}")
     if args.preset:
         return config_io.override(_preset(args.preset).config, assignments)
-    try:
-        values = read_file(args.config)
-    except OSError as error:
-        raise InputError(f"cannot read --config {args.config}: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"--config {args.config} is not JSON or YAML: {' '.join(str(error).split())}") from error
+    values = read_file(args.config)
     if isinstance(values, dict) and "manifest_digest" in values:
         values = values["config"]
     return config_io.override(config_io.from_dict(values), assignments)
@@ -194,6 +186,10 @@ def _preset(name: str) -> "Preset":
         hint = did_you_mean(name, PRESETS).removeprefix("; ")
         raise UsageError(f"unknown preset {name!r}; {hint} `detcon presets` lists them".replace("  ", " "))
     return PRESETS[name]
+
+
+def _show(args: argparse.Namespace, result: dict, table: Callable[[dict], str]) -> None:
+    print(json.dumps(result) if args.json else table(result))
 
 
 def _check_data(path: str, config: "Config | None" = None) -> None:
@@ -233,6 +229,16 @@ def _is_one_of_several() -> bool:
     return (in_step and tasks.isdigit() and int(tasks) > 1) or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
+def _writer(name: str) -> "WriterFactory":
+    module, _, factory = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), factory)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"--writer takes MODULE:FACTORY of a module that Python finds, got {name!r} ({error})"
+        ) from error
+
+
 def _train(args: argparse.Namespace) -> None:
     config = _config(args)
     named = (args.coordinator, args.processes, args.process_id)
@@ -253,11 +259,12 @@ def _train(args: argparse.Namespace) -> None:
     from maskmill.training.train import train
 
     window = parse_window(args.profile) if args.profile else None
+    writer = _writer(args.writer) if args.writer else None
     if jax.config.values["jax_compilation_cache_dir"] is None:  # else the user has one
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache_home(), "compiled"))
 
     with joined(*named) if several else contextlib.nullcontext():
-        last = train(args.data, config, args.workdir, until=args.until, profile=window)
+        last = train(args.data, config, args.workdir, until=args.until, profile=window, writer=writer)
     if jax.process_index() == 0:
         shown = "  ".join(
             f"{name} {last[name]:.6g}" for name in ("step", "epoch", "loss", "images_per_second") if name in last
@@ -284,8 +291,7 @@ def _probe(args: argparse.Namespace) -> None:
     _check_data(args.data)
     from maskmill.training.probe import probe, table
 
-    result = probe(args.run_dir, args.data, step=args.step, limit=args.limit)
-    print(json.dumps(result) if args.json else table(result))
+    _show(args, probe(args.run_dir, args.data, step=args.step, limit=args.limit), table)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -293,8 +299,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from maskmill.training.evaluate import evaluate, table
 
     options = {"train_dir": args.train, "split": args.split, "step": args.step, "limit": args.limit}
-    result = evaluate(args.run_dir, args.data, **options)
-    print(json.dumps(result) if args.json else table(result))
+    _show(args, evaluate(args.run_dir, args.data, **options), table)
 
 
 def _bench_input(args: argparse.Namespace) -> None:
@@ -303,8 +308,7 @@ def _bench_input(args: argparse.Namespace) -> None:
     _check_data(args.data, config)
     from maskmill.training.bench import bench_input, table
 
-    result = bench_input(args.data, config.data, seconds=args.seconds)
-    print(json.dumps(result) if args.json else table(result))
+    _show(args, bench_input(args.data, config.data, seconds=args.seconds), table)
 
 
 def _plan_step(args: argparse.Namespace) -> None:
@@ -312,8 +316,8 @@ def _plan_step(args: argparse.Namespace) -> None:
     config = _config(args)
     from maskmill.training.plan_step import IMAGES_PER_CORE, plan_step, table
 
-    result = plan_step(config, args.topology, images_per_core=args.images_per_core or IMAGES_PER_CORE)
-    print(json.dumps(result) if args.json else table(result))
+    rate = args.images_per_core or IMAGES_PER_CORE
+    _show(args, plan_step(config, args.topology, images_per_core=rate), table)
 
 
 def _presets(args: argparse.Namespace) -> None:

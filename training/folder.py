@@ -97,7 +97,7 @@ class RunFolder:
 
 
 def read_card(workdir: str) -> dict[str, Any] | None:
-    """What `run.json` says, None where there is none. Raises InputError where it is no run's."""
+    """What `run.json` says, None where there is none. Raises InputError where it is no run's, or one of maskmill 0.1."""
     path = storage.join(workdir, CARD)
     try:
         card = json.loads(storage.read_whole(path, _LIMIT))
@@ -106,6 +106,12 @@ def read_card(workdir: str) -> dict[str, Any] | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a run's card ({error}); use another --workdir") from error
+    saved = storage.join(workdir, "checkpoints")
+    if os.path.isdir(saved) and any(entry.name.isdigit() for entry in os.scandir(saved)):  # a folder for each step
+        raise InputError(
+            f"{workdir} holds a run of maskmill 0.1, whose checkpoints this version does not read; finish it with "
+            "pip install 'maskmill<0.2', or start again with another --workdir"
+        )
     return card
 
 

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from maskmill.training.resnet import BatchNorm, ResNet
+from maskmill.training.resnet import Layers, ResNet
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -24,9 +23,9 @@ def _features(encoder: ResNet, images: jax.Array, views: int, frozen: bool) -> j
 class Classifier(nnx.Module):
     """Mean of the last feature map, and a linear layer."""
 
-    def __init__(self, encoder: ResNet, classes: int, *, rngs: nnx.Rngs) -> None:
-        self.encoder = encoder
-        self.classifier = nnx.Linear(encoder.channels, classes, rngs=rngs)
+    def __init__(self, layers: Layers) -> None:
+        self.encoder = ResNet(layers)
+        self.classifier = nnx.Linear(self.encoder.channels, layers.config.classes, rngs=layers.rngs)
 
     def __call__(self, images: jax.Array, views: int = 0, *, frozen: bool = False) -> jax.Array:
         """Logits.
@@ -48,23 +47,16 @@ class FCN(nnx.Module):
     Appendix A.3 of Henaff et al. refers to He et al. 2020 for it: FCN-16s with a large field of view.
     """
 
-    def __init__(
-        self,
-        encoder: ResNet,
-        classes: int,
-        *,
-        stride: int,
-        dtype: np.dtype,
-        norm: dict[str, Any],
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.encoder, self.stride = encoder, stride
-        reach: dict[str, Any] = {"kernel_dilation": DILATION, "padding": DILATION, "use_bias": False, "dtype": dtype}
-        self.conv1 = nnx.Conv(encoder.channels, WIDTH, (3, 3), **reach, rngs=rngs)
-        self.bn1 = BatchNorm(WIDTH, **norm)
+    def __init__(self, layers: Layers) -> None:
+        config, rngs = layers.config, layers.rngs
+        self.encoder, self.stride = ResNet(layers), config.stride
+        reach: dict[str, Any] = {"kernel_dilation": DILATION, "padding": DILATION, "use_bias": False}
+        reach["dtype"] = jnp.dtype(config.dtype)
+        self.conv1 = nnx.Conv(self.encoder.channels, WIDTH, (3, 3), **reach, rngs=rngs)
+        self.bn1 = layers.norm(WIDTH)
         self.conv2 = nnx.Conv(WIDTH, WIDTH, (3, 3), **reach, rngs=rngs)
-        self.bn2 = BatchNorm(WIDTH, **norm)
-        self.classifier = nnx.Linear(WIDTH, classes, rngs=rngs)
+        self.bn2 = layers.norm(WIDTH)
+        self.classifier = nnx.Linear(WIDTH, config.classes, rngs=rngs)
 
     def __call__(self, images: jax.Array, views: int = 0, *, frozen: bool = False) -> jax.Array:
         """As `Classifier`, but float32[n, height, width, classes]."""

@@ -11,10 +11,13 @@ import os
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import google_crc32c
 import numpy as np
 
+from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, MaskmillError
 from maskmill.schemas.manifest import Shard
+from maskmill.schemas.reader import shard_errors
 from maskmill.schemas.tfrecord import read_records
 from maskmill.training.cache import local_shard
 from maskmill.training.config import DataConfig
@@ -165,9 +168,18 @@ class Batches:
 
 
 def _read_whole(folder: str, shard: Shard) -> list[bytes]:
-    """A shard's records, checksums checked."""
-    with open(local_shard(folder, shard), "rb", buffering=1 << 20) as stream:
-        records = list(read_records(stream, shard.name))
-    if len(records) != shard.records:
-        raise DamageError(f"{shard.name} holds {len(records)} records, the manifest says {shard.records}")
+    """A shard's records. Their own checksums do not tell a shard of another build, whole in itself; the file's does.
+
+    Raises:
+        DamageError: a broken record, or a file that is not the one that the manifest lists.
+    """
+    checksum = google_crc32c.Checksum()
+    with shard_errors(folder, shard), storage.open_read(local_shard(folder, shard)) as file:
+        records = list(read_records(file, shard.name, checksum=checksum))
+    found = checksum.hexdigest().decode()
+    if found != shard.crc32c or len(records) != shard.records:
+        raise DamageError(
+            f"{shard.name} in {folder} has {len(records)} records and crc32c {found}, the manifest says {shard.records} "
+            f"and {shard.crc32c}: the shard is of another build; `maskmill validate` shows what else is"
+        )
     return records

@@ -18,7 +18,7 @@ from flax import nnx
 
 from maskmill.training.config import Config, ModelConfig
 from maskmill.training.heads import FCN, Classifier
-from maskmill.training.resnet import BatchNorm, ResNet
+from maskmill.training.resnet import Layers, ResNet
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float32
@@ -29,21 +29,12 @@ Arrays = dict[str, jax.Array]
 class Head(nnx.Module):
     """Two-layer MLP, the g and q of section 3.1: linear with bias, batch norm, ReLU, linear without bias."""
 
-    def __init__(
-        self,
-        channels: int,
-        hidden: int,
-        out: int,
-        *,
-        out_bn: bool,
-        dtype: np.dtype,
-        norm: dict[str, Any],
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.linear1 = nnx.Linear(channels, hidden, dtype=dtype, rngs=rngs)
-        self.bn = BatchNorm(hidden, **norm)
-        self.linear2 = nnx.Linear(hidden, out, use_bias=False, dtype=dtype, rngs=rngs)
-        self.out_bn = BatchNorm(out, **norm) if out_bn else None
+    def __init__(self, layers: Layers, channels: int) -> None:
+        config = layers.config
+        self.linear1 = layers.linear(channels, config.hidden, use_bias=True)
+        self.bn = layers.norm(config.hidden)
+        self.linear2 = layers.linear(config.hidden, config.out, use_bias=False)
+        self.out_bn = layers.norm(config.out) if config.head_out_bn else None
 
     def __call__(self, x: jax.Array, *, views: int, valid: jax.Array) -> jax.Array:
         """[images * views, masks, channels] to float32[images * views, masks, out]."""
@@ -54,29 +45,14 @@ class Head(nnx.Module):
         return x.astype(jnp.float32)
 
 
-def _resnet(model: ModelConfig, dtype: np.dtype, norm: dict, rngs: nnx.Rngs | None = None) -> ResNet:
-    shape: dict[str, Any] = {"stride": model.stride, "dilate": model.dilate, "padding": model.padding}
-    return ResNet(model.arch, width=model.width, **shape, dtype=dtype, norm=norm, rngs=rngs)
-
-
 class Network(nnx.Module):
     """Encoder, projection head and, where the algorithm predicts, prediction head."""
 
     def __init__(self, model: ModelConfig, *, predictor: bool):
-        rngs = nnx.Rngs(0)
-        dtype = jnp.dtype(model.dtype)
-        norm = {"decay": model.bn_decay, "eps": model.bn_eps, "groups": model.local_bn_groups}
-        norm["per_view"] = model.bn_per_view
-        head: dict[str, Any] = {
-            "hidden": model.hidden,
-            "out": model.out,
-            "out_bn": model.head_out_bn,
-            "dtype": dtype,
-            "norm": norm,
-        }
-        self.encoder = _resnet(model, dtype, norm, rngs)
-        self.projector = Head(self.encoder.channels, rngs=rngs, **head)
-        self.predictor = Head(model.out, rngs=rngs, **head) if predictor else None
+        layers = Layers(model)
+        self.encoder = ResNet(layers)
+        self.projector = Head(layers, self.encoder.channels)
+        self.predictor = Head(layers, model.out) if predictor else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,17 +106,7 @@ def online_network(config: Config) -> Pure:
 
 def labelling_network(model: ModelConfig, *, dense: bool) -> Pure:
     """Encoder and a head that tells `model.classes` labels apart: of pixels where `dense`, else of the picture."""
-    norm = {"decay": model.bn_decay, "eps": model.bn_eps, "groups": model.local_bn_groups}
-    dtype = jnp.dtype(model.dtype)
-
-    def make() -> nnx.Module:
-        rngs = nnx.Rngs(0)
-        encoder = _resnet(model, dtype, norm, rngs)
-        if dense:
-            return FCN(encoder, model.classes, stride=model.stride, dtype=dtype, norm=norm, rngs=rngs)
-        return Classifier(encoder, model.classes, rngs=rngs)
-
-    return Pure.of(make)
+    return Pure.of(lambda: (FCN if dense else Classifier)(Layers(model)))
 
 
 def target_network(config: Config) -> Pure | None:
@@ -150,9 +116,7 @@ def target_network(config: Config) -> Pure | None:
 
 def encoder(model: ModelConfig) -> Pure:
     """The feature extractor alone, what is kept after training; arrays are named without the `encoder.` prefix."""
-    norm = {"decay": model.bn_decay, "eps": model.bn_eps}
-    dtype = jnp.dtype(model.dtype)
-    return Pure.of(lambda: _resnet(model, dtype, norm))
+    return Pure.of(lambda: ResNet(Layers(dataclasses.replace(model, local_bn_groups=1))))
 
 
 def initialize(network: Pure, seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -55,13 +55,13 @@ def plan_step(config: Config, topology: str, *, images_per_core: float = IMAGES_
         UsageError: no compiler, an unknown topology, a batch that does not divide, or more memory than a chip has.
     """
     slice_ = find_topology(topology)
-    if importlib.util.find_spec("libtpu") is None:
-        raise UsageError(_NO_COMPILER)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["JAX_PLATFORMS"] = "cpu"
     from maskmill.training.step import check_divisible
 
+    if importlib.util.find_spec("libtpu") is None:
+        raise UsageError(_NO_COMPILER)
     check_divisible(config, slice_.chips, slice_.hosts)
     begin = time.process_time()
     compiled = _compile(config, slice_)

@@ -104,7 +104,12 @@ def fill_views(
     Raises:
         BrokenRecord: says which of them, and what is wrong with it.
     """
-    records = [_parsed(index, payload, layers) for index, payload in enumerate(payloads)]
+    records: list[Parsed] = []
+    for payload in payloads:
+        try:
+            records.append(parse(payload, layers))
+        except DamageError as error:
+            raise BrokenRecord(len(records), f": {error}") from None
     counts = [c for record in records for c in record.counts]
     numbers = [len(record.counts) for record in records]
     boxes, weights, ids, broken = geometry.make_views(
@@ -119,7 +124,7 @@ def fill_views(
     )
     if broken >= 0:
         index = int(np.searchsorted(np.cumsum(numbers), broken, side="right"))
-        raise BrokenRecord(index, records[index], _explain(records[index]))
+        raise _broken(index, records[index], _what_is_wrong(records[index], broken - sum(numbers[:index])))
     for view in range(2):
         out[f"weights{view + 1}"][:] = weights[:, view]
         out[f"ids{view + 1}"][:] = ids[:, view]
@@ -128,10 +133,10 @@ def fill_views(
     for index, record in enumerate(records):
         image = decode_image(record.encoded)
         if image is None:
-            raise BrokenRecord(index, record, "the image does not decode")
+            raise _broken(index, record, "the image does not decode")
         if image.shape[:2] != (record.height, record.width):
             said = (record.height, record.width)
-            raise BrokenRecord(index, record, f"the image is {image.shape[:2]}, the record says {said}")
+            raise _broken(index, record, f"the image is {image.shape[:2]}, the record says {said}")
         resize_crop(image, boxes[index, 0], config.antialias, out["image1"][index])
         if config.views == 1:
             out["image2"][index] = out["image1"][index]
@@ -140,25 +145,21 @@ def fill_views(
 
 
 class BrokenRecord(Exception):
-    """Record `index` of those given is damaged; its file's name stands before what is wrong, where it can be read."""
+    """Record `index` of those given is damaged."""
 
-    def __init__(self, index: int, record: Parsed | None, what: str):
-        super().__init__(f" ({record.filename}): {what}" if record else f": {what}")
+    def __init__(self, index: int, what: str):
+        super().__init__(what)
         self.index = index
 
 
-def _parsed(index: int, payload: bytes, layers: Layers) -> Parsed:
+def _broken(index: int, record: Parsed, what: str) -> BrokenRecord:
+    return BrokenRecord(index, f" ({record.filename}): {what}")
+
+
+def _what_is_wrong(record: Parsed, number: int) -> str:
+    """Why a mask does not fill its picture, in words; the compiled loop says only that it does not."""
     try:
-        return parse(payload, layers)
-    except DamageError as error:
-        raise BrokenRecord(index, None, str(error)) from None
-
-
-def _explain(record: Parsed) -> str:
-    """The first mask that does not fill its picture, in words; the compiled loop says only that there is one."""
-    for number, counts in enumerate(record.counts):
-        try:
-            rle.decode_counts(counts, record.height, record.width)
-        except rle.RleError as error:
-            return f"mask {number}: {error}"
-    return "a mask's runs do not fill its image"
+        rle.decode_counts(record.counts[number], record.height, record.width)
+    except rle.RleError as error:
+        return f"mask {number}: {error}"
+    return f"mask {number}: its runs do not fill the image"

@@ -7,11 +7,15 @@ set here: see `training.model.initialize`.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from maskmill.training.config import ModelConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -70,109 +74,79 @@ class BatchNorm(nnx.Module):
         return self.decay * running + (1 - self.decay) * jax.lax.stop_gradient(batch.mean(0))
 
 
-def _conv(
-    rngs: nnx.Rngs,
-    channels_in: int,
-    channels_out: int,
-    kernel: int,
-    stride: int,
-    padding: str,
-    dtype: jax.typing.DTypeLike,
-    dilation: int = 1,
-) -> nnx.Conv:
-    # torchvision pads kernel // 2 on both sides; "SAME" pads by what the input's size needs, more at the end.
-    pad = "SAME" if padding == "same" else [(dilation * (kernel // 2),) * 2] * 2
-    more: dict[str, Any] = {"kernel_dilation": dilation, "use_bias": False, "dtype": dtype, "rngs": rngs}
-    return nnx.Conv(channels_in, channels_out, (kernel, kernel), stride, padding=pad, **more)
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Makes the layers of one network, as its configuration says."""
+
+    config: ModelConfig
+    rngs: nnx.Rngs = dataclasses.field(default_factory=lambda: nnx.Rngs(0))
+
+    def conv(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> nnx.Conv:
+        # torchvision pads kernel // 2 on both sides; "SAME" pads by what the input's size needs, more at the end.
+        pad = "SAME" if self.config.padding == "same" else [(dilation * (kernel // 2),) * 2] * 2
+        more: dict[str, Any] = {"kernel_dilation": dilation, "use_bias": False, "dtype": jnp.dtype(self.config.dtype)}
+        return nnx.Conv(channels_in, channels_out, (kernel, kernel), stride, padding=pad, **more, rngs=self.rngs)
+
+    def linear(self, channels_in: int, channels_out: int, *, use_bias: bool) -> nnx.Linear:
+        dtype = jnp.dtype(self.config.dtype)
+        return nnx.Linear(channels_in, channels_out, use_bias=use_bias, dtype=dtype, rngs=self.rngs)
+
+    def norm(self, channels: int) -> BatchNorm:
+        config = self.config
+        norm: dict[str, Any] = {"decay": config.bn_decay, "eps": config.bn_eps, "groups": config.local_bn_groups}
+        return BatchNorm(channels, **norm, per_view=config.bn_per_view)
 
 
-def _projection(
-    rngs: nnx.Rngs,
-    channels_in: int,
-    out: int,
-    stride: int,
-    padding: str,
-    dtype: jax.typing.DTypeLike,
-    norm: dict[str, Any],
-) -> nnx.List | None:
-    if stride == 1 and channels_in == out:
-        return None
-    return nnx.List([_conv(rngs, channels_in, out, 1, stride, padding, dtype), BatchNorm(out, **norm)])
+# Kernel, stride and output channels of a block's convolutions, by the width and the stride of the block.
+Convolutions = Callable[[int, int], tuple[tuple[int, int, int], ...]]
 
 
-class Bottleneck(nnx.Module):
-    """1 x 1, 3 x 3 (strided), 1 x 1, each with batch norm, added to the input or to its strided projection."""
-
-    expansion = 4  # output channels per channel of the 3 x 3
-
-    def __init__(
-        self,
-        rngs: nnx.Rngs,
-        channels_in: int,
-        width: int,
-        stride: int,
-        padding: str,
-        dtype: jax.typing.DTypeLike,
-        norm: dict[str, Any],
-        dilation: int = 1,
-    ) -> None:
-        out = width * self.expansion
-        self.conv1 = _conv(rngs, channels_in, width, 1, 1, padding, dtype)
-        self.bn1 = BatchNorm(width, **norm)
-        self.conv2 = _conv(rngs, width, width, 3, stride, padding, dtype, dilation)
-        self.bn2 = BatchNorm(width, **norm)
-        self.conv3 = _conv(rngs, width, out, 1, 1, padding, dtype)
-        self.bn3 = BatchNorm(out, **norm)
-        self.downsample = _projection(rngs, channels_in, out, stride, padding, dtype, norm)
-
-    def __call__(self, x: jax.Array, views: int) -> jax.Array:
-        y = jax.nn.relu(self.bn1(self.conv1(x), views=views))
-        y = jax.nn.relu(self.bn2(self.conv2(y), views=views))
-        y = self.bn3(self.conv3(y), views=views)
-        if self.downsample is not None:
-            x = self.downsample[1](self.downsample[0](x), views=views)
-        return jax.nn.relu(x + y)
+def bottleneck(width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
+    return (1, 1, width), (3, stride, width), (1, 1, 4 * width)
 
 
-class BasicBlock(nnx.Module):
-    """Two 3 x 3, the first strided, each with batch norm, added to the input or to its strided projection."""
-
-    expansion = 1
-
-    def __init__(
-        self,
-        rngs: nnx.Rngs,
-        channels_in: int,
-        width: int,
-        stride: int,
-        padding: str,
-        dtype: jax.typing.DTypeLike,
-        norm: dict[str, Any],
-        dilation: int = 1,
-    ) -> None:
-        self.conv1 = _conv(rngs, channels_in, width, 3, stride, padding, dtype, dilation)
-        self.bn1 = BatchNorm(width, **norm)
-        self.conv2 = _conv(rngs, width, width, 3, 1, padding, dtype, dilation)
-        self.bn2 = BatchNorm(width, **norm)
-        self.downsample = _projection(rngs, channels_in, width, stride, padding, dtype, norm)
-
-    def __call__(self, x: jax.Array, views: int) -> jax.Array:
-        y = jax.nn.relu(self.bn1(self.conv1(x), views=views))
-        y = self.bn2(self.conv2(y), views=views)
-        if self.downsample is not None:
-            x = self.downsample[1](self.downsample[0](x), views=views)
-        return jax.nn.relu(x + y)
+def basic(width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
+    return (3, stride, width), (3, 1, width)
 
 
 # Kind of block, blocks per stage, and width of the first stage's.
-ARCHS: dict[str, tuple[type[Bottleneck] | type[BasicBlock], tuple[int, ...], int]] = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2), 64),
-    "resnet50": (Bottleneck, (3, 4, 6, 3), 64),
-    "resnet101": (Bottleneck, (3, 4, 23, 3), 64),
-    "resnet152": (Bottleneck, (3, 8, 36, 3), 64),
-    "resnet200": (Bottleneck, (3, 24, 36, 3), 64),
-    "tiny": (Bottleneck, (1, 1, 1, 1), 8),
+ARCHS: dict[str, tuple[Convolutions, tuple[int, ...], int]] = {
+    "resnet18": (basic, (2, 2, 2, 2), 64),
+    "resnet50": (bottleneck, (3, 4, 6, 3), 64),
+    "resnet101": (bottleneck, (3, 4, 23, 3), 64),
+    "resnet152": (bottleneck, (3, 8, 36, 3), 64),
+    "resnet200": (bottleneck, (3, 24, 36, 3), 64),
+    "tiny": (bottleneck, (1, 1, 1, 1), 8),
 }
+
+
+class Block(nnx.Module):
+    """Convolutions, each with batch norm, added to the input or, where its shape changes, to its projection.
+
+    `dilation` spreads those of 3 x 3, where a stride was dropped to keep more cells.
+    """
+
+    def __init__(
+        self, layers: Layers, channels_in: int, convolutions: tuple[tuple[int, int, int], ...], dilation: int
+    ) -> None:
+        channels, shrink = channels_in, 1
+        for index, (kernel, stride, out) in enumerate(convolutions, 1):
+            setattr(self, f"conv{index}", layers.conv(channels, out, kernel, stride, dilation if kernel > 1 else 1))
+            setattr(self, f"bn{index}", layers.norm(out))
+            channels, shrink = out, shrink * stride
+        self.depth, self.channels = len(convolutions), channels
+        changes = shrink != 1 or channels_in != channels
+        projection = [layers.conv(channels_in, channels, 1, shrink), layers.norm(channels)] if changes else None
+        self.downsample = nnx.List(projection) if projection else None
+
+    def __call__(self, x: jax.Array, views: int) -> jax.Array:
+        y = x
+        for index in range(1, self.depth + 1):
+            y = getattr(self, f"bn{index}")(getattr(self, f"conv{index}")(y), views=views)
+            y = jax.nn.relu(y) if index < self.depth else y
+        if self.downsample is not None:
+            x = self.downsample[1](self.downsample[0](x), views=views)
+        return jax.nn.relu(x + y)
 
 
 class ResNet(nnx.Module):
@@ -182,33 +156,20 @@ class ResNet(nnx.Module):
         channels: D, of the output.
     """
 
-    def __init__(
-        self,
-        arch: str,
-        *,
-        width: int = 1,
-        stride: int = 32,
-        dilate: bool = False,
-        padding: str = "torch",
-        dtype: jax.typing.DTypeLike = jnp.float32,
-        norm: dict[str, Any] | None = None,
-        rngs: nnx.Rngs | None = None,
-    ) -> None:
-        rngs = rngs or nnx.Rngs(0)
-        norm = norm or {}
-        block_type, stages, base = ARCHS[arch]
-        base *= width
-        self.padding = padding
-        self.conv1 = _conv(rngs, 3, base, 7, 2, padding, dtype)
-        self.bn1 = BatchNorm(base, **norm)
-        channels = base
+    def __init__(self, layers: Layers) -> None:
+        config = layers.config
+        convolutions, stages, base = ARCHS[config.arch]
+        channels = width = base * config.width
+        self.padding = config.padding
+        self.conv1 = layers.conv(3, channels, 7, 2)
+        self.bn1 = layers.norm(channels)
         for index, depth in enumerate(stages):
             blocks = []
-            dilation = max(1, (4 << index) // stride) if dilate else 1
+            dilation = max(1, (4 << index) // config.stride) if config.dilate else 1
             for block in range(depth):
-                step = 2 if index and not block and 4 << index <= stride else 1
-                blocks.append(block_type(rngs, channels, base << index, step, padding, dtype, norm, dilation))
-                channels = (base << index) * block_type.expansion
+                stride = 2 if index and not block and 4 << index <= config.stride else 1
+                blocks.append(Block(layers, channels, convolutions(width << index, stride), dilation))
+                channels = blocks[-1].channels
             setattr(self, f"layer{index + 1}", nnx.List(blocks))
         self.channels = channels
 

@@ -1,4 +1,4 @@
-"""What a run says of itself: `log.jsonl`, TensorBoard, and progress on the terminal."""
+"""What a run says of itself: `log.jsonl`, TensorBoard or another writer, and a line of progress now and then."""
 
 import contextlib
 import json
@@ -6,20 +6,24 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
 import jax
 import numpy as np
 
-from maskmill.schemas import storage
+from maskmill.schemas import options, storage
 from maskmill.schemas.errors import InputError
 from maskmill.training.config import Config
-from maskmill.training.profiler import peak_flops
 from maskmill.training.step import Metrics
 
-QUIET_INTERVAL = 30  # seconds between progress lines where standard error is not a terminal
-UPLOAD_INTERVAL = 30  # seconds between copies of the log to gs://, where a file cannot be appended to
+PROGRESS_S = 30  # seconds between lines of progress
+UPLOAD_S = 30  # seconds between copies of the log to gs://, where a file cannot be appended to
+
+
+# Given the run's folder and its configuration; returns what has `write_scalars(step, {name: value})`, `flush()` and
+# `close()`, as clu's writers of metrics.
+WriterFactory = Callable[[str, dict[str, Any]], Any]
 
 
 class RunLog:
@@ -27,12 +31,13 @@ class RunLog:
 
     A line of `log.jsonl` has `step`, `epoch`, the step's metrics (see `training.step.make_step`), and over the steps
     since the last line `steps_per_second`, `images_per_second`, `input_wait`, the fraction of time spent waiting for
-    input, and, on devices whose peak is known, `mfu`, the share of it that the step's operations are (see
-    `training.profiler`). Going on from step `start` drops later lines, left by a run that was killed after its last
-    checkpoint.
+    input, and, on devices whose peak is known, `mfu`, the share of it that the step's operations are. Going on from step
+    `start` drops later lines, left by a run that was killed after its last checkpoint.
 
     Attributes:
         last: the last line written.
+        share: of the devices' peak that one step a second would be, 0 where it is not known (see `training.profiler`).
+        folder: of TensorBoard's files, local: those of a run on gs:// are copied there; on the first process only.
     """
 
     def __init__(
@@ -43,180 +48,137 @@ class RunLog:
         start: int,
         total: int,
         steps_per_epoch: int,
+        writer: WriterFactory | None = None,
         stream: TextIO | None = None,
     ) -> None:
-        self._config, self._total, self._steps_per_epoch = config, total, steps_per_epoch
-        self._stream = sys.stderr if stream is None else stream
-        self._writes = jax.process_index() == 0
-        self._files = _Files(workdir) if self._writes else None
-        self._start = start
-        self._share = 0.0  # of the devices' peak that one step a second would be
+        self._workdir, self._config, self._total, self._steps_per_epoch = workdir, config, total, steps_per_epoch
+        self._factory, self._stream = writer, sys.stderr if stream is None else stream
+        self._first = jax.process_index() == 0
+        self._path, self._text, self._uploaded = storage.join(workdir, "log.jsonl"), "", time.monotonic()
+        self._start, self._since, self._wait = start, start, 0.0
+        self._mark = self._told = self._began = time.monotonic()
+        self._writers: list[Any] = []
+        self._temporary = contextlib.ExitStack()
         self.last: dict[str, float] = {}
-        self._tensorboard = None
-        self._mark, self._wait, self._since = time.perf_counter(), 0.0, start
-        self._told, self._began = time.monotonic(), time.monotonic()
+        self.share, self.folder = 0.0, ""
 
     def __enter__(self) -> "RunLog":
-        if self._files is not None:
-            self.last = self._files.open(self._start)
+        if self._first:
+            self._drop_later()
+            self.folder = os.path.join(self._workdir, "tensorboard")
+            if storage.is_remote(self._workdir):
+                self.folder = self._temporary.enter_context(tempfile.TemporaryDirectory(prefix="detcon-log-"))
             if self._config.log.tensorboard:
-                from tensorboardX import SummaryWriter  # takes a while to import
-
-                self._tensorboard = SummaryWriter(self._files.tensorboard, purge_step=self._start or None)
+                self._writers.append(_TensorBoard(self.folder, self._start))
+            if self._factory is not None:
+                self._writers.append(self._factory(self._workdir, options.to_mapping(self._config)))
         of = f" of {self._total}"
         self.say(f"resuming after step {self._start}{of}" if self._start else f"starting{of} steps")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-        if self._stream.isatty():
-            self._stream.write("\n")
-        if self._files is not None:
+        with self._temporary:
+            for writer in self._writers:
+                writer.close()
             try:
-                self._files.close()
+                self.upload()
             except InputError:
-                if kind is None:
+                if kind is None:  # a failure on its way up matters more than one in closing
                     raise
 
-    @property
-    def tensorboard_folder(self) -> str:
-        """Local folder of what TensorBoard shows; on the first process only."""
-        return self._files.tensorboard if self._files is not None else ""
-
-    def begins(self, flops: float | None, mesh: jax.sharding.Mesh) -> None:
-        """Learns how many operations a step over the mesh takes."""
-        peak = peak_flops(mesh.devices.flat[0].device_kind)
-        if flops and peak:
-            self._share = flops / (peak * mesh.size)
+    def say(self, text: str) -> None:
+        """Shows a line, of the first process only."""
+        if self._first:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
 
     def compiled(self, step: int, metrics: Metrics) -> None:
         """Waits for the first step and starts the clock after it: compiling it is not a matter of speed."""
         jax.block_until_ready(metrics)
-        self.say(f"compiled in {time.perf_counter() - self._mark:.0f} s")
-        self._mark, self._wait, self._since = time.perf_counter(), 0.0, step
-        self._began, self._start = time.monotonic(), step
+        self.say(f"compiled in {time.monotonic() - self._mark:.0f} s")
+        self._start = self._since = step
+        self._mark, self._began, self._wait = time.monotonic(), time.monotonic(), 0.0
 
-    def waited(self, seconds: float) -> None:
-        """Counts time in which the loop had no batch to give."""
-        self._wait += seconds
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as such in which the loop had no batch to give."""
+        begin = time.monotonic()
+        yield
+        self._wait += time.monotonic() - begin
 
     def write(self, step: int, metrics: Metrics) -> None:
         """Writes the line of `step`; waits until the device has computed it."""
         values = {name: float(np.asarray(value)) for name, value in metrics.items() if np.ndim(value) == 0}
-        now = time.perf_counter()
+        now = time.monotonic()
         seconds = max(now - self._mark, 1e-9)
         if step > self._since:
             rate = (step - self._since) / seconds
             values |= {"steps_per_second": rate, "images_per_second": rate * self._config.batch_size}
-            if self._share:
-                values["mfu"] = rate * self._share
+            values |= {"mfu": rate * self.share} if self.share else {}
             values["input_wait"] = min(self._wait / seconds, 1.0)
         self._mark, self._wait, self._since = now, 0.0, step
         self.last = {"step": step, "epoch": step / max(self._steps_per_epoch, 1)} | dict(sorted(values.items()))
-        if self._files is None:
+        if not self._first:
             return
-        if self._tensorboard is not None:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
-            self._tensorboard.flush()
-        self._files.append(json.dumps(self.last) + "\n")
+        for writer in self._writers:
+            writer.write_scalars(step, values)
+            writer.flush()
+        line = json.dumps(self.last) + "\n"
+        self._text += line
+        if not storage.is_remote(self._workdir):
+            with self._failing(), open(self._path, "a") as file:
+                file.write(line)
+        elif now - self._uploaded > UPLOAD_S:
+            self.upload()
 
     def saved(self) -> None:
         """Makes what was written so far last, before the checkpoint that is about to be: a resumed run goes on from both."""
-        if self._files is not None:
-            self._files.flush()
-
-    def advanced(self, step: int) -> None:
-        """Shows progress: on a terminal in place at every step, elsewhere a line every 30 s and at the end."""
-        terminal = self._stream.isatty()
-        now = time.monotonic()
-        if not terminal and now - self._told < QUIET_INTERVAL and step != self._total:
+        if not self._first:
             return
-        self._told = now
-        done = step - self._start
-        text = f"step {step}/{self._total} ({100 * step / self._total:.1f} %)"
-        if self.last:
-            text += f"  loss {self.last['loss']:.4f}"
-        if "steps_per_second" in self.last:
-            text += f"  {self.last['steps_per_second']:.3g} steps/s  {self.last['images_per_second']:.0f} images/s"
-            text += f"  MFU {100 * self.last['mfu']:.0f} %" if "mfu" in self.last else ""
-            text += f"  waiting for input {100 * self.last['input_wait']:.0f} %"
-        if done > 0:
-            left = int((now - self._began) / done * (self._total - step))
-            text += f"  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
-        self.say(text, in_place=terminal)
-
-    def say(self, text: str, *, in_place: bool = False) -> None:
-        """Shows a line, of the first process only."""
-        if not self._writes:
-            return
-        self._stream.write(f"\r{text}\x1b[K" if in_place else f"{text}\n")
-        self._stream.flush()
-
-
-class _Files:
-    """`log.jsonl` and TensorBoard's files of a run. On gs:// they are written here first and copied there whole, at
-    most every `UPLOAD_INTERVAL` seconds.
-
-    Attributes:
-        tensorboard: local folder for TensorBoard's writer.
-    """
-
-    def __init__(self, workdir: str):
-        self._log = storage.join(workdir, "log.jsonl")
-        self._remote = storage.join(workdir, "tensorboard") if storage.is_remote(workdir) else None
-        self._temporary = tempfile.TemporaryDirectory(prefix="detcon-log-") if self._remote else None
-        self.tensorboard = self._temporary.name if self._temporary else os.path.join(workdir, "tensorboard")
-        self._text, self._uploaded = "", time.monotonic()
-
-    def open(self, start: int) -> dict[str, float]:
-        """Drops what lies after step `start`; returns the last line."""
-        last, kept = {}, []
-        for line in self._old() if start else []:
-            try:
-                values = json.loads(line)
-                if values["step"] <= start:
-                    last = values
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue  # cut off by a kill in mid-line
-        self._text = "".join(kept)
-        storage.write_bytes(self._log, self._text.encode())
-        return last
-
-    def _old(self) -> list[str]:
-        try:
-            return storage.read_bytes(self._log).decode(errors="replace").splitlines(keepends=True)
-        except FileNotFoundError:
-            return []
-
-    def append(self, line: str) -> None:
-        if self._remote is None:
-            with self._failing(), open(self._log, "a") as file:
-                file.write(line)
-            return
-        self._text += line
-        if time.monotonic() - self._uploaded > UPLOAD_INTERVAL:
-            self.upload()
-
-    def flush(self) -> None:
-        """What was appended is there after a loss of power as well."""
-        if self._remote is not None:
+        if storage.is_remote(self._workdir):
             self.upload()
             return
-        with self._failing(), open(self._log, "a") as file:
+        with self._failing(), open(self._path, "a") as file:
             os.fsync(file.fileno())
 
     def upload(self) -> None:
-        if self._remote is None:
+        """Puts what was written so far on gs://, where the run's folder is there."""
+        if not self._first or not storage.is_remote(self._workdir):
             return
         with self._failing():
-            storage.write_bytes(self._log, self._text.encode())
-            for name, _ in storage.walk(self.tensorboard):
-                with open(os.path.join(self.tensorboard, name), "rb") as file:
-                    storage.write_bytes(storage.join(self._remote, name), file.read())
+            storage.write_bytes(self._path, self._text.encode())
+            for name, _ in storage.walk(self.folder):
+                target = storage.join(self._workdir, "tensorboard", name)
+                storage.write_bytes(target, storage.read_bytes(os.path.join(self.folder, name)))
         self._uploaded = time.monotonic()
+
+    def progress(self, step: int) -> None:
+        """Says how far the run is, how fast, and how long it will take; every `PROGRESS_S` and at the end."""
+        now = time.monotonic()
+        if now - self._told < PROGRESS_S and step != self._total:
+            return
+        self._told, last = now, self.last
+        text = f"step {step}/{self._total} ({100 * step / self._total:.1f} %)"
+        text += f"  loss {last['loss']:.4f}" if last else ""
+        if "steps_per_second" in last:
+            text += f"  {last['steps_per_second']:.3g} steps/s  {last['images_per_second']:.0f} images/s"
+            text += f"  MFU {100 * last['mfu']:.0f} %" if "mfu" in last else ""
+            text += f"  waiting for input {100 * last['input_wait']:.0f} %"
+        if step > self._start:
+            left = int((now - self._began) / (step - self._start) * (self._total - step))
+            text += f"  {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left"
+        self.say(text)
+
+    def _drop_later(self) -> None:
+        old = b""
+        with contextlib.suppress(FileNotFoundError):
+            old = storage.read_bytes(self._path) if self._start else b""
+        for line in old.decode(errors="replace").splitlines(keepends=True):
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # cut off by a kill in mid-line
+                values = json.loads(line)
+                if values["step"] <= self._start:
+                    self.last, self._text = values, self._text + line
+        storage.write_bytes(self._path, self._text.encode())
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
@@ -224,13 +186,20 @@ class _Files:
             yield
         except OSError as error:
             raise InputError(
-                f"cannot write the run's log, {self._log}: {error.strerror or error}; free space or fix permissions, "
+                f"cannot write the run's log, {self._path}: {error.strerror or error}; free space or fix permissions, "
                 "then run the same command to go on from the last checkpoint"
             ) from error
 
-    def close(self) -> None:
-        try:
-            self.upload()
-        finally:
-            if self._temporary is not None:
-                self._temporary.cleanup()
+
+class _TensorBoard:
+    """Event files; those of a run that goes on hide what its predecessor wrote after the checkpoint."""
+
+    def __init__(self, folder: str, start: int):
+        from tensorboardX import SummaryWriter  # takes a while to import
+
+        self._writer = SummaryWriter(folder, purge_step=start or None)
+        self.flush, self.close = self._writer.flush, self._writer.close
+
+    def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)

@@ -7,7 +7,6 @@ checkpoint. The same command therefore goes on where the last one stopped, bit f
 import contextlib
 import signal
 import sys
-import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, TextIO
@@ -23,8 +22,8 @@ from maskmill.training.checkpoint import Checkpoints
 from maskmill.training.config import Config
 from maskmill.training.folder import RunFolder
 from maskmill.training.optim import run_length
-from maskmill.training.profiler import Profiler, step_flops
-from maskmill.training.runlog import RunLog
+from maskmill.training.profiler import Profiler, share_of_peak
+from maskmill.training.runlog import RunLog, WriterFactory
 from maskmill.training.step import Batch, Metrics, check_divisible, init_state, make_mesh, make_step, put_batch
 from maskmill.training.supervised import reader_of
 
@@ -53,6 +52,7 @@ def train(
     devices: list | None = None,
     until: int | None = None,
     profile: tuple[int, int] | None = None,
+    writer: WriterFactory | None = None,
     stream: TextIO | None = None,
 ) -> dict[str, float]:
     """Trains, or goes on training, until the schedule ends.
@@ -65,6 +65,7 @@ def train(
         devices: to train on; all of them by default.
         until: stop after this step (and save), as if interrupted but without an error; for trials.
         profile: steps to trace, see `training.profiler`.
+        writer: makes what shows metrics elsewhere, see `training.runlog`.
         stream: where progress goes, standard error by default.
 
     Returns:
@@ -92,10 +93,9 @@ def train(
         step = start = checkpoints.latest or 0
         names = sorted(state["params"])
         step_fn = make_step(config, mesh, total_steps=total, warmup_steps=warmup)
-        log = stack.enter_context(
-            RunLog(workdir, config, start=start, total=total, steps_per_epoch=data.steps_per_epoch, stream=stream)
-        )
-        profiler = stack.enter_context(Profiler(profile, log.tensorboard_folder, log.say))
+        length = {"start": start, "total": total, "steps_per_epoch": data.steps_per_epoch}
+        log = stack.enter_context(RunLog(workdir, config, **length, writer=writer, stream=stream))
+        profiler = stack.enter_context(Profiler(profile, log.folder, log.say))
         signals = stack.enter_context(_Signals())
         stack.enter_context(pod.alone_is_lost())
 
@@ -104,15 +104,14 @@ def train(
         batch: Batch = put_batch(next(source), mesh) if step < end else {}
         metrics: Metrics | None = None
         if step < end:
-            log.begins(step_flops(step_fn, state, batch), mesh)
+            log.share = share_of_peak(step_fn, state, batch, mesh)
         while step < end:
             profiler.at(step, state)
             previous, (state, metrics) = metrics, step_fn(state, batch)
             step += 1
-            begin = time.perf_counter()
             if step < end:
-                batch = put_batch(next(source), mesh)
-            log.waited(time.perf_counter() - begin)
+                with log.waiting():
+                    batch = put_batch(next(source), mesh)
             if previous is None:
                 log.compiled(step, metrics)
             else:
@@ -130,7 +129,7 @@ def train(
                 checkpoints.save(step, state, wait=stop or step == end)
             if stop and step < end:
                 raise Interrupted(f"interrupted after step {step}, which is saved; the same command goes on from there")
-            log.advanced(step)
+            log.progress(step)
         return log.last | {"step": step}
 
 

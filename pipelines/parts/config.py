@@ -8,7 +8,7 @@ from maskmill.pipelines.parts.generators import canonical_spec, parse_specs
 from maskmill.pipelines.reading.decode import MAX_PIXELS
 from maskmill.pipelines.reading.inputs import Source
 from maskmill.schemas import options
-from maskmill.schemas.errors import InputError, UsageError, did_you_mean
+from maskmill.schemas.errors import UsageError, did_you_mean
 
 DATASETS = ("coco", "imagenet", "folder", "webdataset", "parquet", "tfds", "tfrecord")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.]{0,63}$")
@@ -189,12 +189,7 @@ def read_config_file(path: str, keys: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: missing or not YAML. UsageError: an unknown key (with a suggestion) or a value of another type.
     """
-    try:
-        content = options.read_file(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} not found; --config takes a YAML file of options") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as YAML: {error}") from error
+    content = options.read_file(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path} must hold options as 'name: value' lines")
     found = {}

@@ -12,26 +12,59 @@ def run(out, *words) -> dict:
     return json.loads(out.read_text())["cases"] if out.exists() else {}
 
 
-def test_cases_are_kept_one_by_one_and_not_measured_twice(tmp_path, monkeypatch, capsys):
+DEVICE = {"kind": "cpu", "count": 1, "jax": "0"}
+STEP = {"step_ms": 10.0, "images_per_s": 800.0, "mfu": 0.25, "planned_peak_bytes": 3 << 30, "peak_bytes": 4 << 30}
+
+
+@pytest.fixture
+def children(monkeypatch):
+    """Cases that answer at once, by name; None is one that is cut off."""
+    answers = dict.fromkeys(accelerator.CASES, STEP) | {"device": DEVICE}
+    asked = []
+    monkeypatch.setattr(accelerator, "_in_child", lambda name, *_: asked.append(name) or dict(answers[name] or {}))
+    answers["asked"] = asked
+    return answers
+
+
+def test_cases_are_kept_one_by_one_and_not_measured_twice(tmp_path, children, capsys):
     out = tmp_path / "results.json"
-    found = run(out, "--only", "rounding")
-    assert 0.999 < found["rounding"]["gradient_cosine"] < 1
-    assert 0 < found["rounding"]["loss_gap"] < 1e-3
-    monkeypatch.setattr(accelerator, "_rounding", lambda given: pytest.fail("it is in the file"))
-    assert run(out, "--only", "rounding") == found
-    assert run(out, "--minutes", "0") == found
-    assert "cases are left; the same command goes on" in capsys.readouterr().out
+    children["simclr"] = None
+    found = run(out)
+    assert list(found) == ["supervised", "detcon_b", "byol", "detcon_s"]
+    assert capsys.readouterr().out.splitlines()[-1].endswith("cases are left; the same command goes on")
+    children["simclr"] = STEP | {"step_ms": 8.0}
+    children["input"] = {"failed": "out of memory"}
+    children["asked"].clear()
+    found = run(out)
+    assert not {"supervised", "detcon_b", "detcon_s"} & set(children["asked"])
+    assert found.keys() == accelerator.CASES.keys() - {"device"}
+    said = capsys.readouterr().out
+    assert "detcon_s takes +25.0% of simclr's time; of compute the paper says 5.3%" in said
+    assert '{"failed": "out of memory"' in said
+    assert "10.0 ms      800 images/s  MFU 25.0%  4.00 GiB, planned 3.00" in said
+    children["device"] = DEVICE | {"kind": "other"}
     with pytest.raises(SystemExit):
-        accelerator.main(["--out", str(out), "--only", "rounding"])
+        run(out)
     assert "give another --out" in capsys.readouterr().err
 
 
+def test_a_case_runs_in_a_process_of_its_own(tmp_path):
+    found = run(tmp_path / "results.json", "--only", "rounding")
+    assert 0.999 < found["rounding"]["gradient_cosine"] < 1
+    assert 0 < found["rounding"]["loss_gap"] < 1e-3
+
+
 @pytest.mark.slow
-def test_every_case_runs(scenes, tmp_path):
-    scenes.write_scenes(str(tmp_path / "build"), 12, size=(48, 64))
-    found = run(tmp_path / "results.json", "--data", str(tmp_path / "build"))
-    assert {"supervised", "detcon_b", "detcon_s", "simclr", "rounding", "resume", "input"} <= found.keys()
-    assert found["resume"] == {"bitwise": True}
-    for name in ("supervised", "detcon_b", "detcon_s_highest"):
+def test_every_kind_of_case_runs(capsys):
+    """Networks and precisions beside these differ in numbers only."""
+    found = {}
+    for name in ("device", "supervised", "detcon_b", "detcon_s_high", "rounding", "resume", "input"):
+        assert accelerator.main(["--dry-run", "--steps", "1", "--here", name]) == 0
+        found[name] = json.loads(capsys.readouterr().out)
+    assert found["device"]["kind"] == "cpu"
+    assert found["resume"] == {"bitwise": True, "repeats": True}
+    for name in ("supervised", "detcon_b", "detcon_s_high"):
         assert found[name]["step_ms"] > 0
+        assert found[name]["planned_peak_bytes"] > 0
         assert found[name]["mfu"] is None  # of a CPU no peak is published here
+    assert 0 <= found["input"]["waited_for_input"] <= 1

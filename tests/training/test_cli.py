@@ -53,7 +53,13 @@ def build(tmp_path):
         (["--preset", "detcon_b_cooc"], 2, "unknown preset 'detcon_b_cooc'; did you mean 'detcon_b_coco'?"),
         (["--preset", "smoke_cpu", "--set", "lr=1"], 2, "unknown key 'lr'; did you mean 'optim.lr'?"),
         (["--preset", "smoke_cpu", "--coordinator", "a:1"], 2, "belong together; give all three"),
-        (["--config", "nowhere.json"], 4, "cannot read --config nowhere.json: No such file"),
+        (
+            ["--preset", "smoke_cpu", "--writer", "json:nothing"],
+            2,
+            "takes MODULE:FACTORY of a module that Python finds",
+        ),
+        (["--preset", "smoke_cpu", "--writer", "no_such"], 2, "got 'no_such' (No module named 'no_such')"),
+        (["--config", "nowhere.json"], 4, "nowhere.json not found; --config takes a YAML or JSON file"),
         (["--preset", "smoke_cpu", "--data", "nowhere"], 4, "--data nowhere is not a folder"),
         (["--preset", "smoke_cpu", "--data", "."], 4, "has no manifest.json, so it is not a finished build"),
     ],
@@ -173,8 +179,8 @@ def test_the_commands_are_those_of_the_parser():
 def test_a_config_that_is_not_json(build, capsys, tmp_path):
     bad = tmp_path / "c.json"
     bad.write_text("{")
-    assert cli.main(["train", "--config", str(bad), "--data", build, "--workdir", "w"]) == 2
-    assert "is not JSON" in capsys.readouterr().err
+    assert cli.main(["train", "--config", str(bad), "--data", build, "--workdir", "w"]) == 4
+    assert "c.json cannot be read as YAML: " in capsys.readouterr().err
 
 
 def test_a_config_may_be_yaml(build, tmp_path):

@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
+from benchmarks import plan_step_table
 from maskmill.schemas.errors import UsageError
 from maskmill.training import chips, cli, hlo, plan_step
+from maskmill.training.presets import PRESETS
 
 # What a TPU's compiler writes, shortened: one gather before the loop, spread over two computations; one in the loop's
 # body, reached through a fusion; a background gather in the entry; a sum of two arrays.
@@ -130,6 +132,27 @@ def test_the_bound_is_the_slower_of_work_and_memory(tiny_config):
     assert "3.00 GiB at the peak of 16.0" in text
     assert "in loops              1 all-gather (4.2 MB)" in text
     assert "100.0 ms, bound by memory (compute 10.0, memory 100.0)" in text
+
+
+def test_the_tables_of_the_docs_show_the_results():
+    """Every preset of the paper is in them, alone or beside the one whose step it shares."""
+    results = json.loads(plan_step_table.RESULTS.read_text())
+    shown = plan_step_table.table(results)
+    assert f"{plan_step_table.BEGIN}{shown}{plan_step_table.END}" in plan_step_table.DOCS.read_text()
+    for name, preset in PRESETS.items():
+        of_the_paper = preset.config.batch_size == 4096 and preset.config.algorithm in plan_step_table.ALGORITHMS
+        assert (f"`{name}`" in shown) == of_the_paper, name
+    row = next(r for r in results if (r["preset"], r["slice"]) == ("detcon_b_in1k_300", "v5e-128"))
+    assert f"| {row['memory']['peak'] / 2**30:.2f} of 16 |" in shown
+    other = [row | {"memory": row["memory"] | {"peak": 2**30}}]  # the control
+    assert "| 1.00 of 16 |" in plan_step_table.table(other)
+
+
+def test_steps_are_alike_where_only_data_and_schedules_differ():
+    steps = plan_step_table.steps()
+    assert "detcon_b_in1k_1000" in steps["detcon_b_in1k_300"]
+    assert "detcon_s_coco_grid_5" in steps["detcon_s_in1k_100"]
+    assert {"detcon_s_coco_fh_384", "detcon_s_coco_fh_local", "byol_in1k_300", "simclr_coco_512"} <= steps.keys()
 
 
 @pytest.mark.slow

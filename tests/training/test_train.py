@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from maskmill.schemas.errors import InputError, UsageError
-from maskmill.training import profiler, runlog
+from maskmill.training import chips, profiler, runlog
 from maskmill.training.checkpoint import load_run
 from maskmill.training.config_io import override
 from maskmill.training.model import initialize, online_network
@@ -92,10 +92,10 @@ def test_log_has_the_diagnostics(tiny_run):
 
 def test_speed_is_shown_with_its_share_of_the_peak(run, tmp_path, monkeypatch):
     """A peak for this CPU makes the share visible: of twice the peak, half the share."""
-    monkeypatch.setattr(runlog, "QUIET_INTERVAL", 0)
+    monkeypatch.setattr(runlog, "PROGRESS_S", 0)
     shares = []
     for peak in (1e12, 2e12):
-        monkeypatch.setattr(profiler, "PEAKS", ((jax.devices()[0].device_kind, peak),))
+        monkeypatch.setattr(chips, "PEAKS", ((jax.devices()[0].device_kind, peak),))
         last, told = run(tmp_path / f"{peak:g}", until=4)
         shares.append(last["mfu"] * peak / last["steps_per_second"] / len(jax.devices()))
         assert re.search(r"loss \d+\.\d+  [\d.]+ steps/s  \d+ images/s  MFU \d+ %  waiting for input \d+ %", told)
@@ -108,7 +108,7 @@ def test_speed_is_shown_with_its_share_of_the_peak(run, tmp_path, monkeypatch):
     [("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("TPU v5", 459e12), ("NVIDIA H200", 989e12), ("cpu", None)],
 )
 def test_peaks_are_found_by_the_devices_names(kind, peak):
-    assert profiler.peak_flops(kind) == peak
+    assert chips.peak_flops(kind) == peak
 
 
 def test_a_window_of_steps_is_traced(run, tmp_path):
@@ -122,6 +122,28 @@ def test_a_window_of_steps_is_traced(run, tmp_path):
 def test_a_window_is_two_rising_steps(text):
     with pytest.raises(UsageError, match=r"--profile takes FIRST:LAST, .* got"):
         profiler.parse_window(text)
+
+
+def test_metrics_go_to_another_writer_too(run, tmp_path, tiny_config):
+    """With the methods of clu's writers; made with the run's folder and configuration, closed at the end."""
+    seen = []
+
+    class Writer:
+        def __init__(self, workdir, config):
+            seen.append((workdir, config["optim"]["lr"]))
+
+        def write_scalars(self, step, scalars):
+            seen.append((step, scalars["loss"]))
+
+        def flush(self):
+            seen.append("flush")
+
+        def close(self):
+            seen.append("close")
+
+    run(tmp_path, until=4, writer=Writer)
+    losses = [(line["step"], line["loss"]) for line in log_lines(tmp_path)]
+    assert seen == [(str(tmp_path), tiny_config.optim.lr), losses[0], "flush", losses[1], "flush", "close"]
 
 
 def test_a_finished_run_stays_as_it_is(run, tiny_run):
@@ -172,6 +194,16 @@ def test_a_foreign_card_is_named(run, tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(InputError, match=r"run.json is not a run's card"):
         run(tmp_path)
+
+
+def test_a_run_of_an_older_version_is_recognised(run, tiny_run, tmp_path):
+    """Its card reads as ours does, and without a word the run would begin again in the same folder."""
+    (tmp_path / "run.json").write_bytes((tiny_run[0] / "run.json").read_bytes())
+    (tmp_path / "checkpoints" / "12" / "default").mkdir(parents=True)
+    for read in (run, lambda workdir: load_run(str(workdir))):
+        with pytest.raises(InputError, match=r"holds a run of maskmill 0.1, .* or start again with another --workdir"):
+            read(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "run.json"]
 
 
 def test_batch_must_divide_over_devices(tmp_path, tiny_config):
