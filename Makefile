@@ -121,7 +121,7 @@ pin-images:
 
 # Every warning is an error: a link that leads nowhere, a name without a docstring, a cell of the notebook that fails.
 docs: $(VENV)/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict  # not --quiet, which hides warnings from --strict, too
 	@echo "the site is build/site/index.html"
 
 lint: $(VENV)/dev

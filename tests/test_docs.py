@@ -58,6 +58,13 @@ def test_every_page_is_on_the_site():
     assert {name for name in own if f" {name}\n" not in told} == set()
 
 
+def test_a_warning_ends_the_making_of_the_site():
+    """mkdocs counts the warnings that it shows: --quiet takes --strict its meaning."""
+    (command,) = re.findall(r"-m mkdocs build(.*)", (TOP / "Makefile").read_text())
+    options = command.split("#")[0].split()
+    assert options == ["--strict"]
+
+
 def test_names_of_the_reference_exist():
     """`make docs` finds this too; here it costs nothing, and is found where the site is not made."""
     import importlib

@@ -18,13 +18,15 @@ def only_sources(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if not name.endswith(".py") and ("." in name or name == "__pycache__")]
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Makes build/house/maskmill: setup.py maps the rooms into the package, which a reader of files does not know."""
+def on_startup(**_: object) -> None:
+    """Makes build/house/maskmill: setup.py maps the rooms into the package, which a reader of files does not know.
+
+    Before anything is configured: what reads the files looks only into folders that are there then.
+    """
     house = TOP / "build" / "house" / "maskmill"
     shutil.rmtree(house, ignore_errors=True)
     for path, place in [(TOP / "maskmill", house), *((TOP / room, house / room) for room in ROOMS)]:
         shutil.copytree(path, place, dirs_exist_ok=True, ignore=only_sources)
-    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
