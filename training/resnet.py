@@ -25,9 +25,7 @@ class BatchNorm(nnx.Module):
         per_view: False normalises all views together, as one pass over both does (for ablation only).
     """
 
-    def __init__(
-        self, channels: int, *, decay: float = 0.9, eps: float = 1e-5, groups: int = 1, per_view: bool = True
-    ):
+    def __init__(self, channels: int, *, decay: float = 0.9, eps: float = 1e-5, groups: int = 1, per_view: bool = True):
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
         self.mean = nnx.BatchStat(jnp.zeros(channels))
