@@ -22,6 +22,7 @@ FLOORS = (
     {"reading", "measuring", "clusters"},
     {"foreign"},
     {"parts", "dataset"},
+    {"folding"},
     {"report", "mcg_training", "export"},
     {"driver"},
     {"commands"},

@@ -5,17 +5,28 @@ import dataclasses
 import errno
 import fcntl
 import functools
+import glob
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from maskmill.pipelines.driver.finish import finish_build, finished, too_many_failures
 from maskmill.pipelines.driver.progress import Tally, show_progress
-from maskmill.pipelines.parts.assemble import SHARDS, load_shards, split_shard
+from maskmill.pipelines.folding.pieces import PIECES, forget_piece
+from maskmill.pipelines.parts.assemble import (
+    SHARDS,
+    find_joined,
+    load_parts,
+    load_shards,
+    shard_sidecar_path,
+    split_shard,
+)
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
-from maskmill.pipelines.parts.part import PARTS, load_sidecar
+from maskmill.pipelines.parts.part import PARTS, Sidecar, load_sidecar
 from maskmill.pipelines.parts.plan import Plan, check_files, difference, load_plan, make_plan
 from maskmill.pipelines.parts.preparing import paths_of_masks, prepared_folder, verify_prepared
 from maskmill.pipelines.parts.provenance import mask_packages, versions
@@ -26,6 +37,7 @@ from maskmill.schemas.manifest import (
     FAILURES,
     FEATURES_JSON,
     IMAGES,
+    IMAGES_FOLDER,
     INFO_JSON,
     LAYER_NAMES,
     MANIFEST,
@@ -33,14 +45,30 @@ from maskmill.schemas.manifest import (
     REPORT_JSON,
     WORK,
     Manifest,
+    images_files,
     is_shard_name,
 )
+from maskmill.schemas.shard_table import SHARD_TABLE
+
+if TYPE_CHECKING:
+    from maskmill.pipelines.clusters.runners import Runner
 
 _LOG = logging.getLogger("maskmill")
 _ATTEMPTS = 3  # runs of the graph in one command; a killed worker fails a local run, and the rest is built by the next
 _WORTH_TIMING = 2000  # images; below, a sample would take longer than it saves
 _IDLE_S = 3600.0  # a writer on a cluster that has not written for so long is no more
-_OWN_FILES = {MANIFEST, FAILURES, IMAGES, CHECKSUMS, FEATURES_JSON, INFO_JSON, LAYER_NAMES, REPORT_HTML, REPORT_JSON}
+_OWN_FILES = {
+    MANIFEST,
+    FAILURES,
+    IMAGES,
+    CHECKSUMS,
+    FEATURES_JSON,
+    INFO_JSON,
+    LAYER_NAMES,
+    REPORT_HTML,
+    REPORT_JSON,
+    SHARD_TABLE,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,17 +140,22 @@ def _remove_incomplete(folder: str, idle_s: float) -> None:
         os.path.join(folder, WORK),
         os.path.join(folder, WORK, "parts"),
         os.path.join(folder, WORK, SHARDS),
+        os.path.join(folder, WORK, PIECES),
+        os.path.join(folder, IMAGES_FOLDER),
     ):
         for name, stamp in storage.stamps(place).items():
             if name.endswith(storage.INCOMPLETE) and (not idle_s or now - stamp.changed_ns > idle_s * 1e9):
                 storage.remove(os.path.join(place, name))
+    for place in glob.glob(os.path.join(glob.escape(folder), WORK, f"planning-*{storage.INCOMPLETE}")):
+        shutil.rmtree(place, ignore_errors=True)  # a plan's lines, which may be many gigabytes
 
 
 def _clear(folder: str) -> None:
     """Removes an earlier build's files, and nothing else that may lie in the folder."""
     storage.remove(storage.join(folder, MANIFEST))  # first: from here on this is not a data set
     own = [name for name in storage.names(folder) if name in _OWN_FILES or is_shard_name(name)]
-    storage.remove_all(storage.join(folder, name) for name in sorted(own))
+    own += [name for name in images_files(folder) if name != IMAGES]
+    storage.remove_all(storage.join(folder, *name.split("/")) for name in sorted(own))
     work = storage.join(folder, WORK)
     with contextlib.suppress(FileNotFoundError):
         # Removing the lock would let a second build lock a new file of the same name.
@@ -137,9 +170,11 @@ def _pace(folder: str, config: BuildConfig, lines: list[bytes]) -> float | None:
 
 
 def plan_or_resume(
-    config: BuildConfig, folder: str, part_size: int = 0, *, timed: bool = False, quiet: bool = True
+    config: BuildConfig, folder: str, part_size: int = 0, *, cluster: "Runner | None" = None, quiet: bool = True
 ) -> Plan:
     """The plan of the folder when it is one of this configuration, or a new one.
+
+    Where it is built on a `cluster`, images are timed, and the cluster's workers list data sets that are in many shards.
 
     Raises:
         UsageError: the folder holds a build of another configuration or of other software versions.
@@ -152,8 +187,11 @@ def plan_or_resume(
                 f"{folder} holds a finished data set without its {WORK} folder; choose another --out or --overwrite"
             )
         say = (lambda line: None) if quiet else _say
-        if timed:
-            return make_plan(config, folder, part_size, functools.partial(_pace, folder), say=say)
+        if cluster is not None:
+            from maskmill.pipelines.driver.listing import let_workers_list  # Beam takes a second to import
+
+            ready = functools.partial(let_workers_list, folder=folder, runner=cluster, say=say)
+            return make_plan(config, folder, part_size, functools.partial(_pace, folder), say, ready)
         return make_plan(config, folder, part_size, say=say)
     if plan.requested != config:
         lines = "\n".join(difference(plan.requested.to_dict(), config.to_dict()))
@@ -191,7 +229,7 @@ def build(
     Raises:
         InputError, UsageError, DamageError: see their texts; the folder can be resumed after each of them.
     """
-    elsewhere = False
+    cluster = None
     if run.beam_args or run.detach:
         from maskmill.pipelines.clusters.runners import choose  # Beam takes a second to import
 
@@ -200,11 +238,11 @@ def build(
             runner.check_detached()
         paths = {"images": config.images, "out": folder, **paths_of_masks(config.masks)}
         runner.check(**paths)  # before inputs are listed, which can take long
-        elsewhere = not runner.is_local
-    with output_errors(folder), _lock(folder, _IDLE_S if elsewhere else 0.0):
+        cluster = None if runner.is_local else runner
+    with output_errors(folder), _lock(folder, _IDLE_S if cluster else 0.0):
         if overwrite:
             _clear(folder)
-        plan = plan_or_resume(config, folder, run.part_size, timed=elsewhere, quiet=quiet)
+        plan = plan_or_resume(config, folder, run.part_size, cluster=cluster, quiet=quiet)
         manifest = finished(folder, plan)
         if manifest is None:
             check_files(folder, plan)
@@ -228,25 +266,21 @@ def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> b
     last_error: BaseException | None = None
     with show_progress(tally, quiet):
         for attempt in range(1, _ATTEMPTS + 1):
-            whole = load_shards(folder, plan)
-            committed = storage.names(storage.join(folder, WORK, PARTS))
-            lost = {task.name for task in plan.tasks if f"{task.name}.json" not in committed}
-            tasks = [
-                task
-                for index, parts in enumerate(plan.parts)
-                if index not in whole or not lost.isdisjoint(task.name for task in parts)
-                for task in parts
-            ]
-            if not tasks:
+            joined = find_joined(folder, plan)
+            missing = [i for i in range(plan.num_shards) if i not in joined.shards or i in joined.bare]
+            if not missing:
                 return True
-            missing = sum(task.name in lost for task in tasks)
+            storage.remove_all(shard_sidecar_path(folder, plan, index) for index in joined.stale)
+            committed = storage.names(storage.join(folder, WORK, PARTS))
+            tasks = sum(len(plan.parts[index]) for index in missing)
+            lost = sum(f"{task.name}.json" not in committed for index in missing for task in plan.parts[index])
             wanted = usable_cores() if run.workers is None else run.workers
-            workers = max(1, min(wanted, missing))
+            workers = max(1, min(wanted, lost))
             job = runners.job_name(plan.config.name, plan.config.split, plan.digest)
-            flags = runner.flags(job, workers, len(tasks), plan.seconds_of(len(tasks)))
+            flags = runner.flags(job, workers, tasks, plan.seconds_of(tasks))
             graph.LOCAL_ERRORS.clear()
             try:
-                if not graph.run(tasks, folder, plan.digest, run, flags, _announce):
+                if not graph.run(graph.seeds(plan, missing), folder, plan.digest, run, flags, _announce):
                     return False
             except Exception as error:  # the runner's own; the cause, where it was in this process, is in LOCAL_ERRORS
                 last_error = next(iter(graph.LOCAL_ERRORS), error)
@@ -289,11 +323,15 @@ def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, i
     again = 0
     with output_errors(folder), _lock(folder):
         check_files(folder, plan)
-        sidecars = storage.in_parallel(lambda task: load_sidecar(folder, task), plan.tasks, folder)
+        shards = load_shards(folder, plan)
         for index, tasks in enumerate(plan.parts):
+            if index in shards:
+                sidecars: list[Sidecar | None] = list(load_parts(folder, plan, index))
+            else:
+                sidecars = [load_sidecar(folder, task) for task in tasks]
             keep: set[str] = set()
             hits = 0
-            for task, sidecar in zip(tasks, sidecars, strict=False):  # takes its own parts' and no more
+            for task, sidecar in zip(tasks, sidecars, strict=True):
                 found = [f for f in sidecar.failures if not reasons or f["reason"] in reasons] if sidecar else []
                 hits += len(found)
                 if not found:
@@ -301,5 +339,6 @@ def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, i
             if hits:
                 again += hits
                 storage.remove(storage.join(folder, MANIFEST))  # first: from here on this is not a data set
+                forget_piece(folder, plan, index)
                 split_shard(folder, plan, index, keep)
     return plan, again

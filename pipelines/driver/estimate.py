@@ -126,7 +126,7 @@ def _estimate(config: BuildConfig, out: str, cores: int, part_size: int, scratch
     failures = 0
     begin = time.perf_counter()
     # Lines are in the seeded order of records, so the first ones are a random sample.
-    for line in lines[:SAMPLE_IMAGES]:
+    for line in lines.head(SAMPLE_IMAGES):
         item = Input.from_json(line)
         start = time.perf_counter()
         try:

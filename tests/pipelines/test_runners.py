@@ -46,7 +46,7 @@ def test_a_portable_cluster_gives_the_same_bytes_and_resumes(portable, coco, ref
     assert main(command(coco, tmp_path, *portable, workers=1)) == 0, capsys.readouterr().err
     assert content(tmp_path) == reference
     next(tmp_path.glob("*tfrecord*")).unlink()
-    next((tmp_path / "_work" / "parts").glob("00000-00000-*.json")).unlink()
+    next((tmp_path / "_work" / "shards").glob("00000-*.parts.gz")).unlink()
     assert main(command(coco, tmp_path, *portable)) == 0, capsys.readouterr().err
     assert content(tmp_path) == reference
 
