@@ -26,7 +26,7 @@ from maskmill.pipelines.parts.assemble import (
     split_shard,
 )
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
-from maskmill.pipelines.parts.part import PARTS, Sidecar, load_sidecar
+from maskmill.pipelines.parts.part import PARTS, load_sidecar
 from maskmill.pipelines.parts.plan import Plan, check_files, difference, load_plan, make_plan
 from maskmill.pipelines.parts.preparing import paths_of_masks, prepared_folder, verify_prepared
 from maskmill.pipelines.parts.provenance import mask_packages, versions
@@ -324,21 +324,21 @@ def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, i
     with output_errors(folder), _lock(folder):
         check_files(folder, plan)
         shards = load_shards(folder, plan)
-        for index, tasks in enumerate(plan.parts):
-            if index in shards:
-                sidecars: list[Sidecar | None] = list(load_parts(folder, plan, index))
-            else:
-                sidecars = [load_sidecar(folder, task) for task in tasks]
-            keep: set[str] = set()
-            hits = 0
-            for task, sidecar in zip(tasks, sidecars, strict=True):
-                found = [f for f in sidecar.failures if not reasons or f["reason"] in reasons] if sidecar else []
-                hits += len(found)
-                if not found:
-                    keep.add(task.name)
-            if hits:
-                again += hits
+
+        def failed_parts(index: int) -> dict[str, int]:
+            own = plan.parts[index]
+            read = load_parts(folder, plan, index) if index in shards else (load_sidecar(folder, task) for task in own)
+            counts = {
+                sidecar.name: sum(not reasons or failure["reason"] in reasons for failure in sidecar.failures)
+                for sidecar in read
+                if sidecar is not None
+            }
+            return {name: count for name, count in counts.items() if count}
+
+        for index, failed in enumerate(storage.in_parallel(failed_parts, range(plan.num_shards), folder)):
+            if failed:
+                again += sum(failed.values())
                 storage.remove(storage.join(folder, MANIFEST))  # first: from here on this is not a data set
                 forget_piece(folder, plan, index)
-                split_shard(folder, plan, index, keep)
+                split_shard(folder, plan, index, {task.name for task in plan.parts[index]} - failed.keys())
     return plan, again

@@ -5,9 +5,11 @@ byte of their key, which is a hash, so that the files are of one size; each is s
 all. Memory is then a few hundred megabytes and time per line the same, however many there are.
 """
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 HELD_BYTES = 512 << 20
 KEY_BYTES, ID_BYTES = 16, 8
@@ -46,15 +48,15 @@ class Lines:
         return os.path.join(self._folder.name, f"{bucket:03d}")
 
     def _spill(self) -> None:
-        buckets: list[list[bytes]] = [[] for _ in range(_BUCKETS)]
-        for entry in self._held:
-            head = KEY_BYTES + ID_BYTES
-            buckets[entry[0]].append(entry[:head].hex().encode() + entry[head:] + b"\n")
+        head = KEY_BYTES + ID_BYTES
+        files: dict[int, BinaryIO] = {}
+        with contextlib.ExitStack() as stack:
+            for entry in self._held:
+                bucket = entry[0]
+                if bucket not in files:
+                    files[bucket] = stack.enter_context(open(self._path(bucket), "ab"))
+                files[bucket].write(b"%b%b\n" % (entry[:head].hex().encode(), entry[head:]))
         self._held, self._held_bytes = [], 0
-        for bucket, entries in enumerate(buckets):
-            if entries:
-                with open(self._path(bucket), "ab") as file:
-                    file.writelines(entries)
 
     def settle(self) -> list[bytes]:
         """Brings the lines into order and takes duplicates out: the first by its line is kept, the others are returned."""
