@@ -204,11 +204,16 @@ def make_plan(
         files={LINES: dealt.sha256, REFUSED: hashlib.sha256(ledger).hexdigest()},
         ids=tuple(dealt.ids),
     )
+    save_plan(folder, plan)
+    return plan
+
+
+def save_plan(folder: str, plan: Plan) -> None:
+    """Writes `plan.json`, which says that the files beside it are whole."""
     fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)} | {"format": FORMAT}
-    fields |= {"requested": requested.to_dict(), "config": resolved.to_dict(), "parts": plan.parts.to_json()}
+    fields |= {"requested": plan.requested.to_dict(), "config": plan.config.to_dict(), "parts": plan.parts.to_json()}
     fields["self"] = digest(fields)
     storage.write_bytes(storage.join(folder, WORK, PLAN), json.dumps(fields, sort_keys=True).encode() + b"\n")
-    return plan
 
 
 @dataclasses.dataclass
