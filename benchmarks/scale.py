@@ -187,7 +187,10 @@ def finish(out: str) -> dict[str, float]:
     """Ends the build."""
     made = load_plan(out)
     assert made is not None
-    with mock.patch.object(report, "draw_thumbnails", return_value={}), mock.patch.object(report, "find_agreement"):
+    with (
+        mock.patch.object(report, "draw_thumbnails", return_value={}),
+        mock.patch.object(report, "find_agreement", return_value=None),
+    ):
         manifest = finish_build(out, made)
     assert manifest.counts["written"] == manifest.counts["inputs"] == made.inputs == manifest.num_records
     return {"pieces": len(pieces_of(made)), "files": len(ImagesTable(out).files), "single": is_one_table(made)}
