@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import gzip
 import json
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -97,7 +98,9 @@ class OnWorkers:
         Raises:
             InputError: a shard cannot be listed. JobError: the job failed.
         """
-        options = PipelineOptions(self.runner.flags("maskmill-listing", 1, len(shards), _SECONDS * len(shards)))
+        options = PipelineOptions(
+            self.runner.flags(f"maskmill-listing-{secrets.token_hex(4)}", 1, len(shards), _SECONDS * len(shards))
+        )
         template = options.view_as(GoogleCloudOptions).template_location  # which is a job written down, not run
         if len(shards) < MIN_SHARDS or template:
             yield from list_here(list_one, shards)
