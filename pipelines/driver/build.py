@@ -24,6 +24,7 @@ from maskmill.pipelines.parts.assemble import (
     load_shards,
     shard_sidecar_path,
     split_shard,
+    sweep_parts,
 )
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.part import PARTS, load_sidecar
@@ -269,6 +270,7 @@ def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> b
             joined = find_joined(folder, plan)
             missing = [i for i in range(plan.num_shards) if i not in joined.shards or i in joined.bare]
             if not missing:
+                sweep_parts(folder, plan, joined)
                 return True
             storage.remove_all(shard_sidecar_path(folder, plan, index) for index in joined.stale)
             committed = storage.names(storage.join(folder, WORK, PARTS))

@@ -108,11 +108,13 @@ class Joined:
         shards: by index.
         bare: indices of those whose parts' sidecars are lost, so that their rows must be built again.
         stale: indices of others, whose own sidecar is there and their file is not, or is another.
+        packed: indices of those with their parts' sidecars in one file.
     """
 
     shards: dict[int, Shard]
     bare: frozenset[int] = frozenset()
     stale: frozenset[int] = frozenset()
+    packed: frozenset[int] = frozenset()
 
 
 def find_joined(folder: str, plan: Plan) -> Joined:
@@ -134,11 +136,22 @@ def find_joined(folder: str, plan: Plan) -> Joined:
     }
     loose = [index for index, commit in whole.items() if not commit.packed]
     parts = storage.names(storage.join(folder, WORK, PARTS)) if loose else set()
-    bare = {i for i in loose if any(f"{task.name}.json" not in parts for task in plan.parts[i])}
-    bare |= {i for i in whole if whole[i].packed and _packed_path("", plan, i).rpartition("/")[2] not in sidecars}
+    there = {i for i in whole if whole[i].packed and _packed_path("", plan, i).rpartition("/")[2] in sidecars}
+    there |= {i for i in loose if all(f"{task.name}.json" in parts for task in plan.parts[i])}
     return Joined(
-        {index: commit.shard for index, commit in whole.items()}, frozenset(bare), frozenset(indices) - set(whole)
+        shards={index: commit.shard for index, commit in whole.items()},
+        bare=frozenset(whole) - there,
+        stale=frozenset(indices) - whole.keys(),
+        packed=frozenset(there) - set(loose),
     )
+
+
+def sweep_parts(folder: str, plan: Plan, joined: Joined) -> None:
+    """Removes what is left of the parts of packed shards, by attempts that were killed or came late."""
+    tag = f"-{plan.digest[:DIGEST_DIGITS]}."
+    names = storage.names(storage.join(folder, WORK, PARTS))
+    ours = [n for n in names if tag in n and (shard := n.partition("-")[0]).isdecimal() and int(shard) in joined.packed]
+    storage.remove_all(storage.join(folder, WORK, PARTS, name) for name in sorted(ours))
 
 
 def load_shards(folder: str, plan: Plan) -> dict[int, Shard]:

@@ -107,6 +107,19 @@ def test_what_a_forgotten_job_writes_lies_beside_what_is_ours(built, config):
     assert load_shard(out, old, 0) is None
 
 
+def test_what_killed_and_late_attempts_leave_of_parts_is_swept_away(built, config, monkeypatch):
+    """A kill between the commit of a shard and the removal of its parts, and another plan's part beside them."""
+    out, plan = built
+    parts = Path(out, "_work", "parts")
+    with monkeypatch.context() as killed:
+        killed.setattr(assemble, "_remove_parts", lambda folder, plan, index: None)
+        assemble_shard(out, plan, 0)
+    (parts / "00000-00000-ffffffff.json").write_bytes(b"{}")
+    assert len(os.listdir(parts)) == 2 * 3 + 1
+    build(config, out, RunOptions(workers=0), quiet=True)
+    assert os.listdir(parts) == ["00000-00000-ffffffff.json"]
+
+
 def test_a_joined_part_is_not_built_again_where_an_engine_starts_anew(built):
     out, plan = built
     assemble_shard(out, plan, 0)
