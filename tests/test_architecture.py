@@ -148,6 +148,7 @@ def test_beam_is_where_jobs_are_wired_and_nowhere_else():
         "clusters/preflight.py",
         "clusters/runners.py",
         "driver/graph.py",
+        "driver/listing.py",
         "mcg_training/ranker.py",
         "report/job.py",
     }
