@@ -258,7 +258,7 @@ class _Part:
     name: str
     path: str
     records: int
-    bytes: int
+    size: int
     sha256: str
     member: bytes
 
@@ -288,7 +288,7 @@ def _join(folder: str, plan: Plan, index: int, parts: Sequence[_Part]) -> Shard 
             return None
         storage.remove(sidecar_path(folder, str(broken)))
         raise DamageError(f"part {broken} is not what was written; the same build command builds it again") from None
-    records, size = sum(part.records for part in parts), sum(part.bytes for part in parts)
+    records, size = sum(part.records for part in parts), sum(part.size for part in parts)
     return Shard(name, records, size, sha.hexdigest(), crc.hexdigest().decode())
 
 

@@ -72,7 +72,10 @@ class PartIndex(Sequence[tuple[PartTask, ...]]):
         shard = index % len(self)
         first, end = self._firsts[shard : shard + 2].tolist()
         rows = self._numbers[first:end].tolist()
-        return tuple(PartTask(shard, part, *row, self.plan_digest) for part, row in enumerate(rows))
+        return tuple(
+            PartTask(shard, part, offset, size, images, self.plan_digest)
+            for part, (offset, size, images) in enumerate(rows)
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PartIndex):
@@ -100,8 +103,8 @@ class PartIndex(Sequence[tuple[PartTask, ...]]):
     def task(self, number: int) -> PartTask:
         """A part by its number through all shards."""
         shard = int(np.searchsorted(self._firsts, number, side="right")) - 1
-        row = self._numbers[number].tolist()
-        return PartTask(shard, number - int(self._firsts[shard]), *row, self.plan_digest)
+        offset, size, images = self._numbers[number].tolist()
+        return PartTask(shard, number - int(self._firsts[shard]), offset, size, images, self.plan_digest)
 
     def to_json(self) -> list[list[list[int]]]:
         """The numbers, nested by shard."""
