@@ -6,24 +6,30 @@ half-written builds impossible to train from by accident.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
+import typing
 
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError
 from maskmill.schemas.example import SCHEMA_VERSION
 from maskmill.schemas.mask import Layer
+from maskmill.schemas.shard_table import SHARD_TABLE, table_bytes, table_rows
 from maskmill.schemas.typed import FieldError, typed
 
 MANIFEST = "manifest.json"
 FAILURES = "failures.jsonl"
 IMAGES = "images.parquet"
+IMAGES_FOLDER = "images"  # of a large data set: the same rows as `images_piece` 0, 1, 2 ...
 CHECKSUMS = "SHA256SUMS"
 FEATURES_JSON, INFO_JSON, LAYER_NAMES = "features.json", "dataset_info.json", "masks.layer.labels.txt"
 REPORT_HTML, REPORT_JSON = "report.html", "report.json"
 WORK = "_work"
 MAX_PIXELS = 50_000_000  # of a picture, where a build is not told otherwise
+SHARDS_INSIDE = 10_000  # shards that a manifest lists itself; more are in `shards.parquet` (`schemas.shard_table`)
 _OWN_DIGEST = "manifest_digest"
+_TABLE = "shard_table"
 _MAX_BYTES = 256 << 20  # about a million shards
 
 _SHARD_NAME = re.compile(r"[^/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]+\.tfrecord-[0-9]{5,}-of-[0-9]{5,}")
@@ -38,6 +44,22 @@ def shard_name(dataset: str, split: str, index: int, count: int) -> str:
 def is_shard_name(name: str) -> bool:
     """Whether a file name is one that `shard_name` gives."""
     return len(name) <= 255 and _SHARD_NAME.fullmatch(name) is not None
+
+
+def images_piece(index: int) -> str:
+    """`images/00000.parquet`: some of the rows of a data set that is too large for one `images.parquet`."""
+    return f"{IMAGES_FOLDER}/{index:05d}.parquet"
+
+
+def images_files(folder: str) -> list[str]:
+    """Names of the files that hold a data set's rows, in order, below its folder; [] where there are none.
+
+    Where there is an `images.parquet`, that is all.
+    """
+    if storage.exists(storage.join(folder, IMAGES)):
+        return [IMAGES]
+    there = {f"{IMAGES_FOLDER}/{name}" for name in storage.names(storage.join(folder, IMAGES_FOLDER))}
+    return list(itertools.takewhile(there.__contains__, map(images_piece, itertools.count())))
 
 
 def canonical_json(value: object) -> bytes:
@@ -93,7 +115,8 @@ class Manifest:
         config: every option that can change a byte of the records, resolved; paths by their last part.
         config_digest: `digest(config)`.
         layers: the mask layers, in the order that `masks/layer` indexes.
-        shards: the shard files, in order.
+        shards: the shard files, in order. The file lists up to `SHARDS_INSIDE` of them; of more it has the digest of what
+            `shards.parquet` beside it says.
         counts: inputs, written, failed, skipped (inputs is the sum of these three), and dropped_annotations.
         decoder: how pixels were decoded, and counters of what was re-encoded.
         versions: of this package and of the libraries that can change a byte.
@@ -150,19 +173,28 @@ class Manifest:
         own = {} if self.files is None else {_OWN_DIGEST: self.digest}
         return json.dumps({**self._fields(), **own}, indent=1, sort_keys=True, allow_nan=False).encode("ascii") + b"\n"
 
+    def shard_table(self) -> bytes | None:
+        """Bytes of `shards.parquet`, or None where the manifest lists its shards itself."""
+        if len(self.shards) <= SHARDS_INSIDE:
+            return None
+        return table_bytes(list(map(vars, self.shards)), typing.get_type_hints(Shard))
+
     def _fields(self) -> dict:
         fields = dataclasses.asdict(self)
+        if len(self.shards) > SHARDS_INSIDE:
+            fields |= {"shards": [], _TABLE: {"digest": digest(fields["shards"]), "shards": len(self.shards)}}
         if self.files is None:
             del fields["files"]
         return fields
 
 
-def parse_manifest(data: bytes, where: str) -> Manifest:
+def parse_manifest(data: bytes, where: str, folder: str = "") -> Manifest:
     """Bytes of `manifest.json` to a Manifest, believed in nothing.
 
     Args:
         data: the file's bytes.
         where: the file's path, for messages.
+        folder: where the table of the shards is, for a manifest that does not list them itself.
 
     Raises:
         InputError: a schema version that this package does not read.
@@ -170,7 +202,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             counts that do not add up, or a manifest that is not the one its own digest was made of.
     """
     try:
-        return _parse(data, where)
+        return _parse(data, where, folder)
     except RecursionError:
         raise DamageError(f"{where} is damaged: its JSON is nested too deep to be a manifest") from None
 
@@ -179,7 +211,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _parse(data: bytes, where: str) -> Manifest:
+def _parse(data: bytes, where: str, folder: str) -> Manifest:
     try:
         fields = json.loads(data, parse_constant=_no_constant)
     except ValueError as error:
@@ -195,7 +227,9 @@ def _parse(data: bytes, where: str) -> Manifest:
     # Two fields came with the digests, so that a damaged name of one does not pass for an older manifest.
     older = own is None and "files" not in fields
     try:
-        manifest = typed(Manifest, {**fields, "files": None if older else fields.get("files", [])}, "")
+        listed = {"shards": _shards_of_table(fields[_TABLE], folder)} if _TABLE in fields else {}
+        files = {"files": None if older else fields.get("files", [])}
+        manifest = typed(Manifest, {**fields, **listed, **files}, "")
         _check_sense(manifest)
         same = older or own == digest(fields)
     except ValueError as error:
@@ -206,6 +240,21 @@ def _parse(data: bytes, where: str) -> Manifest:
             "build command make it anew"
         )
     return manifest
+
+
+def _shards_of_table(stated: object, folder: str) -> list[dict]:
+    """The shards as `shards.parquet` lists them, where that is what the manifest states. Raises FieldError."""
+    path = storage.join(folder, SHARD_TABLE)
+    try:
+        data = storage.read_whole(path, _MAX_BYTES)
+        rows = table_rows(data, [field.name for field in dataclasses.fields(Shard)])
+    except FileNotFoundError:
+        raise FieldError(f"its shards are in {SHARD_TABLE}, which is missing beside it") from None
+    except (OSError, ValueError) as error:
+        raise FieldError(f"its shards are in {SHARD_TABLE}, which cannot be read: {error}") from error
+    if stated != {"digest": digest(rows), "shards": len(rows)}:
+        raise FieldError(f"{SHARD_TABLE} beside it lists other shards than it was made with")
+    return rows
 
 
 def _check_sense(manifest: Manifest) -> None:
@@ -288,4 +337,4 @@ def load_manifest(folder: str) -> Manifest:
         raise DamageError(f"{path} is not a regular file") from None
     if len(data) > _MAX_BYTES:
         raise DamageError(f"{path} is damaged: a manifest of more than {_MAX_BYTES >> 20} MB is none of ours")
-    return parse_manifest(data, path)
+    return parse_manifest(data, path, folder)

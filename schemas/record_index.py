@@ -15,7 +15,7 @@ import numpy as np
 
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError
-from maskmill.schemas.manifest import IMAGES, Manifest, Shard
+from maskmill.schemas.manifest import IMAGES, Manifest, Shard, images_files
 from maskmill.schemas.tfrecord import FRAME_BYTES, MAX_RECORD_BYTES, masked_crc
 
 if TYPE_CHECKING:
@@ -47,15 +47,17 @@ def _of_table(folder: str, manifest: Manifest) -> np.ndarray | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = storage.join(folder, IMAGES)
+    columns: list[list[np.ndarray]] = [[], []]
     try:
-        # From memory: pyarrow's own opening of a path would wait at a pipe, and knows no gs://.
-        table = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path))).read(
-            ["shard", "record_bytes"], use_threads=False
-        )
-        shard, size = (table.column(name).to_numpy().astype(np.int64) for name in ("shard", "record_bytes"))
+        for name in images_files(folder) or [IMAGES]:
+            # From memory: pyarrow's own opening of a path would wait at a pipe, and knows no gs://.
+            file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(storage.join(folder, *name.split("/")))))
+            table = file.read(["shard", "record_bytes"], use_threads=False)
+            for column, name_of in zip(columns, ("shard", "record_bytes"), strict=True):
+                column.append(table.column(name_of).to_numpy().astype(np.int64))
     except (OSError, ValueError, KeyError, pa.ArrowException, MemoryError, OverflowError):
         return None
+    shard, size = (np.concatenate([np.empty(0, np.int64), *column]) for column in columns)
     firsts = first_records(manifest)
     if len(shard) != firsts[-1] or not np.array_equal(shard, np.repeat(np.arange(len(firsts) - 1), np.diff(firsts))):
         return None

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
             "done": tally.done,
             "failed": tally.failed,
             "refused_at_listing": plan.refused,
-            "parts": len(plan.tasks),
+            "parts": plan.num_parts,
             "parts_done": tally.parts,
         }
     if args.json:

@@ -14,7 +14,7 @@ from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError
 from maskmill.schemas.manifest import CHECKSUMS, File
 
-_LINE = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>[^/\\\n]+)")
+_LINE = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>(?:images/)?[^/\\\n]+)")
 _MAX_BYTES = 256 << 20
 _CHUNK = 4 << 20
 
@@ -49,7 +49,7 @@ def file_of(name: str, data: bytes) -> File:
 def read_file(folder: str, name: str) -> File:
     """Size and digest of a file as it is; memory does not grow with it. Raises OSError."""
     sha, size = hashlib.sha256(), 0
-    with storage.open_read(storage.join(folder, name)) as stream:
+    with storage.open_read(storage.join(folder, *name.split("/"))) as stream:
         while chunk := stream.read(_CHUNK):
             sha.update(chunk)
             size += len(chunk)

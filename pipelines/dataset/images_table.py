@@ -1,27 +1,35 @@
 """`images.parquet`: one row per record. Its row, its columns, its one writer and its one reader.
 
-The file is read from memory, or by its local path, and never through a Python file object: `pyarrow.parquet.read_table`
+A data set of more than `ONE_TABLE` images has the same rows in files `images/00000.parquet`, `images/00001.parquet` ..., each
+of some whole shards and in the order of records. Readers do not see the difference.
+
+A file is read from memory, or by its local path, and never through a Python file object: `pyarrow.parquet.read_table`
 gives such an object to threads of its data set scanner, which outlive the call and abort an interpreter that ends.
 """
 
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from maskmill.pipelines.dataset.checksums import HashedStream
 from maskmill.pipelines.measuring.series import Series
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError
-from maskmill.schemas.manifest import IMAGES
+from maskmill.schemas.manifest import IMAGES, images_files
 
 ROWS_PER_GROUP = 65_536  # a group has a footer entry for every column, so a group of few rows costs more than its rows
+ONE_TABLE = (
+    64 * ROWS_PER_GROUP
+)  # rows; a file of more has a footer that takes seconds to open, and one thread to write it
 _BATCH = 8192  # rows decoded at once by `ImagesTable.batches`
 
 _FIXED = {
@@ -43,6 +51,10 @@ _PER_LAYER = {"masks": pa.int32(), "coverage": pa.float64()}
 _PER_SERIES = {"iou_units": pa.int64()}
 _MS = "ms/"
 
+_SCANNED = 65_536  # rows looked through at once by `ImagesTable.find`
+_UNREADABLE = (OSError, ValueError, KeyError, pa.ArrowException, MemoryError, OverflowError)
+
+Found = tuple[dict[int, str], dict[str, Any]]
 Columns = dict[str, Any]  # name -> list[str] of a text column, np.ndarray of a column of numbers
 
 
@@ -161,8 +173,12 @@ class ImagesWriter:
             columns.append([row.iou_units[index] for row in rows])
         columns += [[row.ms.get(stage, math.nan) for row in rows] for stage in self._stages]
         arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
-        self._waiting.append(pa.Table.from_arrays(arrays, schema=self._schema))
-        self._rows += len(rows)
+        self.append(pa.Table.from_arrays(arrays, schema=self._schema))
+
+    def append(self, table: pa.Table) -> None:
+        """Appends rows that another writer of the same columns wrote."""
+        self._waiting.append(table)
+        self._rows += table.num_rows
         if self._rows >= ROWS_PER_GROUP:
             self._flush(everything=False)
 
@@ -176,51 +192,73 @@ class ImagesWriter:
         self._waiting, self._rows = [rest] if rest.num_rows else [], rest.num_rows
 
 
+def join_tables(
+    paths: Sequence[str], stream: BinaryIO | HashedStream, series: Sequence[Series], stages: Sequence[str]
+) -> None:
+    """Writes the rows of several files of one data set, in their order, as one file."""
+    with ImagesWriter(stream, series, stages) as writer:
+        for path in paths:
+            file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path)))
+            for group in range(file.num_row_groups):
+                writer.append(file.read_row_group(group, use_threads=False))
+
+
 class ImagesTable:
-    """A data set's `images.parquet`, open for reading.
+    """A data set's `images.parquet`, or the files that stand for it, open for reading.
 
     Attributes:
         folder: the data set's, local or gs://.
-        num_rows: as many as the data set has records.
+        files: names of the files.
         stages: what was timed, in the order of the columns.
     """
 
     def __init__(self, folder: str):
-        """Opens the table: a local one by its path, row group by row group; one on gs:// is read into memory.
+        """Opens the first file: a local one by its path, row group by row group; one on gs:// is read into memory.
 
         Raises:
-            DamageError: it is missing, or is not as it was written. OSError: it cannot be read.
+            DamageError: there is none, or it is not as it was written. OSError: it cannot be read.
         """
         self.folder = folder
-        path = storage.join(folder, IMAGES)
+        self.files = images_files(folder) or [IMAGES]
+        self._first = self._open(self.files[0])
+        self.stages = tuple(name[len(_MS) :] for name in self._first.schema_arrow.names if name.startswith(_MS))
+
+    def _open(self, name: str) -> pq.ParquetFile:
+        path = storage.join(self.folder, *name.split("/"))
         try:
-            if storage.is_remote(folder):
-                self._file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path)))
-            else:
-                with storage.open_read(path):  # a regular file that is there; its absence is ours to explain
-                    self._file = pq.ParquetFile(path)
-            self._schema = self._file.schema_arrow
-            self.num_rows: int = self._file.metadata.num_rows
+            if storage.is_remote(path):
+                return pq.ParquetFile(pa.BufferReader(storage.read_bytes(path)))
+            with storage.open_read(path):  # a regular file that is there; its absence is ours to explain
+                return pq.ParquetFile(path)
         except FileNotFoundError:
-            raise DamageError(f"{IMAGES} is missing from {folder}") from None
-        except (OSError, ValueError, KeyError, pa.ArrowException, MemoryError, OverflowError) as error:
-            raise self._damaged(error) from error
-        self.stages = tuple(name[len(_MS) :] for name in self._schema.names if name.startswith(_MS))
+            raise DamageError(f"{name} is missing from {self.folder}") from None
+        except _UNREADABLE as error:
+            raise self._damaged(error, name) from error
 
-    def _damaged(self, error: object) -> DamageError | OSError:
-        if (
-            isinstance(error, OSError) and error.errno
-        ):  # the disk's; of what is wrong with the bytes pyarrow gives no number
-            return OSError(error.errno, os.strerror(error.errno), storage.join(self.folder, IMAGES))
+    def _opened(self, pieces: Iterable[int] | None = None) -> Iterator[tuple[str, pq.ParquetFile]]:
+        """Files by their numbers, one open at a time."""
+        for index in range(len(self.files)) if pieces is None else pieces:
+            name = self.files[index]
+            yield name, self._first if index == 0 else self._open(name)
+
+    @functools.cached_property
+    def num_rows(self) -> int:
+        """As many as the data set has records. Raises DamageError."""
+        return sum(file.metadata.num_rows for _, file in self._opened())
+
+    def _damaged(self, error: object, name: str = IMAGES) -> DamageError | OSError:
+        if isinstance(error, OSError) and error.errno:  # the disk's; of wrong bytes pyarrow gives no number
+            return OSError(error.errno, os.strerror(error.errno), storage.join(self.folder, *name.split("/")))
         text = (str(error).splitlines() or [type(error).__name__])[0]
-        return DamageError(f"{IMAGES} in {self.folder} is damaged and cannot be read: {text[:300]}")
+        return DamageError(f"{name} in {self.folder} is damaged and cannot be read: {text[:300]}")
 
-    def _check(self, names: Sequence[str]) -> None:
-        for name in names:
-            if self._schema.names.count(name) != 1:
-                raise DamageError(f"{IMAGES} in {self.folder} has no column {name!r}; build the data set again")
-            if self._schema.field(name).type != column_type(name):
-                raise self._damaged(f"column {name!r} is of {self._schema.field(name).type}, not {column_type(name)}")
+    def _check(self, name: str, schema: pa.Schema, columns: Sequence[str]) -> None:
+        for column in columns:
+            if schema.names.count(column) != 1:
+                raise DamageError(f"{name} in {self.folder} has no column {column!r}; build the data set again")
+            if schema.field(column).type != column_type(column):
+                found = schema.field(column).type
+                raise self._damaged(f"column {column!r} is of {found}, not {column_type(column)}", name)
 
     def batches(self, names: Sequence[str], rows: int = _BATCH) -> Iterator[Columns]:
         """Some columns, up to `rows` rows at a time, in the order of records; memory does not grow with their number.
@@ -228,21 +266,46 @@ class ImagesTable:
         Raises:
             DamageError: a column is missing, of another type or damaged. OSError: it cannot be read.
         """
-        self._check(names)
-        try:
-            for batch in self._file.iter_batches(rows, columns=list(names), use_threads=False):
-                yield {name: self._values(name, batch.column(name)) for name in names}
-        except (OSError, ValueError, KeyError, pa.ArrowException, MemoryError, OverflowError) as error:
-            raise self._damaged(error) from error
+        for name, batch in self._batches(names, rows, None):
+            yield {column: self._values(name, column, batch.column(column)) for column in names}
+
+    def find(self, ids: Iterable[str], names: Sequence[str], pieces: Iterable[int] | None = None) -> Iterator[Found]:
+        """Where rows of some ids are, without making Python's objects of all others.
+
+        Args:
+            ids: what to look for.
+            names: columns of numbers that are wanted as well.
+            pieces: numbers of the files to look into, each of whole shards; all where None.
+
+        Yields:
+            For every batch of rows: the ids found in it, by their place in the batch, and the columns.
+        """
+        wanted = pa.array(sorted(set(ids)), pa.string())
+        inside = sorted(set(pieces)) if pieces is not None and len(self.files) > 1 else None
+        for name, batch in self._batches(["id", *names], _SCANNED, inside):
+            column = batch.column("id")
+            hits = np.flatnonzero(pc.is_in(column, wanted).to_numpy(zero_copy_only=False)).tolist()
+            yield {i: column[i].as_py() for i in hits}, {n: self._values(name, n, batch.column(n)) for n in names}
+
+    def _batches(
+        self, names: Sequence[str], rows: int, pieces: Iterable[int] | None
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        for name, file in self._opened(pieces):
+            try:
+                self._check(name, file.schema_arrow, names)
+                for batch in file.iter_batches(rows, columns=list(names), use_threads=False):
+                    yield name, batch
+            except _UNREADABLE as error:
+                raise self._damaged(error, name) from error
 
     def columns(self, names: Sequence[str]) -> Columns:
         """Some columns, whole; see `batches`."""
         parts = list(self.batches(names, ROWS_PER_GROUP))
         return {name: self._joined(name, [part[name] for part in parts]) for name in names}
 
-    def _values(self, name: str, array: pa.Array) -> list[str] | np.ndarray:
+    def _values(self, name: str, column: str, array: pa.Array) -> list[str] | np.ndarray:
         if array.null_count:
-            raise self._damaged(f"column {name!r} has rows without a value")
+            raise self._damaged(f"column {column!r} has rows without a value", name)
         return array.to_pylist() if pa.types.is_string(array.type) else array.to_numpy(zero_copy_only=False)
 
     @staticmethod

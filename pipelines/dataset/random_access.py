@@ -5,6 +5,8 @@ A shard is a sequence of frames of known length, and `images.parquet` lists its 
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from maskmill.pipelines.dataset.images_table import ImagesTable
 from maskmill.pipelines.dataset.stored_picture import check_size
 from maskmill.schemas import storage
@@ -14,37 +16,49 @@ from maskmill.schemas.manifest import IMAGES, Manifest
 from maskmill.schemas.tfrecord import FRAME_BYTES, read_records
 
 
-def locate(folder: str, wanted: Iterable[str]) -> dict[str, tuple[int, int, int]]:
+def locate(folder: str, wanted: Iterable[str], pieces: Iterable[int] | None = None) -> dict[str, tuple[int, int, int]]:
     """Where records are: id -> (shard, byte offset, bytes with framing). Ids that are not there are left out.
+
+    Args:
+        folder: the data set's.
+        wanted: ids.
+        pieces: numbers of the table's files that have them, where that is known (see `ImagesTable.find`).
 
     Raises:
         DamageError: `images.parquet` is missing or unreadable.
     """
-    wanted, found = set(wanted), {}
-    shard, offset = -1, 0
-    for rows in ImagesTable(folder).batches(["id", "shard", "record_bytes"]):
-        shards, sizes = rows["shard"].tolist(), rows["record_bytes"].tolist()
-        for identity, at, size in zip(rows["id"], shards, sizes, strict=True):
-            if at != shard:
-                shard, offset = at, 0
-            if identity in wanted:
-                found[identity] = (shard, offset, size + FRAME_BYTES)
-            offset += size + FRAME_BYTES
+    found = {}
+    shard, end = -1, 0  # of the last row so far: its shard, and where in the shard it ends
+    for hits, columns in ImagesTable(folder).find(wanted, ["shard", "record_bytes"], pieces):
+        shards, sizes = columns["shard"], columns["record_bytes"] + FRAME_BYTES
+        if not len(shards):
+            continue
+        ends = np.cumsum(sizes)
+        begins = np.flatnonzero(np.diff(shards, prepend=shard))  # rows that are the first of their shard
+        before = np.concatenate(([-end], ends[begins] - sizes[begins]))
+        ends = ends - before[np.searchsorted(begins, np.arange(len(shards)), side="right")]
+        for row, identity in hits.items():
+            found[identity] = (int(shards[row]), int(ends[row] - sizes[row]), int(sizes[row]))
+        shard, end = int(shards[-1]), int(ends[-1])
     return found
 
 
-def read_examples(folder: str, manifest: Manifest, wanted: Iterable[str]) -> dict[str, ImageExample]:
+def read_examples(
+    folder: str, manifest: Manifest, wanted: Iterable[str], pieces: Iterable[int] | None = None
+) -> dict[str, ImageExample]:
     """Records by id, checked as `validate` would; raises as `each_example`."""
-    return {example.filename: example for example in each_example(folder, manifest, wanted)}
+    return {example.filename: example for example in each_example(folder, manifest, wanted, pieces)}
 
 
-def each_example(folder: str, manifest: Manifest, wanted: Iterable[str]) -> Iterator[ImageExample]:
-    """Records of some ids, one after the other in the order of shards, checked as `validate` would.
+def each_example(
+    folder: str, manifest: Manifest, wanted: Iterable[str], pieces: Iterable[int] | None = None
+) -> Iterator[ImageExample]:
+    """Records of some ids, one after the other in the order of shards, checked as `validate` would; `pieces` as in `locate`.
 
     Raises:
         DamageError: a record is not where `images.parquet` says, or is not sound.
     """
-    places = sorted(locate(folder, wanted).items(), key=lambda item: item[1])
+    places = sorted(locate(folder, wanted, pieces).items(), key=lambda item: item[1])
     return storage.in_parallel(lambda item: _read(folder, manifest, item[0], *item[1]), places, folder)
 
 

@@ -19,12 +19,14 @@ from maskmill.schemas.manifest import (
     CHECKSUMS,
     FAILURES,
     IMAGES,
+    IMAGES_FOLDER,
     MANIFEST,
     REPORT_HTML,
     REPORT_JSON,
     Manifest,
     Shard,
     digest,
+    images_files,
     is_shard_name,
 )
 from maskmill.schemas.reader import Dataset, read_shard
@@ -243,7 +245,11 @@ def check_files(folder: str, manifest: Manifest, sizes: dict[str, int]) -> Itera
         if checksums and checksums.get(name) != sha256:
             yield f"{CHECKSUMS}: its line of {name} is not the manifest's"
     if checksums:
-        for name in (MANIFEST, IMAGES, *(n for n in (REPORT_HTML, REPORT_JSON) if n in sizes)):
+        for name in (
+            MANIFEST,
+            *(images_files(folder) or [IMAGES]),
+            *(n for n in (REPORT_HTML, REPORT_JSON) if n in sizes),
+        ):
             if name not in checksums:
                 yield f"{CHECKSUMS}: has no line of {name}"
     expected = {file.name: file.bytes for file in manifest.files}
@@ -268,6 +274,9 @@ def find_damage(dataset: Dataset, *, deep: bool = False) -> Iterator[str]:
     """
     folder, manifest = dataset.folder, dataset.manifest
     sizes = storage.sizes(folder)
+    if IMAGES not in sizes:
+        pieces = storage.sizes(storage.join(folder, IMAGES_FOLDER))
+        sizes |= {f"{IMAGES_FOLDER}/{name}": size for name, size in pieces.items()}
     yield from check_files(folder, manifest, sizes)
     yield from check_ledger(folder, manifest)
     table = None

@@ -5,16 +5,28 @@ import dataclasses
 import errno
 import fcntl
 import functools
+import glob
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from maskmill.pipelines.driver.finish import finish_build, finished, too_many_failures
 from maskmill.pipelines.driver.progress import Tally, show_progress
 from maskmill.pipelines.driver.splits import join_splits
-from maskmill.pipelines.parts.assemble import SHARDS, load_shards, split_shard
+from maskmill.pipelines.folding.pieces import PIECES, forget_piece
+from maskmill.pipelines.parts.assemble import (
+    SHARDS,
+    find_joined,
+    load_parts,
+    load_shards,
+    shard_sidecar_path,
+    split_shard,
+    sweep_parts,
+)
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.part import PARTS, load_sidecar
 from maskmill.pipelines.parts.plan import Plan, check_files, difference, load_plan, make_plan
@@ -29,6 +41,7 @@ from maskmill.schemas.manifest import (
     FAILURES,
     FEATURES_JSON,
     IMAGES,
+    IMAGES_FOLDER,
     INFO_JSON,
     LAYER_NAMES,
     MANIFEST,
@@ -36,14 +49,30 @@ from maskmill.schemas.manifest import (
     REPORT_JSON,
     WORK,
     Manifest,
+    images_files,
     is_shard_name,
 )
+from maskmill.schemas.shard_table import SHARD_TABLE
+
+if TYPE_CHECKING:
+    from maskmill.pipelines.clusters.runners import Runner
 
 _LOG = logging.getLogger("maskmill")
 _ATTEMPTS = 3  # runs of the graph in one command; a killed worker fails a local run, and the rest is built by the next
 _WORTH_TIMING = 2000  # images; below, a sample would take longer than it saves
 _IDLE_S = 3600.0  # a writer on a cluster that has not written for so long is no more
-_OWN_FILES = {MANIFEST, FAILURES, IMAGES, CHECKSUMS, FEATURES_JSON, INFO_JSON, LAYER_NAMES, REPORT_HTML, REPORT_JSON}
+_OWN_FILES = {
+    MANIFEST,
+    FAILURES,
+    IMAGES,
+    CHECKSUMS,
+    FEATURES_JSON,
+    INFO_JSON,
+    LAYER_NAMES,
+    REPORT_HTML,
+    REPORT_JSON,
+    SHARD_TABLE,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,17 +145,22 @@ def _remove_incomplete(folder: str, idle_s: float) -> None:
         os.path.join(folder, WORK, "parts"),
         os.path.join(folder, WORK, SHARDS),
         os.path.join(folder, WORK, SPENT),
+        os.path.join(folder, WORK, PIECES),
+        os.path.join(folder, IMAGES_FOLDER),
     ):
         for name, stamp in storage.stamps(place).items():
             if name.endswith(storage.INCOMPLETE) and (not idle_s or now - stamp.changed_ns > idle_s * 1e9):
                 storage.remove(os.path.join(place, name))
+    for place in glob.glob(os.path.join(glob.escape(folder), WORK, f"planning-*{storage.INCOMPLETE}")):
+        shutil.rmtree(place, ignore_errors=True)  # a plan's lines, which may be many gigabytes
 
 
 def _clear(folder: str) -> None:
     """Removes an earlier build's files, and nothing else that may lie in the folder."""
     storage.remove(storage.join(folder, MANIFEST))  # first: from here on this is not a data set
     own = [name for name in storage.names(folder) if name in _OWN_FILES or is_shard_name(name)]
-    storage.remove_all(storage.join(folder, name) for name in sorted(own))
+    own += [name for name in images_files(folder) if name != IMAGES]
+    storage.remove_all(storage.join(folder, *name.split("/")) for name in sorted(own))
     work = storage.join(folder, WORK)
     with contextlib.suppress(FileNotFoundError):
         # Removing the lock would let a second build lock a new file of the same name.
@@ -161,11 +195,13 @@ def plan_or_resume(
     folder: str,
     part_size: int = 0,
     *,
-    timed: bool = False,
+    cluster: "Runner | None" = None,
     quiet: bool = True,
     patience: float = PATIENCE_S,
 ) -> Plan:
     """The plan of the folder when it is one of this configuration, or a new one.
+
+    Where it is built on a `cluster`, images are timed, and the cluster's workers list data sets that are in many shards.
 
     Raises:
         UsageError: the folder holds a build of another configuration or of other software versions.
@@ -178,8 +214,13 @@ def plan_or_resume(
                 f"{folder} holds a finished data set without its {WORK} folder; choose another --out or --overwrite"
             )
         say = (lambda line: None) if quiet else _say
-        if timed:
-            return make_plan(config, folder, part_size, functools.partial(_pace, folder), say, patience)
+        if cluster is not None:
+            from maskmill.pipelines.driver.inner_tars import listed_by_workers  # Beam takes a second to import
+            from maskmill.pipelines.driver.listing import let_workers_list
+
+            ready = functools.partial(let_workers_list, folder=folder, runner=cluster, say=say)
+            with listed_by_workers(cluster, folder):
+                return make_plan(config, folder, part_size, functools.partial(_pace, folder), say, patience, ready)
         return make_plan(config, folder, part_size, say=say, patience=patience)
     refuse_other(plan, config, folder)
     verify_prepared(plan.config.masks, folder)
@@ -211,26 +252,20 @@ def build(
     Raises:
         InputError, UsageError, DamageError: see their texts; the folder can be resumed after each of them.
     """
-    elsewhere = False
-    by_workers: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    cluster = None
     if run.beam_args or run.detach:
         from maskmill.pipelines.clusters.checks import check  # Beam takes a second to import
         from maskmill.pipelines.clusters.runners import choose
-        from maskmill.pipelines.driver.listing import listed_by_workers
 
         runner = choose(run.beam_args)
-        by_workers = listed_by_workers(runner, folder)
         if run.detach:
             runner.check_detached()
         check(runner, **paths_of_workers(config, folder))  # before inputs are listed, which can take long
-        elsewhere = not runner.is_local
-    with output_errors(folder), _lock(folder, _IDLE_S if elsewhere else 0.0):
+        cluster = None if runner.is_local else runner
+    with output_errors(folder), _lock(folder, _IDLE_S if cluster else 0.0):
         if overwrite:
             _clear(folder)
-        with by_workers:
-            plan = plan_or_resume(
-                config, folder, run.part_size, timed=elsewhere, quiet=quiet, patience=run.image_timeout
-            )
+        plan = plan_or_resume(config, folder, run.part_size, cluster=cluster, quiet=quiet, patience=run.image_timeout)
         manifest = finished(folder, plan)
         if manifest is None:
             check_files(folder, plan)
@@ -257,25 +292,22 @@ def _run_until_whole(folder: str, plan: Plan, run: RunOptions, quiet: bool) -> b
     last_error: BaseException | None = None
     with show_progress(tally, quiet):
         for attempt in range(1, _ATTEMPTS + 1):
-            whole = load_shards(folder, plan)
-            committed = storage.names(storage.join(folder, WORK, PARTS))
-            lost = {task.name for task in plan.tasks if f"{task.name}.json" not in committed}
-            tasks = [
-                task
-                for index, parts in enumerate(plan.parts)
-                if index not in whole or not lost.isdisjoint(task.name for task in parts)
-                for task in parts
-            ]
-            if not tasks:
+            joined = find_joined(folder, plan)
+            missing = [i for i in range(plan.num_shards) if i not in joined.shards or i in joined.bare]
+            if not missing:
+                sweep_parts(folder, plan, joined)
                 return True
-            missing = sum(task.name in lost for task in tasks)
+            storage.remove_all(shard_sidecar_path(folder, plan, index) for index in joined.stale)
+            committed = storage.names(storage.join(folder, WORK, PARTS))
+            tasks = sum(len(plan.parts[index]) for index in missing)
+            lost = sum(f"{task.name}.json" not in committed for index in missing for task in plan.parts[index])
             wanted = usable_cores() if run.workers is None else run.workers
-            workers = max(1, min(wanted, missing))
+            workers = max(1, min(wanted, lost))
             job = runners.job_name(plan.config.name, plan.config.split, plan.digest)
-            flags = runner.flags(job, workers, len(tasks), plan.seconds_of(len(tasks)))
+            flags = runner.flags(job, workers, tasks, plan.seconds_of(tasks))
             graph.LOCAL_ERRORS.clear()
             try:
-                if not graph.run(tasks, folder, plan.digest, run, flags, _announce):
+                if not graph.run(graph.seeds(plan, missing), folder, plan.digest, run, flags, _announce):
                     return False
             except Exception as error:  # the runner's own; the cause, where it was in this process, is in LOCAL_ERRORS
                 last_error = (
@@ -320,17 +352,22 @@ def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, i
     again = 0
     with output_errors(folder), _lock(folder):
         check_files(folder, plan)
-        sidecars = storage.in_parallel(lambda task: load_sidecar(folder, task), plan.tasks, folder)
-        for index, tasks in enumerate(plan.parts):
-            keep: set[str] = set()
-            hits = 0
-            for task, sidecar in zip(tasks, sidecars, strict=False):  # takes its own parts' and no more
-                found = [f for f in sidecar.failures if not reasons or f["reason"] in reasons] if sidecar else []
-                hits += len(found)
-                if not found:
-                    keep.add(task.name)
-            if hits:
-                again += hits
+        shards = load_shards(folder, plan)
+
+        def failed_parts(index: int) -> dict[str, int]:
+            own = plan.parts[index]
+            read = load_parts(folder, plan, index) if index in shards else (load_sidecar(folder, task) for task in own)
+            counts = {
+                sidecar.name: sum(not reasons or failure["reason"] in reasons for failure in sidecar.failures)
+                for sidecar in read
+                if sidecar is not None
+            }
+            return {name: count for name, count in counts.items() if count}
+
+        for index, failed in enumerate(storage.in_parallel(failed_parts, range(plan.num_shards), folder)):
+            if failed:
+                again += sum(failed.values())
                 storage.remove(storage.join(folder, MANIFEST))  # first: from here on this is not a data set
-                split_shard(folder, plan, index, keep)
+                forget_piece(folder, plan, index)
+                split_shard(folder, plan, index, {task.name for task in plan.parts[index]} - failed.keys())
     return plan, again

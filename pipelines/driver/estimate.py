@@ -128,7 +128,7 @@ def _estimate(config: BuildConfig, out: str, cores: int, part_size: int, patienc
     failures = 0
     begin = time.perf_counter()
     # Lines are in the seeded order of records, so the first ones are a random sample.
-    for line in lines[:SAMPLE_IMAGES]:
+    for line in lines.head(SAMPLE_IMAGES):
         item = Input.from_json(line)
         start = time.perf_counter()
         data = read_one(item, patience)

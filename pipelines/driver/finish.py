@@ -3,21 +3,20 @@
 import dataclasses
 import json
 import logging
-from collections import Counter
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Iterator, Mapping
 
 from maskmill.pipelines.dataset.checksums import HashedStream, file_of, read_file, write_checksums
-from maskmill.pipelines.dataset.images_table import ImageRow, ImagesWriter
+from maskmill.pipelines.dataset.images_table import join_tables
 from maskmill.pipelines.dataset.publish import publish_config, publish_layer, publish_message
 from maskmill.pipelines.driver import tfds_metadata
 from maskmill.pipelines.driver.splits import join_splits
-from maskmill.pipelines.measuring.series import series_of
-from maskmill.pipelines.measuring.statistics import ReportStats, Row
+from maskmill.pipelines.folding.fold import Fold, Subject
+from maskmill.pipelines.folding.pieces import check_ids, fold_piece, is_one_table, load_piece, pieces_of
+from maskmill.pipelines.measuring.stage_times import StageTimes
+from maskmill.pipelines.measuring.statistics import ReportStats
 from maskmill.pipelines.parts.assemble import load_shards
 from maskmill.pipelines.parts.generators import Prepared, parse_specs
-from maskmill.pipelines.parts.part import Sidecar, load_sidecar, sidecar_path
-from maskmill.pipelines.parts.plan import PartTask, Plan, read_part, read_refused
+from maskmill.pipelines.parts.plan import Plan, read_refused
 from maskmill.pipelines.reading.decode import DECODER
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError
@@ -33,60 +32,13 @@ from maskmill.schemas.manifest import (
     REPORT_JSON,
     File,
     Manifest,
+    Shard,
     digest,
     load_manifest,
 )
-from maskmill.schemas.stats import LayerSums
+from maskmill.schemas.shard_table import SHARD_TABLE
 
 _LOG = logging.getLogger("maskmill")
-_STAGES = ("decode", "annotate", "overlap", "encode")
-
-
-def read_sidecars(folder: str, plan: Plan) -> Iterator[Sidecar]:
-    """Every part's sidecar, in plan order.
-
-    Raises:
-        DamageError: one is missing, or its records and failures are not exactly its planned inputs, by id.
-    """
-    return storage.in_parallel(lambda task: _checked_sidecar(folder, task), plan.tasks, folder)
-
-
-def _checked_sidecar(folder: str, task: PartTask) -> Sidecar:
-    sidecar = load_sidecar(folder, task)
-    if sidecar is None:
-        storage.remove(sidecar_path(folder, task.name))  # unreadable: from here on it is missing
-        raise DamageError(f"part {task.name} has no sidecar; the same build command builds it")
-    planned = Counter(item.id for item in read_part(folder, task))
-    seen = Counter([row["id"] for row in sidecar.rows] + [failure["id"] for failure in sidecar.failures])
-    if planned != seen:
-        lost, extra = list((planned - seen).elements())[:3], list((seen - planned).elements())[:3]
-        raise DamageError(f"part {sidecar.name} does not account for its inputs: lost {lost}, unplanned {extra}")
-    return sidecar
-
-
-@dataclasses.dataclass
-class Totals:
-    """What the sidecars add up to."""
-
-    written: int = 0
-    failed: int = 0
-    skipped: int = 0
-    unmatched: int = 0
-    sums: list[LayerSums] = dataclasses.field(default_factory=list)
-    reencoded: Counter = dataclasses.field(default_factory=Counter)
-    dropped_annotations: int = 0
-
-    def add(self, row: dict) -> None:
-        """Counts one record."""
-        self.written += 1
-        self.dropped_annotations += row["dropped_annotations"]
-        if row["reencoded"]:
-            self.reencoded[row["reencoded"]] += 1
-        pixels = row["height"] * row["width"]
-        for i in range(len(self.sums)):
-            self.sums[i] += LayerSums(
-                1, row["masks"][i], row["instances"], row["iou_units"][i], row["covered_px"][i], pixels
-            )
 
 
 def finished(folder: str, plan: Plan) -> Manifest | None:
@@ -117,49 +69,47 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         The manifest written.
 
     Raises:
-        DamageError: a shard or part is missing, or an input is not accounted for.
+        DamageError: a shard is missing or what is known of its parts, or an input is not accounted for.
     """
     shards = load_shards(folder, plan)
     for index in range(plan.num_shards):
         if index not in shards:
             raise DamageError(f"shard {index} is not complete; the same build command completes it")
     generators = parse_specs(list(plan.config.masks))
-    layers = [layer for generator in generators for layer in generator.layers]
-    names = [layer.name for layer in layers]
-    stages = [*_STAGES, *dict.fromkeys(layer.generator for layer in layers)]
-    series = series_of(layers)
-    totals = Totals(sums=[LayerSums() for _ in layers])
-    stats = ReportStats.zero(len(layers), len(series))
-    with (
-        storage.create(storage.join(folder, FAILURES)) as ledger_file,
-        storage.create(storage.join(folder, IMAGES)) as table_file,
-    ):
-        ledger, table = HashedStream(ledger_file), HashedStream(table_file)
+    subject = Subject.of(plan)
+    names = [layer.name for layer in subject.layers]
+    whole = Fold.zero(plan, subject)
+    rows: list[File] = []
+    examples: dict[str, int] = {}  # id -> number of its piece
+    skipped = unmatched = 0
+    with storage.create(storage.join(folder, FAILURES)) as file:
+        ledger = HashedStream(file)
         for refusal in read_refused(folder):
-            totals.failed += refusal.outcome == "failed"
-            totals.skipped += refusal.outcome == "skipped"
-            totals.unmatched += refusal.reason == "unmatched"
+            whole.totals.failed += refusal.outcome == "failed"
+            skipped += refusal.outcome == "skipped"
+            unmatched += refusal.reason == "unmatched"
             ledger.write(_ledger_line(dataclasses.asdict(refusal), plan))
-        with ImagesWriter(table, series, stages) as writer:
-            for sidecar in read_sidecars(folder, plan):
-                for failure in sidecar.failures:
-                    totals.failed += 1
-                    ledger.write(_ledger_line(failure, plan))
-                for row in sidecar.rows:
-                    totals.add(row)
-                stats.add_rows(cast("list[Row]", sidecar.rows))
-                stats.add_overlaps(sidecar.overlaps)
-                writer.write([ImageRow.of_built(row, sidecar.shard) for row in sidecar.rows])
+        for index, fold in enumerate(_folds(folder, plan, shards)):
+            check_ids(folder, plan, fold)
+            for failure in fold.failures:
+                ledger.write(_ledger_line(failure, plan))
+            whole.totals.add(fold.totals)
+            whole.stats += fold.stats
+            whole.times.add(fold.times)
+            rows.append(fold.rows)
+            examples = {pick: examples.get(pick, index) for pick in whole.stats.picks.ids()}
+    totals, stats = whole.totals, whole.stats
+    table = _write_table(folder, plan, subject, rows)
     counts = {
         "inputs": plan.inputs + plan.refused,
         "written": totals.written,
         "failed": totals.failed,
-        "skipped": totals.skipped,
+        "skipped": skipped,
         "dropped_annotations": totals.dropped_annotations,
     }
     if any(isinstance(generator, Prepared) and generator.joins_pictures for generator in generators):
-        counts |= {"matched": plan.inputs, "unmatched": totals.unmatched}
-    if counts["inputs"] != totals.written + totals.failed + totals.skipped:
+        counts |= {"matched": plan.inputs, "unmatched": unmatched}
+    if counts["inputs"] != totals.written + totals.failed + skipped:
         raise DamageError(f"inputs are not written + failed + skipped: {counts}")
     published = publish_config(plan.config.to_dict())
     manifest = Manifest(
@@ -167,7 +117,7 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         split=plan.config.split,
         config=published,
         config_digest=digest(published),
-        layers=tuple(publish_layer(layer) for layer in layers),
+        layers=tuple(publish_layer(layer) for layer in subject.layers),
         shards=tuple(shards[index] for index in range(plan.num_shards)),
         counts=counts,
         decoder={"name": DECODER, "reencoded": dict(sorted(totals.reencoded.items()))},
@@ -187,7 +137,7 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         schema_version=SCHEMA_VERSION,
     )
     described = {
-        FEATURES_JSON: tfds_metadata.features_json(len(layers), masks_only=plan.config.masks_only),
+        FEATURES_JSON: tfds_metadata.features_json(len(names), masks_only=plan.config.masks_only),
         INFO_JSON: tfds_metadata.dataset_info_json({"": manifest}),
         LAYER_NAMES: tfds_metadata.layer_names(manifest),
     }
@@ -195,9 +145,12 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
         storage.write_bytes(storage.join(folder, name), data)
     files = [ledger.file(FAILURES), *(file_of(name, data) for name, data in described.items())]
     manifest = dataclasses.replace(manifest, files=tuple(files))
-    reports = _report(folder, manifest, stats)
-    content = manifest.to_json()
-    files += [table.file(IMAGES), *reports, file_of(MANIFEST, content)]
+    reports = _report(folder, manifest, stats, whole.times, examples)
+    content, shard_table = manifest.to_json(), manifest.shard_table()
+    if shard_table is not None:
+        storage.write_bytes(storage.join(folder, SHARD_TABLE), shard_table)
+        files.append(file_of(SHARD_TABLE, shard_table))
+    files += [*table, *reports, file_of(MANIFEST, content)]
     shard_digests = {shard.name: shard.sha256 for shard in manifest.shards}
     write_checksums(folder, shard_digests | {file.name: file.sha256 for file in files})
     storage.write_bytes(storage.join(folder, MANIFEST), content)
@@ -205,7 +158,37 @@ def finish_build(folder: str, plan: Plan) -> Manifest:
     return manifest
 
 
-def _report(folder: str, manifest: Manifest, stats: ReportStats) -> list[File]:
+def _folds(folder: str, plan: Plan, shards: Mapping[int, Shard]) -> Iterator[Fold]:
+    """Every piece's fold, in order: those that workers have made, and the others made here."""
+
+    def load(index: int) -> Fold | None:
+        return load_piece(folder, plan, index, [shards[shard].sha256 for shard in pieces_of(plan)[index]])
+
+    for index, found in enumerate(storage.in_parallel(load, range(len(pieces_of(plan))), folder)):
+        fold = found or fold_piece(folder, plan, index)
+        if fold is None:
+            raise DamageError(
+                "a shard was removed while its build was being finished; the same build command completes it"
+            )
+        yield fold
+
+
+def _write_table(folder: str, plan: Plan, subject: Subject, rows: list[File]) -> list[File]:
+    """Writes `images.parquet` from the pieces' rows, or leaves these as they are where they are too many for one file."""
+    if not is_one_table(plan):
+        storage.remove(storage.join(folder, IMAGES))  # of an earlier build
+        return rows
+    with storage.create(storage.join(folder, IMAGES)) as file:
+        stream = HashedStream(file)
+        join_tables(
+            [storage.join(folder, *one.name.split("/")) for one in rows], stream, subject.series, subject.stages
+        )
+    return [stream.file(IMAGES)]
+
+
+def _report(
+    folder: str, manifest: Manifest, stats: ReportStats, times: StageTimes, examples: Mapping[str, int]
+) -> list[File]:
     """Writes the report and returns its files.
 
     A page that cannot be made costs nobody a data set: it can be made again from the folder.
@@ -213,7 +196,7 @@ def _report(folder: str, manifest: Manifest, stats: ReportStats) -> list[File]:
     from maskmill.pipelines.report.write import write_report
 
     try:
-        write_report(folder, manifest, stats)
+        write_report(folder, manifest, stats, times=times, pieces=examples)
         return [read_file(folder, name) for name in (REPORT_HTML, REPORT_JSON)]
     except OSError:
         raise  # the folder cannot be written, which the manifest would meet next

@@ -1,4 +1,4 @@
-"""The one Beam graph, on every runner: Create(parts) -> Reshuffle -> BuildPart -> by shard -> AssembleShard.
+"""The one Beam graph, on every runner: parts -> Reshuffle -> BuildPart -> by shard -> AssembleShard -> by piece -> FoldPiece.
 
 As little logic as possible here: every step calls an importable function of another module. Work items are references of
 a few dozen bytes; pictures and records never cross a shuffle.
@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -18,11 +18,13 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.typehints.decorators import no_annotations
 
 from maskmill.pipelines.clusters.runners import JobError, job_url, make_pipeline, quiet_streams
+from maskmill.pipelines.folding.pieces import fold_piece, piece_of_shard
 from maskmill.pipelines.parts.assemble import assemble_shard, committed_part
 from maskmill.pipelines.parts.config import RunOptions
 from maskmill.pipelines.parts.isolation import ChildProcess, InProcess
 from maskmill.pipelines.parts.part import Sidecar, Step, build_part
-from maskmill.pipelines.parts.plan import PartTask, Plan, difference, load_plan
+from maskmill.pipelines.parts.part_index import PartTask
+from maskmill.pipelines.parts.plan import Plan, difference, load_plan
 from maskmill.pipelines.parts.preparing import prepared_folder
 from maskmill.pipelines.parts.provenance import mask_packages, versions
 from maskmill.pipelines.parts.spent import Spent, book
@@ -32,6 +34,7 @@ _LOG = logging.getLogger("maskmill")
 
 # Exceptions of parts built in this process, for the driver: Beam passes only their text on. Remote workers' are in its logs.
 LOCAL_ERRORS: list[BaseException] = []
+_SEEDS = 1000
 
 
 @functools.lru_cache(maxsize=2)
@@ -153,9 +156,49 @@ def assemble(keyed_parts: tuple[int, object], folder: str, plan_digest: str) -> 
     return keyed_parts[0]
 
 
+def seeds(plan: Plan, shards: Iterable[int]) -> list[tuple[int, int]]:
+    """The parts of some shards as ranges of their numbers, at most about `_SEEDS` where the shards follow one another.
+
+    Parts are made of them where the job runs. A runner keeps what a job begins with inside the job's description: a service
+    refuses one of more than some megabytes, which half a million parts would be.
+    """
+    firsts = plan.parts.firsts()
+    runs: list[list[int]] = []
+    for shard in sorted(shards):
+        first, end = firsts[shard : shard + 2].tolist()
+        if runs and runs[-1][1] == first:
+            runs[-1][1] = end
+        else:
+            runs.append([first, end])
+    step = max(1, sum(end - first for first, end in runs) // _SEEDS)
+    return [(at, min(at + step, end)) for first, end in runs for at in range(first, end, step)]
+
+
+@no_annotations
+def parts_of(seed: tuple[int, int], folder: str, plan_digest: str) -> Iterator[PartTask]:
+    """A seed -> its parts."""
+    parts = _plan(folder, plan_digest).parts
+    return (parts.task(number) for number in range(*seed))
+
+
+def by_piece(shard: int, folder: str, plan_digest: str) -> tuple[int, int]:
+    """Shard -> (the piece it belongs to, shard)."""
+    return piece_of_shard(_plan(folder, plan_digest), shard), shard
+
+
+def fold(keyed_shards: tuple[int, object], folder: str, plan_digest: str) -> int:
+    """(piece, its shards) -> piece; see `pipelines.folding.pieces.fold_piece`."""
+    try:
+        fold_piece(folder, _plan(folder, plan_digest), keyed_shards[0])
+    except BaseException as error:
+        LOCAL_ERRORS.append(error)
+        raise
+    return keyed_shards[0]
+
+
 @dataclasses.dataclass
 class BuildShards(beam.PTransform):
-    """PartTasks -> indices of finished shards."""
+    """Seeds -> indices of folded pieces."""
 
     folder: str
     plan_digest: str
@@ -163,17 +206,21 @@ class BuildShards(beam.PTransform):
     isolate: bool
 
     @no_annotations
-    def expand(self, tasks: beam.PCollection) -> beam.PCollection:
+    def expand(self, seeds: beam.PCollection) -> beam.PCollection:
         return (
-            tasks
+            seeds
+            | "Parts" >> beam.FlatMap(parts_of, folder=self.folder, plan_digest=self.plan_digest)
             | "BreakFusion" >> beam.Reshuffle()
             | "BuildPart" >> beam.ParDo(BuildPart(self.folder, self.plan_digest, self.image_timeout, self.isolate))
             | "GroupByShard" >> beam.GroupByKey()
             | "AssembleShard" >> beam.Map(assemble, folder=self.folder, plan_digest=self.plan_digest)
+            | "ByPiece" >> beam.Map(by_piece, folder=self.folder, plan_digest=self.plan_digest)
+            | "GroupByPiece" >> beam.GroupByKey()
+            | "FoldPiece" >> beam.Map(fold, folder=self.folder, plan_digest=self.plan_digest)
         )
 
 
-def finish(shards: int, folder: str, plan_digest: str, max_failure_rate: float) -> None:
+def finish(pieces: int, folder: str, plan_digest: str, max_failure_rate: float) -> None:
     """Finishes the build as the job's last step; see `pipelines.driver.finish.finish_build`.
 
     What a driver would say by its exit code, a job without one can say only by failing.
@@ -195,7 +242,7 @@ def finish(shards: int, folder: str, plan_digest: str, max_failure_rate: float) 
 
 
 def run(
-    tasks: list[PartTask],
+    seeds: list[tuple[int, int]],
     folder: str,
     plan_digest: str,
     options: RunOptions,
@@ -205,7 +252,7 @@ def run(
     """Runs the graph over some parts, and waits for it unless it is to run alone; raises what the runner raises.
 
     Args:
-        tasks: the parts.
+        seeds: the parts, from `seeds`.
         folder, plan_digest: the build.
         options: how it runs.
         flags: Beam's, complete.
@@ -217,15 +264,15 @@ def run(
     beam_options = PipelineOptions(flags)
     alone = options.detach or bool(beam_options.view_as(GoogleCloudOptions).template_location)
     pipeline = make_pipeline(beam_options)
-    shards = (
+    pieces = (
         pipeline
-        | "Parts" >> beam.Create(tasks, reshuffle=False)
+        | "Seeds" >> beam.Create(seeds, reshuffle=False)
         | "BuildShards" >> BuildShards(folder, plan_digest, options.image_timeout, isolate=options.workers != 0)
     )
     if alone:  # no driver will be there to do it
         _ = (
-            shards
-            | "AllShards" >> beam.combiners.Count.Globally()
+            pieces
+            | "AllPieces" >> beam.combiners.Count.Globally()
             | "Finish"
             >> beam.Map(finish, folder=folder, plan_digest=plan_digest, max_failure_rate=options.max_failure_rate)
         )

@@ -1,7 +1,7 @@
-"""Tars inside a tar on gs://, listed by a cluster's workers: Create(tars) -> Reshuffle -> list.
+"""Shards of a data set listed by a cluster's workers, so that no tar has to pass through the machine that plans.
 
-ImageNet's tar for training holds a tar for each class, and 1.3 million headers. The machine that plans reads the thousand
-headers of the outer one; workers read the others, near the bucket and all at once, and leave what they found beside the build.
+Each worker leaves what it finds in a shard as lines in a file of its own, below `_work/listing`; the driver reads these in the
+order of the shards, so the plan is, byte for byte, the one it would have made of the shards itself.
 """
 
 import contextlib
@@ -9,82 +9,129 @@ import dataclasses
 import gzip
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from maskmill.pipelines.clusters.runners import Runner, explain, make_pipeline, quiet_streams
-from maskmill.pipelines.reading import tar_index
-from maskmill.pipelines.reading.inputs import Refusal
-from maskmill.pipelines.reading.location import Location
-from maskmill.pipelines.reading.tar_index import Entry, InnerTar
+from maskmill.pipelines.clusters.runners import Runner, explain, make_pipeline
+from maskmill.pipelines.reading.inputs import Input, Refusal
+from maskmill.pipelines.reading.parquet import Columns
+from maskmill.pipelines.reading.shard_files import InShards, ShardFile, list_here, list_shard
 from maskmill.schemas import storage
-from maskmill.schemas.errors import DamageError
+from maskmill.schemas.errors import InputError, MaskmillError
 from maskmill.schemas.manifest import WORK
 
-_WORTH_A_JOB = 32  # tars; fewer are listed here before a job has started
+LISTING = "listing"
+MIN_SHARDS = 64  # of fewer the driver has listed its share before workers have started
+_SECONDS = 2.0  # that a shard takes, of a core; says how many machines to begin with
+
+ListOne = Callable[[ShardFile], list[Any]]
 
 
-def _to_line(entry: Entry) -> bytes:
-    name, found = entry
-    told = dataclasses.asdict(found) if isinstance(found, Refusal) else [found.offset, found.size]
-    return json.dumps([name, told]).encode() + b"\n"
+def encode(found: Sequence[Any]) -> bytes:
+    """What is known of a shard, as lines."""
+    return b"".join(_line(one) + b"\n" for one in found)
 
 
-def _from_line(path: str, line: bytes) -> Entry:
-    name, told = json.loads(line)
-    return name, Refusal(**told) if isinstance(told, dict) else Location(path, told[0], told[1], False, told[1])
+def _line(one: object) -> bytes:
+    if isinstance(one, Input):
+        return b"input " + one.to_json()
+    kind = "refusal" if isinstance(one, Refusal) else "columns" if isinstance(one, Columns) else "error"
+    fields = {"text": str(one)} if kind == "error" else dataclasses.asdict(one)  # type: ignore[call-overload]
+    return f"{kind} {json.dumps(fields)}".encode()
 
 
-def list_one(tar: tuple[int, InnerTar], path: str, place: str) -> None:
-    """Lists a tar inside the tar at `path`, and writes what it holds below `place`."""
-    number, inner = tar
-    lines = b"".join(map(_to_line, tar_index.list_inner(path, inner)))
-    storage.write_bytes(storage.join(place, f"{number:06d}.jsonl.gz"), gzip.compress(lines, 6, mtime=0))
+def decode(lines: bytes) -> list[Any]:
+    """The inverse of `encode`.
 
-
-def _read_one(path: str, file: str) -> list[Entry]:
-    try:
-        return [_from_line(path, line) for line in gzip.decompress(storage.read_bytes(file)).splitlines()]
-    except (FileNotFoundError, EOFError, ValueError, gzip.BadGzipFile) as error:
-        raise DamageError(f"{file}, which a worker wrote, cannot be read: {error}") from error
-
-
-@contextlib.contextmanager
-def listed_by_workers(runner: Runner, folder: str) -> Iterator[None]:
-    """While the block runs, tars inside tars on gs:// are listed by the workers of a cluster.
-
-    Args:
-        runner: the cluster; a local one changes nothing, nor does a job that is only written down as a template.
-        folder: the build's, where workers leave what they found until it has been read.
+    Raises:
+        InputError: the shard could not be listed.
     """
-    if runner.is_local or runner.has("template_location"):
-        yield
-        return
+    return [_one(*line.split(b" ", 1)) for line in lines.splitlines()]
 
-    def lister(path: str, inner: Sequence[InnerTar]) -> Iterator[list[Entry]]:
-        if len(inner) < _WORTH_A_JOB or not storage.is_remote(path):
-            yield from tar_index.list_here(path, inner)
+
+def _one(kind: bytes, line: bytes) -> Input | Refusal | Columns:
+    if kind == b"input":
+        return Input.from_json(line)
+    fields = json.loads(line)
+    if kind == b"refusal":
+        return Refusal(**fields)
+    if kind == b"columns":
+        return Columns(**{**fields, "names": tuple(fields["names"])})
+    raise InputError(fields["text"])
+
+
+def _path(folder: str, number: int) -> str:
+    return storage.join(folder, WORK, LISTING, f"{number:06d}.gz")
+
+
+def list_and_leave(numbered: tuple[int, ShardFile], list_one: ListOne, folder: str) -> int:
+    """(number, shard) -> number, with what is in the shard left in its file. That it cannot be listed is left there too."""
+    number, shard = numbered
+    try:
+        lines = encode(list_shard(list_one, shard))
+    except InputError as error:
+        lines = encode([error])
+    storage.write_bytes(_path(folder, number), gzip.compress(lines, 1, mtime=0))
+    return number
+
+
+@dataclasses.dataclass(frozen=True)
+class OnWorkers:
+    """Lists shards as `pipelines.reading.shard_files.list_here` does, on the workers of a cluster.
+
+    Attributes:
+        folder: the build's folder, which workers see.
+        runner: the cluster's.
+        say: told that a job was started.
+    """
+
+    folder: str
+    runner: Runner
+    say: Callable[[str], None] = lambda line: None
+
+    def __call__(self, list_one: ListOne, shards: list[ShardFile]) -> Iterator[list[Any]]:
+        """What is in each shard, in order.
+
+        Raises:
+            InputError: a shard cannot be listed. JobError: the job failed.
+        """
+        options = PipelineOptions(
+            self.runner.flags(f"maskmill-listing-{secrets.token_hex(4)}", 1, len(shards), _SECONDS * len(shards))
+        )
+        template = options.view_as(GoogleCloudOptions).template_location  # which is a job written down, not run
+        if len(shards) < MIN_SHARDS or template:
+            yield from list_here(list_one, shards)
             return
-        place = storage.join(folder, WORK, f"listing-{secrets.token_hex(4)}")
-        files = [storage.join(place, f"{number:06d}.jsonl.gz") for number in range(len(inner))]
+        self.say(f"{len(shards):,} shards are listed on the workers of {self.runner.name}, so that a plan can be made")
         try:
-            pipeline = make_pipeline(PipelineOptions(runner.flags(tasks=len(inner))))
-            _ = (
-                pipeline
-                | "Tars" >> beam.Create(list(enumerate(inner)), reshuffle=False)
-                | "BreakFusion" >> beam.Reshuffle()
-                | "List" >> beam.Map(list_one, path=path, place=place)
-            )
-            try:
-                with quiet_streams():
-                    pipeline.run().wait_until_finish()
-            except Exception as error:  # the runner's own
-                raise explain(error, runner) from error
-            yield from storage.in_parallel(lambda file: _read_one(path, file), files, folder)
+            self._run(list_one, shards, options)
+            yield from storage.in_parallel(self._read, range(len(shards)), self.folder)
         finally:
-            storage.remove_all(files)
+            with contextlib.suppress(OSError):
+                storage.remove_all(_path(self.folder, number) for number in range(len(shards)))
 
-    with tar_index.inner_tars_by(lister):
-        yield
+    def _read(self, number: int) -> list[Any]:
+        return decode(gzip.decompress(storage.read_bytes(_path(self.folder, number))))
+
+    def _run(self, list_one: ListOne, shards: list[ShardFile], options: PipelineOptions) -> None:
+        try:
+            with make_pipeline(options) as pipeline:
+                _ = (
+                    pipeline
+                    | "Shards" >> beam.Create(list(enumerate(shards)), reshuffle=False)
+                    | "BreakFusion" >> beam.Reshuffle()
+                    | "ListShard" >> beam.Map(list_and_leave, list_one=list_one, folder=self.folder)
+                )
+        except MaskmillError:
+            raise
+        except Exception as error:
+            raise explain(error, self.runner) from error
+
+
+def let_workers_list(source: object, folder: str, runner: Runner, say: Callable[[str], None]) -> None:
+    """Lets a cluster's workers list a source, where it is in shards."""
+    if isinstance(source, InShards):
+        source.lister = OnWorkers(folder, runner, say)

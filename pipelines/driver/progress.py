@@ -12,14 +12,19 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
+
+from maskmill.pipelines.parts.assemble import SHARDS
 from maskmill.pipelines.parts.part import PARTS, UNDER_WAY, sidecar_path
-from maskmill.pipelines.parts.plan import DIGEST_DIGITS, Plan
+from maskmill.pipelines.parts.part_index import DIGEST_DIGITS
+from maskmill.pipelines.parts.plan import Plan
 from maskmill.schemas import storage
 from maskmill.schemas.manifest import WORK
 
 _LINE_EVERY_S = 30.0
 _STARTING_S = 2.0  # a build that has no image by then says what it is waiting for
 _WINDOW_S = 60.0
+_PATIENCE = 10.0  # times as long as the last look took, until the next
 STARTING = (
     "no image yet: workers start and load their kernels; the first build on a machine compiles them (a minute or two)"
 )
@@ -51,32 +56,72 @@ class Tally:
         self.folder, self.digest = folder, plan.digest
         self.total = plan.inputs
         self.done = self.failed = self.parts = 0
-        self._committed = self._committed_failed = 0
-        self._seen: set[str] = set()
+        self._images = plan.parts.images()
+        self._parts_of_shard = np.diff(plan.parts.firsts())
+        self._shards: dict[int, int] = {}  # joined ones -> failures
+        self._parts: dict[int, dict[str, tuple[int, int]]] = {}  # of other shards: name -> (images, failures)
 
     def refresh(self) -> None:
-        """Counts the sidecars that have appeared since the last call, and what is under way."""
+        """Counts the sidecars that have appeared since the last call, and what is under way.
+
+        A joined shard is one name, however many parts it had, and what is known already is not read again.
+        """
         under_way = dict(
             UNDER_WAY
         )  # before sidecars are listed: what is committed meanwhile is found in one of the two
+        self._count_shards()
+        self._count_parts()
+        prefix, tag = sidecar_path(self.folder, "").removesuffix(".json"), f"-{self.digest[:DIGEST_DIGITS]}.json"
+        counts = [count for parts in self._parts.values() for count in parts.values()]
+        counts += [(int(self._images[shard]), failed) for shard, failed in self._shards.items()]
+        for path, count in under_way.items():
+            name = path.removeprefix(prefix)
+            shard = _shard_of(name)
+            if path.startswith(prefix) and name.endswith(tag) and shard not in self._shards:
+                counts += [count] if name not in self._parts.get(shard, {}) else []
+        self.done, self.failed = sum(done for done, _ in counts), sum(failed for _, failed in counts)
+        joined = sum(int(self._parts_of_shard[shard]) for shard in self._shards)
+        self.parts = joined + sum(map(len, self._parts.values()))
+
+    def _count_shards(self) -> None:
+        folder, tag = storage.join(self.folder, WORK, SHARDS), f"-{self.digest[:DIGEST_DIGITS]}.json"
+        names = [name for name in storage.names(folder) if name.endswith(tag)]
+        new = [n for n in names if _shard_of(n) not in self._shards and _shard_of(n) < len(self._images)]
+        commits = storage.in_parallel(lambda name: _read_commit(storage.join(folder, name)), new, folder)
+        for name, commit in zip(new, commits, strict=True):
+            if commit is not None and commit.get("plan_digest") == self.digest:
+                shard = _shard_of(name)
+                self._shards[shard] = int(self._images[shard]) - commit["records"]
+                self._parts.pop(shard, None)
+
+    def _count_parts(self) -> None:
         folder = storage.join(self.folder, WORK, PARTS)
-        new = [n for n in storage.names(folder) if n.endswith(".json") and n not in self._seen]
+        new = [
+            name
+            for name in storage.names(folder)
+            if name.endswith(".json")
+            and (shard := _shard_of(name)) not in self._shards
+            and name not in self._parts.get(shard, {})
+        ]
         heads = storage.in_parallel(lambda name: read_head(storage.join(folder, name)), new, folder)
         for name, head in zip(new, heads, strict=True):
             if head is None or head["plan_digest"] != self.digest:
                 continue  # torn or vanishing: it will be built again, and is counted then
-            self._committed += head["images"]
-            self._committed_failed += head["images"] - head["records"]
-            self.parts += 1
-            self._seen.add(name)
-        prefix, tag = sidecar_path(self.folder, "").removesuffix(".json"), f"-{self.digest[:DIGEST_DIGITS]}.json"
-        ours = [
-            count
-            for path, count in under_way.items()
-            if path.startswith(prefix) and path.endswith(tag) and path.removeprefix(prefix) not in self._seen
-        ]
-        self.done = self._committed + sum(done for done, _ in ours)
-        self.failed = self._committed_failed + sum(failed for _, failed in ours)
+            self._parts.setdefault(_shard_of(name), {})[name] = (head["images"], head["images"] - head["records"])
+
+
+def _shard_of(name: str) -> int:
+    """The shard that the file of a part or shard belongs to; -1 where the name is none of ours."""
+    number = name.partition("-")[0]
+    return int(number) if number.isdecimal() else -1
+
+
+def _read_commit(path: str) -> dict | None:
+    try:
+        fields = json.loads(storage.read_bytes(path))
+        return fields if isinstance(fields["records"], int) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class Pace:
@@ -182,19 +227,35 @@ def show_progress(tally: Tally, quiet: bool = False) -> Iterator[None]:
         thread.join(timeout=10)
 
 
-def _every(tally: Tally) -> float:
-    return 10.0 if storage.is_remote(tally.folder) else 1.0
+class _Watch:
+    """When to look again: every second, or ten on gs://; and where looking takes long, it is to take a tenth of the time."""
+
+    def __init__(self, tally: Tally):
+        self._tally, self._least = tally, 10.0 if storage.is_remote(tally.folder) else 1.0
+        self._next = 0.0
+
+    def wait_s(self) -> float:
+        """Seconds between two looks at the clock."""
+        return self._least
+
+    def refresh(self) -> None:
+        """Counts, where it is time to."""
+        began = time.monotonic()
+        if began < self._next:
+            return
+        with contextlib.suppress(OSError):
+            self._tally.refresh()
+        self._next = began + max(0.9 * self._least, _PATIENCE * (time.monotonic() - began))
 
 
 def _lines(tally: Tally, stop: threading.Event) -> None:
-    pace, every = Pace(), _every(tally)
+    pace, watch = Pace(), _Watch(tally)
     began = time.monotonic()
     pace.add(began, tally.done)
     said, told = began, False
-    while not stop.wait(min(every, _STARTING_S, _LINE_EVERY_S)):
+    while not stop.wait(min(watch.wait_s(), _STARTING_S, _LINE_EVERY_S)):
+        watch.refresh()
         now = time.monotonic()
-        with contextlib.suppress(OSError):
-            tally.refresh()
         pace.add(now, tally.done)
         if not pace.started and not told and now - began >= _STARTING_S:
             _say(STARTING)
@@ -217,13 +278,12 @@ def _bar(tally: Tally, stop: threading.Event) -> None:
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (TextColumn("building"), BarColumn(), TextColumn("{task.fields[state]}"))
-    pace, began = Pace(), time.monotonic()
+    pace, began, watch = Pace(), time.monotonic(), _Watch(tally)
     pace.add(began, tally.done)
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("build", total=tally.total, completed=tally.done, state=state(tally, pace))
-        while not stop.wait(_every(tally)):
-            with contextlib.suppress(OSError):
-                tally.refresh()
+        while not stop.wait(watch.wait_s()):
+            watch.refresh()
             now = time.monotonic()
             pace.add(now, tally.done)
             waiting = not pace.started and now - began >= _STARTING_S

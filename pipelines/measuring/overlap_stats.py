@@ -33,7 +33,10 @@ def add(a: T, b: T) -> T:
     elif isinstance(a, dict) and isinstance(b, dict):
         total = a | {key: add(a[key], value) if key in a else value for key, value in b.items()}
     elif isinstance(a, list) and isinstance(b, list):
-        total = [add(x, y) for x, y in zip(a, b, strict=True)] if a and b else a or b
+        if a and b and isinstance(a[0], int):  # thousands of numbers: as one step
+            total = [x + y for x, y in zip(a, b, strict=True)]
+        else:
+            total = [add(x, y) for x, y in zip(a, b, strict=True)] if a and b else a or b
     else:
         total = a + b  # type: ignore[operator]
     return total

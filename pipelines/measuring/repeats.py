@@ -7,7 +7,6 @@ the smallest of each part that has it (a bottom-k sketch; Cohen and Kaplan 2007)
 """
 
 import dataclasses
-import heapq
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -52,7 +51,7 @@ class Repeats:
     def _bounded(cls, pictures: dict[str, Copies], complete: bool) -> "Repeats":
         if len(pictures) <= KEPT:
             return cls(pictures, complete)
-        return cls({sha256: pictures[sha256] for sha256 in heapq.nsmallest(KEPT, pictures)}, False)
+        return cls({sha256: pictures[sha256] for sha256 in sorted(pictures)[:KEPT]}, False)
 
     def __add__(self, other: "Repeats") -> "Repeats":
         merged = dict(self.pictures)

@@ -6,6 +6,7 @@ every image anyway, and `pipelines.measuring.overlap_stats` from measurements th
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
@@ -153,6 +154,10 @@ class Picks:
             [ordered(candidates, i, best=True)[:EXTREMES] for i in range(layers)],
             sorted(candidates, key=lambda pick: (pick.key, pick.id))[:SAMPLE],
         )
+
+    def ids(self) -> set[str]:
+        """Of all images chosen."""
+        return {pick.id for pick in itertools.chain(*self.worst, *self.best, self.sample)}
 
     def __add__(self, other: "Picks") -> "Picks":
         pairs = zip(self.worst, other.worst, strict=True)

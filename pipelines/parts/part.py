@@ -1,7 +1,8 @@
 """One part: the unit of work, of retry and of resume. Knows no Beam.
 
-A part is committed by its sidecar, written last: until `_work/parts/NAME.json` is there, the part has not happened. What
-it writes depends on the plan and the configuration only, so two attempts at one part, even at once, do no harm.
+A part is committed by its sidecar, written last: until `_work/parts/NAME.json` is there, the part has not happened. (When its
+shard is joined, the sidecar moves into one file with the others; see `pipelines.parts.assemble`.) What a part writes depends
+on the plan and the configuration only, so two attempts at one part, even at once, do no harm.
 """
 
 import contextlib
@@ -16,7 +17,8 @@ import google_crc32c
 
 from maskmill.pipelines.measuring.overlap_stats import OverlapAccumulator, OverlapStats
 from maskmill.pipelines.parts.image_builder import Built
-from maskmill.pipelines.parts.plan import DIGEST_DIGITS, PartTask, read_part
+from maskmill.pipelines.parts.part_index import DIGEST_DIGITS, PartTask
+from maskmill.pipelines.parts.plan import read_part
 from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.pipelines.reading.read_ahead import read_ahead
 from maskmill.schemas import storage
@@ -108,11 +110,24 @@ def sidecar_path(folder: str, name: str) -> str:
 def load_sidecar(folder: str, task: PartTask) -> Sidecar | None:
     """The sidecar of a committed part of this plan, or None."""
     try:
-        fields = json.loads(storage.read_bytes(sidecar_path(folder, task.name)))
+        return parse_sidecar(storage.read_bytes(sidecar_path(folder, task.name)), task)
+    except FileNotFoundError:
+        return None
+
+
+def parse_sidecar(data: bytes, task: PartTask) -> Sidecar | None:
+    """The bytes of a part's sidecar, or None where they are torn by a machine that lost power, or of another plan."""
+    try:
+        fields = json.loads(data)
         sidecar = Sidecar(**{**fields, "overlaps": OverlapStats.from_json(fields["overlaps"])})
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None  # not there, or torn by a machine that lost power: not committed
+    except (ValueError, TypeError, KeyError):
+        return None
     return sidecar if sidecar.plan_digest == task.plan_digest else None
+
+
+def sidecar_bytes(sidecar: Sidecar) -> bytes:
+    """What `parse_sidecar` reads."""
+    return json.dumps(dataclasses.asdict(sidecar)).encode() + b"\n"
 
 
 def has_records(folder: str, sidecar: Sidecar) -> bool:
@@ -210,5 +225,5 @@ def _build_and_commit(
         overlaps=overlaps.result(),
         seconds=round(time.perf_counter() - start, 3),
     )
-    storage.write_bytes(sidecar_path(folder, task.name), json.dumps(dataclasses.asdict(sidecar)).encode() + b"\n")
+    storage.write_bytes(sidecar_path(folder, task.name), sidecar_bytes(sidecar))
     return sidecar

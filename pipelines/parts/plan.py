@@ -10,12 +10,16 @@ and a random choice of them when only the first are taken.
 import dataclasses
 import gzip
 import hashlib
+import itertools
 import json
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from maskmill.pipelines.parts.config import BuildConfig
+from maskmill.pipelines.parts.lines import ID_BYTES, KEY_BYTES, Lines
+from maskmill.pipelines.parts.part_index import PartIndex, PartTask
 from maskmill.pipelines.parts.preparing import paths_of_masks, prepare
 from maskmill.pipelines.parts.provenance import mask_packages, versions
 from maskmill.pipelines.reading.inputs import Input, Refusal, Source
@@ -33,32 +37,7 @@ IMAGES_PER_SHARD = 1000
 MIN_SHARD_IMAGES = 16  # small data sets get up to 16 shards of this many, so that readers have something to shuffle
 IMAGES_PER_PART = 128
 PART_SECONDS = 90.0
-DIGEST_DIGITS = 8  # of the plan's digest, in names
-_KEY_BYTES = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class PartTask:
-    """One work item: which part of which shard, where its lines are in the plan, and of which plan.
-
-    Attributes:
-        shard, part: indices.
-        offset, size: the gzip member in `plan.jsonl.gz`, bytes.
-        images: how many lines it holds.
-        plan_digest: identity of the plan; a sidecar with another one is not this part.
-    """
-
-    shard: int
-    part: int
-    offset: int
-    size: int
-    images: int
-    plan_digest: str
-
-    @property
-    def name(self) -> str:
-        """Of its files. With the plan's digest: a job of another plan that nobody stopped writes beside them, not over them."""
-        return f"{self.shard:05d}-{self.part:05d}-{self.plan_digest[:DIGEST_DIGITS]}"
+_HEAD = 2048  # lines that are offered for timing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +53,7 @@ class Plan:
         refused: inputs refused or skipped while listing; their lines are in `refused.jsonl`.
         versions: of the software that makes the bytes; a worker with others refuses to work.
         parts: per shard, the parts.
+        ids: per shard, the sum of `id_key` over its inputs, modulo 2**64; () in plans of older versions.
         digest: identity: same inputs, same configuration, same versions, same order.
         seconds_per_image: as timed while planning, on one core of the machine that planned; 0 where it was not.
         files: sha256, in hex, of the files beside `plan.json` that belong to it, by name; {} in plans of older versions.
@@ -86,22 +66,28 @@ class Plan:
     inputs: int
     refused: int
     versions: dict[str, str]
-    parts: tuple[tuple[PartTask, ...], ...]
+    parts: PartIndex
     digest: str
     seconds_per_image: float = 0.0
     files: dict[str, str] = dataclasses.field(default_factory=dict)
+    ids: tuple[int, ...] = ()
 
     @property
     def num_shards(self) -> int:
         return len(self.parts)
 
     @property
+    def num_parts(self) -> int:
+        return self.parts.num_parts
+
+    @property
     def tasks(self) -> list[PartTask]:
+        """Every part; of a large build there are millions."""
         return [task for parts in self.parts for task in parts]
 
     def seconds_of(self, tasks: int) -> float:
         """Work in so many of the parts, on one core; 0 where that was not timed."""
-        return self.seconds_per_image * self.inputs * tasks / max(1, len(self.tasks))
+        return self.seconds_per_image * self.inputs * tasks / max(1, self.num_parts)
 
 
 def order_key(seed: int, identity: str, together: str = "") -> bytes:
@@ -109,40 +95,38 @@ def order_key(seed: int, identity: str, together: str = "") -> bytes:
 
     Inputs that are read `together` (see `Input`) share the first half: their group is shuffled, and they within it.
     """
-    key = hashlib.sha256(f"{seed}\0{identity}".encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
-    return order_key(seed, together)[: _KEY_BYTES // 2] + key[: _KEY_BYTES // 2] if together else key
+    key = hashlib.sha256(f"{seed}\0{identity}".encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES]
+    return order_key(seed, together)[: KEY_BYTES // 2] + key[: KEY_BYTES // 2] if together else key
+
+
+def id_key(seed: int, identity: str) -> int:
+    """What an id is counted by: 64 bits, those with which the order key of an input begins that is read by itself."""
+    return int.from_bytes(order_key(seed, identity)[:ID_BYTES], "big")
 
 
 def list_inputs(
-    config: BuildConfig, source: Source, *, beyond_limit: bool = False
-) -> tuple[list[bytes], list[Refusal]]:
+    config: BuildConfig, source: Source, *, beyond_limit: bool = False, scratch: str | None = None
+) -> tuple[Lines, list[Refusal]]:
     """All inputs of a source as plan lines in the order of their records, and those refused.
 
     `config.limit` cuts the lines, unless those beyond it are asked for as well. Duplicated ids are refused here: of several
-    inputs with one id the first in the order of their lines is kept.
+    inputs with one id the first in the order of their lines is kept. `scratch` is for lines that are too many for memory.
     """
-    entries: list[bytes] = []  # key and line in one object: there can be millions
+    lines = Lines(scratch)
     refused: list[Refusal] = []
     for item in source.list_inputs():
         if isinstance(item, Refusal):
             refused.append(item)
         else:
-            entries.append(order_key(config.seed, item.id, item.together) + item.to_json())
-    entries.sort()
-    kept = 0
-    last = b""
-    for entry in entries:
-        key, line = entry[:_KEY_BYTES], entry[_KEY_BYTES:]
-        if key == last:
-            identity = json.loads(line)["id"]
-            refused.append(Refusal(identity, "list", "duplicate_id", "another input has the same id"))
-        else:
-            entries[kept] = line  # in place, behind the one being looked at
-            kept += 1
-        last = key
-    del entries[kept if beyond_limit else min(kept, config.limit or kept) :]
+            key = order_key(config.seed, item.id, item.together)
+            own = key[KEY_BYTES // 2 :] if item.together else key[:ID_BYTES]
+            lines.add(key, own, item.to_json())
+    for line in lines.settle():
+        refused.append(Refusal(json.loads(line)["id"], "list", "duplicate_id", "another input has the same id"))
+    if config.limit and not beyond_limit:
+        lines.cut(config.limit)
     refused.sort(key=lambda r: (r.id, r.reason, r.message))
-    return entries, refused
+    return lines, refused
 
 
 def list_prepared(
@@ -151,14 +135,15 @@ def list_prepared(
     folder: str,
     say: Callable[[str], None] = lambda line: None,
     patience: float = PATIENCE_S,
-) -> tuple[BuildConfig, list[bytes], list[Refusal]]:
+) -> tuple[BuildConfig, Lines, list[Refusal]]:
     """`list_inputs` and then `prepare`, given up where storage stands still for `patience` seconds.
 
     Raises:
         InputError: see both; or nothing comes from there.
     """
+    scratch = None if storage.is_remote(folder) else storage.join(folder, WORK)
     return patiently(
-        lambda: prepare(config, *list_inputs(config, source, beyond_limit=True), folder, say),
+        lambda: prepare(config, *list_inputs(config, source, beyond_limit=True, scratch=scratch), folder, say),
         patience,
         config.images,
         config.annotations,
@@ -192,6 +177,7 @@ def make_plan(
     pace: Callable[[BuildConfig, list[bytes]], float | None] = lambda config, lines: None,
     say: Callable[[str], None] = lambda line: None,
     patience: float = PATIENCE_S,
+    ready: Callable[[Source], None] = lambda source: None,
 ) -> Plan:
     """Lists the inputs and writes the plan below `folder`.
 
@@ -202,12 +188,14 @@ def make_plan(
         pace: seconds per image, measured on some of the lines, or None; see `pipelines.driver.estimate.seconds_per_image`.
         say: told what was found out, a line at a time.
         patience: seconds for which storage that is listed may stand still.
+        ready: called with the source before it is listed.
 
     Raises:
         InputError: the data set cannot be read, does not answer, has no inputs at all, or masks to be imported are not its own.
         UsageError: more shards than images.
     """
     source = config.source()
+    ready(source)
     requested = config
     config, lines, refused = list_prepared(config, source, folder, say, patience)
     if not lines and not refused:
@@ -215,34 +203,15 @@ def make_plan(
     shards = config.num_shards or default_num_shards(len(lines))
     if lines and shards > len(lines):
         raise UsageError(f"--num-shards {shards} is more than the {len(lines)} images there are")
-    seconds = pace(config, lines)
-    part_size = part_size or images_per_part(seconds)
+    seconds = pace(config, lines.head(_HEAD))
     resolved = dataclasses.replace(config, num_shards=shards)
     software = {**versions(), **mask_packages(config.masks)}
-    identity = hashlib.sha256(digest([resolved.to_dict(), software]).encode())
-    for line in lines:
-        identity.update(line + b"\n")
+    dealt = _deal(folder, lines, shards, part_size or images_per_part(seconds), digest([resolved.to_dict(), software]))
     for refusal in refused:
-        identity.update(json.dumps(dataclasses.astuple(refusal)).encode() + b"\n")
-    plan_digest = identity.hexdigest()
-
+        dealt.identity.update(json.dumps(dataclasses.astuple(refusal)).encode() + b"\n")
+    plan_digest = dealt.identity.hexdigest()
     ledger = b"".join(json.dumps(dataclasses.asdict(r)).encode() + b"\n" for r in refused)
     storage.write_bytes(storage.join(folder, WORK, REFUSED), ledger)
-    lines_sha = hashlib.sha256()
-    parts: list[tuple[PartTask, ...]] = []
-    offset = 0
-    with storage.create(storage.join(folder, WORK, LINES)) as file:
-        for shard, images in enumerate(split_evenly(len(lines), shards)):
-            tasks = []
-            pieces = max(1, math.ceil(len(images) / part_size))
-            for part, piece in enumerate(split_evenly(len(images), pieces)):
-                block = b"".join(lines[images.start + i] + b"\n" for i in piece)
-                member = gzip.compress(block, compresslevel=6, mtime=0)
-                file.write(member)
-                lines_sha.update(member)
-                tasks.append(PartTask(shard, part, offset, len(member), len(piece), plan_digest))
-                offset += len(member)
-            parts.append(tuple(tasks))
     plan = Plan(
         requested=requested,
         config=resolved,
@@ -251,17 +220,57 @@ def make_plan(
         inputs=len(lines),
         refused=len(refused),
         versions=software,
-        parts=tuple(parts),
+        parts=PartIndex(dealt.parts, plan_digest),
         digest=plan_digest,
         seconds_per_image=round(seconds or 0.0, 4),
-        files={LINES: lines_sha.hexdigest(), REFUSED: hashlib.sha256(ledger).hexdigest()},
+        files={LINES: dealt.sha256, REFUSED: hashlib.sha256(ledger).hexdigest()},
+        ids=tuple(dealt.ids),
     )
-    fields = {**dataclasses.asdict(plan), "format": FORMAT}
-    fields |= {"requested": requested.to_dict(), "config": resolved.to_dict()}
-    fields["parts"] = [[[t.offset, t.size, t.images] for t in tasks] for tasks in parts]
+    save_plan(folder, plan)
+    return plan
+
+
+def save_plan(folder: str, plan: Plan) -> None:
+    """Writes `plan.json`, which says that the files beside it are whole."""
+    fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)} | {"format": FORMAT}
+    fields |= {"requested": plan.requested.to_dict(), "config": plan.config.to_dict(), "parts": plan.parts.to_json()}
     fields["self"] = digest(fields)
     storage.write_bytes(storage.join(folder, WORK, PLAN), json.dumps(fields, sort_keys=True).encode() + b"\n")
-    return plan
+
+
+@dataclasses.dataclass
+class _Dealt:
+    """Lines dealt into shards and parts, and written: their numbers, digests, and the identity of the inputs so far."""
+
+    identity: Any
+    sha256: str
+    parts: list[list[tuple[int, int, int]]]
+    ids: list[int]
+
+
+def _deal(folder: str, lines: Lines, shards: int, part_size: int, asked: str) -> _Dealt:
+    identity, lines_sha = hashlib.sha256(asked.encode()), hashlib.sha256()
+    parts: list[list[tuple[int, int, int]]] = []
+    ids: list[int] = []
+    offset = 0
+    with storage.create(storage.join(folder, WORK, LINES)) as file:
+        waiting = lines.with_hashes()
+        for images in split_evenly(len(lines), shards):
+            own: list[tuple[int, int, int]] = []
+            total = 0
+            for piece in split_evenly(len(images), max(1, math.ceil(len(images) / part_size))):
+                taken = list(itertools.islice(waiting, len(piece)))
+                total += sum(id_hash for id_hash, _ in taken)
+                block = b"".join(line + b"\n" for _, line in taken)
+                identity.update(block)
+                member = gzip.compress(block, compresslevel=6, mtime=0)
+                file.write(member)
+                lines_sha.update(member)
+                own.append((offset, len(member), len(piece)))
+                offset += len(member)
+            parts.append(own)
+            ids.append(total % (1 << 8 * ID_BYTES))
+    return _Dealt(identity, lines_sha.hexdigest(), parts, ids)
 
 
 def load_plan(folder: str) -> Plan | None:
@@ -278,13 +287,8 @@ def load_plan(folder: str) -> Plan | None:
             raise ValueError("it does not match its own digest")
         if fields.pop("format") != FORMAT:
             raise DamageError(f"{path} was written by another version of maskmill; build with --overwrite")
-        fields["parts"] = tuple(
-            tuple(
-                PartTask(shard, part, int(numbers[0]), int(numbers[1]), int(numbers[2]), fields["digest"])
-                for part, numbers in enumerate(parts)
-            )
-            for shard, parts in enumerate(fields["parts"])
-        )
+        fields["parts"] = PartIndex(fields["parts"], fields["digest"])
+        fields["ids"] = tuple(fields.get("ids", ()))
         fields |= {name: BuildConfig.from_dict(fields[name]) for name in ("requested", "config")}
         return Plan(**fields)
     except (FileNotFoundError, NotADirectoryError):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.parts.generators import Prepared, canonical_spec, parse_specs
+from maskmill.pipelines.parts.lines import Lines
 from maskmill.pipelines.reading.inputs import Refusal
 from maskmill.schemas import storage
 from maskmill.schemas.manifest import WORK
@@ -20,16 +21,16 @@ def prepared_folder(folder: str) -> str:
 
 def prepare(
     config: BuildConfig,
-    lines: list[bytes],
+    lines: Lines,
     refused: list[Refusal],
     folder: str,
     say: Callable[[str], None] = lambda line: None,
-) -> tuple[BuildConfig, list[bytes], list[Refusal]]:
+) -> tuple[BuildConfig, Lines, list[Refusal]]:
     """Lets generators look at their files.
 
     Args:
         config: what is to be built.
-        lines: every input as a plan line, those beyond `config.limit` as well.
+        lines: every input, those beyond `config.limit` as well; cut and thinned out here.
         refused: inputs refused already.
         folder: the build's.
         say: told what was found out, a line at a time.
@@ -42,11 +43,13 @@ def prepare(
         InputError: the files are not what they should be, or belong to other pictures.
     """
     generators = parse_specs(list(config.masks))
-    kept = lines[: config.limit] if config.limit else lines
+    count = config.limit or len(lines)
     if not any(isinstance(generator, Prepared) for generator in generators):
-        return config, kept, refused
+        lines.cut(count)
+        return config, lines, refused
     pictures = [_picture(line, is_coco=config.dataset == "coco") for line in lines]
-    wanted = {key for key, _ in pictures[: len(kept)]}
+    lines.cut(count)
+    wanted = {key for key, _ in pictures[:count]}
     why: dict[str, str] = {}
     specs = []
     for generator in generators:
@@ -56,10 +59,11 @@ def prepare(
             why = {**done.refused, **why}
             generator = done.generator
         specs.append(canonical_spec(generator))
-    unmatched = [Refusal(key, "list", "unmatched", why[key]) for key, _ in pictures[: len(kept)] if key in why]
-    kept = [line for line, (key, _) in zip(kept, pictures, strict=False) if key not in why]
+    unmatched = [Refusal(key, "list", "unmatched", why[key]) for key, _ in pictures[:count] if key in why]
+    if unmatched:
+        lines.keep(lambda line: json.loads(line)["id"] not in why)
     everyone = sorted([*refused, *unmatched], key=lambda r: (r.id, r.reason, r.message))
-    return dataclasses.replace(config, masks=tuple(specs)), kept, everyone
+    return dataclasses.replace(config, masks=tuple(specs)), lines, everyone
 
 
 def _picture(line: bytes, *, is_coco: bool) -> tuple[str, str]:

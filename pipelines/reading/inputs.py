@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from maskmill.pipelines.reading.example_record import ExampleRecord
 from maskmill.pipelines.reading.location import Location
@@ -42,15 +42,27 @@ class Input:
     def to_json(self) -> bytes:
         """One line of the plan, without the line end. Defaults are left out: there can be millions of lines."""
         at = self.location
-        fields = {name: getattr(self, name) for name in _FIELDS}
+        place: list | dict[str, list]
         if isinstance(at, Location):
             zipped = (at.crc, at.lead) if at.lead else ()
-            fields["location"] = [at.path, at.offset, at.size, at.deflated, at.plain, *zipped]
+            place = [at.path, at.offset, at.size, at.deflated, at.plain, *zipped]
         else:
-            kind = next(name for name, place in _OTHER_PLACES.items() if isinstance(at, place))
-            fields["location"] = {kind: [getattr(at, name) for name in at.__slots__]}
-        line = {k: v for k, v in fields.items() if v not in ("", -1, None, ())}
-        return json.dumps(line, separators=(",", ":"), sort_keys=True).encode("ascii")
+            kind = next(name for name, other in _OTHER_PLACES.items() if isinstance(at, other))
+            place = {kind: [getattr(at, name) for name in at.__slots__]}
+        line: dict[str, Any] = {"id": self.id, "location": place}
+        for name, value in (
+            ("source_id", self.source_id),
+            ("synset", self.synset),
+            ("text", self.text),
+            ("size", self.size),
+            ("annotations", self.annotations),
+            ("together", self.together),
+        ):
+            if value:
+                line[name] = value
+        if self.label != -1:
+            line["label"] = self.label
+        return _encode(line).encode("ascii")
 
     @classmethod
     def from_json(cls, line: bytes) -> "Input":
@@ -69,7 +81,7 @@ class Input:
 
 
 _OTHER_PLACES: dict[str, type[Cell | ExampleRecord]] = {"cell": Cell, "example": ExampleRecord}
-_FIELDS = tuple(field.name for field in dataclasses.fields(Input))
+_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode  # making one takes longer than using it
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of objects that libraries name in their messages
 HIDDEN = "hidden: its name, or that of its folder, begins with a dot"
 

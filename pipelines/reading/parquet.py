@@ -13,7 +13,7 @@ from maskmill.pipelines.reading.class_labels import LabelRange, as_class
 from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.pipelines.reading.names import spelled
 from maskmill.pipelines.reading.row_group import MAX_ROW_GROUP_BYTES, Cell, open_parquet
-from maskmill.pipelines.reading.shard_files import Listed, ShardFile, find_shards, list_shards
+from maskmill.pipelines.reading.shard_files import InShards, Listed, ShardFile, find_shards
 from maskmill.schemas.errors import InputError
 
 PICTURE_COLUMNS = ("image", "img", "jpg", "jpeg", "png")  # in the order in which one of several is chosen
@@ -97,7 +97,7 @@ def _listing(names: list[str]) -> str:
 
 
 @dataclasses.dataclass
-class Parquet:
+class Parquet(InShards):
     """The `parquet` data set.
 
     Attributes:
@@ -113,7 +113,7 @@ class Parquet:
         yield from left
         labels = LabelRange()
         first: Columns | None = None
-        for shard, (columns, *listed) in list_shards(shards, _list_file):
+        for shard, (columns, *listed) in self.list_shards(shards, list_file):
             assert isinstance(columns, Columns)
             first = first or columns
             if (columns.label, columns.names) != (first.label, first.names):
@@ -128,7 +128,7 @@ class Parquet:
         self.labels = labels.words(f"the column {first.label if first else ''}")
 
 
-def _list_file(shard: ShardFile) -> list[Columns | Listed]:
+def list_file(shard: ShardFile) -> list[Columns | Listed]:
     try:
         with open_parquet(shard.path) as file:
             columns = find_columns(file.schema_arrow, shard.path)

@@ -5,6 +5,8 @@ moved for a while: the kernel counts when a thread runs and when it waits for a 
 waits for a file server that is gone. Such a thread cannot be ended, by anyone; it is left behind, as a daemon.
 """
 
+import contextvars
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -28,7 +30,9 @@ class _Work(Generic[_Result]):
         self.result: list[_Result] = []
         self.error: BaseException | None = None
         self.done = threading.Event()
-        threading.Thread(target=self._run, name="maskmill-list", daemon=True).start()
+        # In the caller's context: who lists tars inside tars is said there.
+        run = functools.partial(contextvars.copy_context().run, self._run)
+        threading.Thread(target=run, name="maskmill-list", daemon=True).start()
         self._started.wait()
 
     def _run(self) -> None:

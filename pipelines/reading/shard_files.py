@@ -10,8 +10,8 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from maskmill.pipelines.reading.inputs import Input, Refusal, left_out
 from maskmill.pipelines.reading.names import spelled
@@ -130,19 +130,37 @@ def _with_names(paths: list[str]) -> list[ShardFile]:
     return [ShardFile(spelled("/".join(path.split("/")[common:])), path) for path in paths]
 
 
-def list_shards(
-    shards: list[ShardFile], list_one: Callable[[ShardFile], list[_Result]]
-) -> Iterator[tuple[ShardFile, list[_Result]]]:
+Lister = Callable[[Callable[[ShardFile], list[Any]], list[ShardFile]], Iterable[list[Any]]]
+
+
+def list_here(list_one: Callable[[ShardFile], list[_Result]], shards: list[ShardFile]) -> Iterator[list[_Result]]:
     """What `list_one` says of each shard, in order; those on gs:// are looked at several at a time.
 
     Raises:
         InputError: a shard is missing, cannot be read or is damaged.
     """
-    results = storage.in_parallel(functools.partial(_told, list_one), shards, shards[0].path)
-    yield from zip(shards, results, strict=True)
+    return storage.in_parallel(functools.partial(list_shard, list_one), shards, shards[0].path)
 
 
-def _told(list_one: Callable[[ShardFile], list[_Result]], shard: ShardFile) -> list[_Result]:
+@dataclasses.dataclass
+class InShards:
+    """A data set in shards, each of which can be listed by itself.
+
+    Attributes:
+        lister: who lists them, as `list_here` does; `pipelines.driver.listing` lets workers do it.
+    """
+
+    lister: Lister = dataclasses.field(default=list_here, kw_only=True, repr=False, compare=False)
+
+    def list_shards(
+        self, shards: list[ShardFile], list_one: Callable[[ShardFile], list[_Result]]
+    ) -> Iterator[tuple[ShardFile, list[_Result]]]:
+        """What `list_one`, which can be pickled, says of each shard, in order. Raises InputError; see `list_here`."""
+        yield from zip(shards, self.lister(list_one, shards), strict=True)
+
+
+def list_shard(list_one: Callable[[ShardFile], list[_Result]], shard: ShardFile) -> list[_Result]:
+    """What `list_one` says of a shard. Raises InputError where it cannot be listed."""
     try:
         return list_one(shard)
     except FileNotFoundError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from maskmill.pipelines.reading.class_labels import LabelRange
 from maskmill.pipelines.reading.example_index import Features
-from maskmill.pipelines.reading.shard_files import Listed, ShardFile
+from maskmill.pipelines.reading.shard_files import InShards, Listed, ShardFile
 from maskmill.pipelines.reading.tfrecords import list_all
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError
@@ -21,7 +21,7 @@ _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
 @dataclasses.dataclass
-class Tfds:
+class Tfds(InShards):
     """The `tfds` data set.
 
     Attributes:
@@ -40,7 +40,7 @@ class Tfds:
         features = self._features(self._read("features.json"))
         labels = LabelRange()
         count = 0
-        for item in list_all(shards, features, labels):
+        for item in list_all(self, shards, features, labels):
             count += 1
             yield item
         if count != records:

@@ -1,13 +1,14 @@
 """TFRecords of `tf.train.Example`s with the customary names: image/encoded, image/class/label, image/filename."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 
 from maskmill.pipelines.reading.class_labels import LabelRange
 from maskmill.pipelines.reading.example_index import Features, list_examples
 from maskmill.pipelines.reading.inputs import Input, Refusal
-from maskmill.pipelines.reading.shard_files import Listed, ShardFile, find_shards, list_shards
+from maskmill.pipelines.reading.shard_files import InShards, Listed, ShardFile, find_shards
 from maskmill.schemas.errors import InputError
 
 CUSTOMARY = Features(
@@ -21,15 +22,15 @@ CUSTOMARY = Features(
 _IS_TFRECORD = re.compile(r"\.tfrecords?(-\d+-of-\d+)?$|-\d{5}-of-\d{5}(\.tfrecords?)?$")
 
 
-def list_all(shards: list[ShardFile], features: Features, labels: LabelRange) -> Iterator[Listed]:
-    """Every record of TFRecords.
+def list_all(source: InShards, shards: list[ShardFile], features: Features, labels: LabelRange) -> Iterator[Listed]:
+    """Every record of a source's TFRecords.
 
     Raises:
         InputError: a file is damaged, or no record of any has a picture.
     """
     pictures = 0
     last: Refusal | None = None
-    for _, listed in list_shards(shards, lambda shard: list_examples(shard, features)):
+    for _, listed in source.list_shards(shards, functools.partial(list_examples, features=features)):
         for item in listed:
             if isinstance(item, Input):
                 pictures += 1
@@ -42,7 +43,7 @@ def list_all(shards: list[ShardFile], features: Features, labels: LabelRange) ->
 
 
 @dataclasses.dataclass
-class TfRecords:
+class TfRecords(InShards):
     """The `tfrecord` data set.
 
     Attributes:
@@ -57,5 +58,5 @@ class TfRecords:
         shards, left = find_shards(self.images, "TFRecords", lambda name: bool(_IS_TFRECORD.search(name)))
         yield from left
         labels = LabelRange()
-        yield from list_all(shards, CUSTOMARY, labels)
+        yield from list_all(self, shards, CUSTOMARY, labels)
         self.labels = labels.words(f"the records' {CUSTOMARY.label}")

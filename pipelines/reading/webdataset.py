@@ -12,7 +12,7 @@ from typing import BinaryIO
 from maskmill.pipelines.reading.class_labels import NO_CLASS, Class, LabelRange, as_class
 from maskmill.pipelines.reading.inputs import Input, Refusal, left_out
 from maskmill.pipelines.reading.location import Location
-from maskmill.pipelines.reading.shard_files import Listed, ShardFile, find_shards, list_shards
+from maskmill.pipelines.reading.shard_files import InShards, Listed, ShardFile, find_shards
 from maskmill.pipelines.reading.tar_index import list_tar
 from maskmill.schemas import storage
 from maskmill.schemas.sparse import open_sparse
@@ -40,7 +40,7 @@ class _Sample:
 
 
 @dataclasses.dataclass
-class WebDataset:
+class WebDataset(InShards):
     """The `webdataset` data set.
 
     Attributes:
@@ -55,7 +55,7 @@ class WebDataset:
         shards, left = find_shards(self.images, ".tar files", lambda name: name.endswith(".tar"))
         yield from left
         labels = LabelRange()
-        for _, listed in list_shards(shards, list_samples):
+        for _, listed in self.list_shards(shards, list_samples):
             for item in listed:
                 if isinstance(item, Input):
                     labels.add(item.label)

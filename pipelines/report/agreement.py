@@ -6,6 +6,7 @@ ground-truth instances does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,13 +46,18 @@ def measure_agreement(example: ImageExample) -> Int64[np.ndarray, "layers layers
     return table
 
 
-def find_agreement(folder: str, manifest: Manifest, stats: ReportStats) -> Agreement | None:
-    """The agreement of a data set's layers in the first `IMAGES` of the images drawn at random; None for want of any two."""
+def find_agreement(
+    folder: str, manifest: Manifest, stats: ReportStats, pieces: Mapping[str, int] | None = None
+) -> Agreement | None:
+    """The agreement of a data set's layers in the first `IMAGES` of the images drawn at random; None for want of any two.
+
+    `pieces` says in which file of the table an image is, where that is known.
+    """
     drawn = [pick.id for pick in stats.picks.sample[:IMAGES]]
     count = len(manifest.layers)
     if count < 2 or not drawn:
         return None
-    examples = read_examples(folder, manifest, drawn)
+    examples = read_examples(folder, manifest, drawn, None if pieces is None else {pieces[one] for one in drawn})
     table = sum((measure_agreement(example) for example in examples.values()), np.zeros((count, count, 2), np.int64))
     why = "the layer has no masks in these images"
     rows = [[Metric.ratio(units / IOU_UNIT, masks, why) for units, masks in row] for row in table.tolist()]

@@ -5,7 +5,7 @@ cautious size would be gigabytes together; what stays of a record is a few numbe
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from PIL import Image
@@ -50,6 +50,7 @@ def find_objects(
     stats: ReportStats,
     document: Document,
     truth: Callable[[ImageExample], Annotations],
+    pieces: Mapping[str, int] | None = None,
 ) -> tuple[list[CategoryExamples], Drawings]:
     """Examples of the most frequent categories, as the best layer fits them, and their pictures.
 
@@ -59,6 +60,7 @@ def find_objects(
         stats: of all its records, with the sample.
         document: made of these; says which layer is the best.
         truth: ground truth of a record.
+        pieces: id -> number of the table's file that has it, of every pick of `stats`, where that is known.
 
     Raises:
         DamageError: a record is not where `images.parquet` says, or its picture cannot be decoded.
@@ -67,19 +69,22 @@ def find_objects(
     wanted = [c.id for c in document.categories if c.instances][:CATEGORIES]
     if not layers or not wanted:
         return [], {}
-    found = _found(folder, manifest, [p.id for p in stats.picks.sample if p.instances], layers[0], set(wanted), truth)
+
+    def read(ids: Iterable[str]) -> Iterator[ImageExample]:
+        return each_example(folder, manifest, ids, None if pieces is None else {pieces[one] for one in ids})
+
+    sample = [p.id for p in stats.picks.sample if p.instances]
+    found = _found(read(sample), layers[0], set(wanted), truth)
     shown = {category: _at_shares(sorted(found[category])) for category in wanted if category in found}
     examples = [
         CategoryExamples(category, len(found[category]), [ObjectExample(f.id, f.annotation, f.iou) for f in objects])
         for category, objects in shown.items()
     ]
-    return examples, _draw(folder, manifest, [f for objects in shown.values() for f in objects], layers[0], truth)
+    return examples, _draw(read, [one for objects in shown.values() for one in objects], layers[0], truth)
 
 
 def _found(
-    folder: str,
-    manifest: Manifest,
-    ids: Sequence[str],
+    examples: Iterable[ImageExample],
     layer: int,
     wanted: set[int],
     truth: Callable[[ImageExample], Annotations],
@@ -87,7 +92,7 @@ def _found(
     """Category -> its objects in some images."""
     found: dict[int, list[_Found]] = defaultdict(list)
     read = 0
-    for example in each_example(folder, manifest, ids):
+    for example in examples:
         annotations = truth(example)
         best = BestMasks([example.masks[layer]], annotations, example.height, example.width)
         for index, iou in zip(best.instances, best.iou, strict=True):
@@ -105,8 +110,7 @@ def _at_shares(objects: list[_Found]) -> list[_Found]:
 
 
 def _draw(
-    folder: str,
-    manifest: Manifest,
+    read: Callable[[Iterable[str]], Iterator[ImageExample]],
     shown: Sequence[_Found],
     layer: int,
     truth: Callable[[ImageExample], Annotations],
@@ -115,7 +119,7 @@ def _draw(
     for own in shown:
         of_image[own.id].append(own)
     drawings: Drawings = {}
-    for example in each_example(folder, manifest, of_image):
+    for example in read(of_image):
         annotations = truth(example)
         for own in of_image[example.filename]:
             try:

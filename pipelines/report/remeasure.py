@@ -5,12 +5,11 @@ that measures many shards is `pipelines.report.job`.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import cast
 
+from maskmill.pipelines.folding.pieces import pieces_of, read_piece
 from maskmill.pipelines.measuring.overlaps import ImageOverlaps, measure
 from maskmill.pipelines.measuring.series import series_of
 from maskmill.pipelines.measuring.statistics import ReportStats, Row
-from maskmill.pipelines.parts.part import load_sidecar
 from maskmill.pipelines.parts.plan import load_plan
 from maskmill.pipelines.report.audit import AuditTask, read_entries
 from maskmill.schemas.errors import DamageError
@@ -34,12 +33,8 @@ def _recorded_stats(folder: str, manifest: Manifest) -> ReportStats | None:
     if plan is None or plan.digest != manifest.plan_digest:
         return None
     stats = ReportStats.zero(len(manifest.layers), len(series_of(manifest.layers)))
-    for task in plan.tasks:
-        sidecar = load_sidecar(folder, task)
-        if sidecar is None:
-            return None
-        stats.add_rows(cast("list[Row]", sidecar.rows))
-        stats.add_overlaps(sidecar.overlaps)
+    for index, shards in enumerate(pieces_of(plan)):
+        stats += read_piece(folder, plan, index, [manifest.shards[shard].sha256 for shard in shards]).stats
     return stats if stats.sums.images == manifest.num_records else None
 
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from maskmill.pipelines.dataset.random_access import read_examples
+from maskmill.pipelines.measuring.stage_times import StageTimes
 from maskmill.pipelines.measuring.statistics import ReportStats
 from maskmill.pipelines.report.agreement import find_agreement
 from maskmill.pipelines.report.document import describe_build, make_document
@@ -14,7 +15,7 @@ from maskmill.pipelines.report.model import AuditSource, Document, to_json
 from maskmill.pipelines.report.objects import find_objects
 from maskmill.pipelines.report.page import CARDS_SHOWN, MATCH, OBJECTS, PictureKey, render_page
 from maskmill.pipelines.report.templating import MAX_BYTES
-from maskmill.pipelines.report.throughput import read_throughput
+from maskmill.pipelines.report.throughput import describe_times, read_cost, read_times
 from maskmill.pipelines.report.thumbnails import (
     Panels,
     Thumbnail,
@@ -46,14 +47,20 @@ def to_bytes(document: Document) -> bytes:
 
 
 def draw_thumbnails(
-    folder: str, manifest: Manifest, document: Document, truth: Truth, budget_bytes: int
+    folder: str,
+    manifest: Manifest,
+    document: Document,
+    truth: Truth,
+    budget_bytes: int,
+    pieces: Mapping[str, int] | None = None,
 ) -> dict[PictureKey, Thumbnail]:
     """Pictures of the document's examples, read back from the shards; see `encode_within`."""
     shown = document.examples
     best = [i for i, layer in enumerate(manifest.layers) if layer.name == shown.layer]
     matched = list(dict.fromkeys(e.id for e in (*shown.worst, *shown.median, *shown.best)))
     common = [e.id for e in shown.by_layer[0].images] if shown.by_layer else []
-    examples = read_examples(folder, manifest, {*matched, *common})
+    wanted = {*matched, *common}
+    examples = read_examples(folder, manifest, wanted, None if pieces is None else {pieces[one] for one in wanted})
     drawings: dict[PictureKey, Callable[[int], Panels]] = {}
     for identity in (identity for identity in common if identity in examples):
         own = examples[identity]
@@ -86,6 +93,8 @@ def write_report(
     manifest: Manifest,
     stats: ReportStats,
     *,
+    times: StageTimes | None = None,
+    pieces: Mapping[str, int] | None = None,
     truth: Truth = own_truth,
     audit: AuditSource | None = None,
     categories: dict[str, str] | None = None,
@@ -97,6 +106,8 @@ def write_report(
         folder: the build's folder: shards, ledger and table are there, the manifest need not be yet.
         manifest: of the build.
         stats: of all its records.
+        times: of all its records; read from the table where None.
+        pieces: id -> number of the table's file that has it, of every pick of `stats`, where that is known.
         truth: ground truth of a record, where it is not the record's own.
         audit, categories: see `describe_build`.
         out: where to write, if not in `folder`.
@@ -108,13 +119,14 @@ def write_report(
         DamageError: ledger, table or shards are not as they should be.
         OSError: the report cannot be written.
     """
-    agreement = None if sum(stats.sums.overlaps.instances) else find_agreement(folder, manifest, stats)
+    agreement = None if sum(stats.sums.overlaps.instances) else find_agreement(folder, manifest, stats, pieces)
     build = describe_build(manifest, audit, categories)
-    document = make_document(build, stats, read_ledger(folder), read_throughput(folder), agreement)
-    objects, drawings = find_objects(folder, manifest, stats, document, truth)
+    throughput = describe_times(read_times(folder) if times is None else times, read_cost(folder))
+    document = make_document(build, stats, read_ledger(folder), throughput, agreement)
+    objects, drawings = find_objects(folder, manifest, stats, document, truth, pieces)
     document = dataclasses.replace(document, examples=dataclasses.replace(document.examples, by_category=objects))
     room = MAX_BYTES - len(render_page(document, {})) - _SLACK
-    pictures = draw_thumbnails(folder, manifest, document, truth, room)
+    pictures = draw_thumbnails(folder, manifest, document, truth, room, pieces)
     room -= sum(len(picture.url) for picture in pictures.values())
     cut_out = encode_within(drawings, min(room, _OBJECTS_BYTES))
     storage.write_bytes(storage.join(out or folder, REPORT_JSON), to_bytes(document))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from maskmill.pipelines.driver import graph
 from maskmill.pipelines.driver.build import build
 from maskmill.pipelines.driver.finish import finish_build
 from maskmill.pipelines.parts import assemble
-from maskmill.pipelines.parts.assemble import assemble_shard, load_shard, load_shards, shard_sidecar_path
+from maskmill.pipelines.parts.assemble import assemble_shard, load_parts, load_shard, load_shards, shard_sidecar_path
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.isolation import InProcess
 from maskmill.pipelines.parts.part import build_part, part_path, sidecar_path
@@ -55,7 +56,8 @@ def test_an_attempt_that_is_overtaken_takes_what_the_other_committed(at, built, 
     monkeypatch.setattr(assemble.storage, "open_read", overtaken)
     assert assemble_shard(out, plan, 0) == load_shard(out, plan, 0)
     assert len(opened) == at + 1
-    assert all(Path(sidecar_path(out, task.name)).exists() for task in plan.tasks)
+    assert [part.name for part in load_parts(out, plan, 0)] == [task.name for task in plan.tasks]
+    assert not os.listdir(Path(out, "_work", "parts"))
     assert assemble_shard(out, plan, 0).records == 9
     assert finish_build(out, plan).num_records == 9
     build(config, str(tmp_path / "alone"), RunOptions(workers=0), quiet=True)
@@ -105,6 +107,19 @@ def test_what_a_forgotten_job_writes_lies_beside_what_is_ours(built, config):
     assert load_shard(out, old, 0) is None
 
 
+def test_what_killed_and_late_attempts_leave_of_parts_is_swept_away(built, config, monkeypatch):
+    """A kill between the commit of a shard and the removal of its parts, and another plan's part beside them."""
+    out, plan = built
+    parts = Path(out, "_work", "parts")
+    with monkeypatch.context() as killed:
+        killed.setattr(assemble, "_remove_parts", lambda folder, plan, index: None)
+        assemble_shard(out, plan, 0)
+    (parts / "00000-00000-ffffffff.json").write_bytes(b"{}")
+    assert len(os.listdir(parts)) == 2 * 3 + 1
+    build(config, out, RunOptions(workers=0), quiet=True)
+    assert os.listdir(parts) == ["00000-00000-ffffffff.json"]
+
+
 def test_a_joined_part_is_not_built_again_where_an_engine_starts_anew(built):
     out, plan = built
     assemble_shard(out, plan, 0)
@@ -113,9 +128,12 @@ def test_a_joined_part_is_not_built_again_where_an_engine_starts_anew(built):
     part.builder = None  # whoever builds fails
     assert [pair for task in plan.tasks for pair in part.process(task)] == [(0, 0), (0, 1), (0, 2)]
     assert not list(Path(out, "_work", "parts").glob("*.tfrecord"))
-    storage.remove(sidecar_path(out, plan.tasks[1].name))
+    packed = next(Path(out, "_work", "shards").glob("*.parts.gz"))
+    whole = packed.read_bytes()
+    packed.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(AttributeError):
         list(part.process(plan.tasks[1]))
+    packed.write_bytes(whole)
     next(Path(out).glob("*.tfrecord-*")).unlink()
     with pytest.raises(AttributeError):
         list(part.process(plan.tasks[0]))

@@ -6,7 +6,7 @@ import pytest
 from archives import tar_bytes
 
 from maskmill.pipelines.clusters.runners import Runner
-from maskmill.pipelines.driver.listing import listed_by_workers
+from maskmill.pipelines.driver.inner_tars import listed_by_workers
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.parts.plan import make_plan
 from maskmill.pipelines.reading import tar_index

@@ -21,10 +21,12 @@ from pycocotools import mask as coco_mask
 from maskmill.pipelines.dataset.validate import find_damage
 from maskmill.pipelines.driver import build as build_module
 from maskmill.pipelines.driver.build import build, forget_failures
+from maskmill.pipelines.parts.assemble import load_parts
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
+from maskmill.pipelines.parts.part import sidecar_bytes
 from maskmill.pipelines.parts.plan import load_plan
 from maskmill.schemas import rle, storage
-from maskmill.schemas.errors import InputError, UsageError
+from maskmill.schemas.errors import DamageError, InputError, UsageError
 from maskmill.schemas.manifest import load_manifest
 from maskmill.schemas.reader import Dataset
 
@@ -122,28 +124,83 @@ def test_a_complete_build_is_left_alone(coco, reference):
 
 
 @pytest.mark.parametrize(
-    "lost", ["shard", "part sidecar", "sidecar of a whole shard", "shard sidecar", "manifest", "torn sidecar"]
+    "lost",
+    ["shard", "shard sidecar", "parts' sidecars", "torn parts' sidecars", "fold", "torn fold", "rows", "manifest"],
 )
 def test_whatever_is_lost_is_built_again(lost, coco, reference, tmp_path):
     build(coco, str(tmp_path), RunOptions(workers=0, part_size=8), quiet=True)
-    if lost == "shard":
-        next(tmp_path.glob("*tfrecord*")).unlink()
-    elif lost == "manifest":
-        (tmp_path / "manifest.json").unlink()
-    elif lost == "sidecar of a whole shard":
-        (tmp_path / "manifest.json").unlink()
-        next((tmp_path / "_work" / "parts").glob("*.json")).unlink()
-    elif lost == "torn sidecar":
-        next((tmp_path / "_work" / "parts").glob("00000-00000-*.json")).write_text('{"shard": 0, ')
-        next((tmp_path / "_work" / "shards").glob("00000-*.json")).unlink()
+    work = tmp_path / "_work"
+    pattern = {
+        "shard": "*tfrecord*",
+        "shard sidecar": "_work/shards/00000-*.json",
+        "parts' sidecars": "_work/shards/00000-*.parts.gz",
+        "fold": "_work/pieces/*.json.gz",
+        "rows": "_work/pieces/*.parquet",
+        "manifest": "manifest.json",
+    }[lost.removeprefix("torn ")]
+    victim = next(tmp_path.glob(pattern))
+    if lost.startswith("torn"):
+        victim.write_bytes(victim.read_bytes()[:-9])
     else:
-        next((tmp_path / "_work" / ("parts" if "part" in lost else "shards")).glob("*.json")).unlink()
-        if "part" in lost:
-            for path in (tmp_path / "_work" / "shards").glob("*.json"):
-                path.unlink()
+        victim.unlink()
+    if victim.is_relative_to(work):
+        (tmp_path / "manifest.json").unlink()
+    if "parts" in lost:  # else what was made of them is enough
+        next((work / "pieces").glob("*.json.gz")).unlink()
+    if lost == "torn parts' sidecars":
+        with pytest.raises(DamageError, match=r"the parts of shard 0 cannot be read \(.*\); the same build command"):
+            build(coco, str(tmp_path), IN_PROCESS, quiet=True)
     build(coco, str(tmp_path), IN_PROCESS, quiet=True)
     assert content(tmp_path) == content(reference)
-    assert not list((tmp_path / "_work" / "parts").glob("*.tfrecord"))
+    assert not os.listdir(work / "parts")
+
+
+def unpacked(out: Path) -> None:
+    """A finished folder as an older maskmill left it: sidecars of parts by themselves, no folds, no sums of ids."""
+    plan = load_plan(str(out))
+    for index in range(plan.num_shards):
+        for sidecar in load_parts(str(out), plan, index):
+            (out / "_work" / "parts" / f"{sidecar.name}.json").write_bytes(sidecar_bytes(sidecar))
+    for path in (out / "_work" / "shards").glob("*.json"):
+        fields = json.loads(path.read_text())
+        assert fields.pop("packed")
+        path.write_text(json.dumps(fields))
+    for path in [*(out / "_work" / "shards").glob("*.gz"), *(out / "_work" / "pieces").iterdir()]:
+        path.unlink()
+    fields = json.loads((out / "_work" / "plan.json").read_text())
+    del fields["ids"], fields["self"]
+    (out / "_work" / "plan.json").write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize("lost", ["nothing", "manifest", "shard", "part sidecar"])
+def test_a_folder_of_an_older_version_goes_on(lost, coco, reference, tmp_path):
+    build(coco, str(tmp_path), RunOptions(workers=0, part_size=8), quiet=True)
+    unpacked(tmp_path)
+    if lost != "nothing":
+        (tmp_path / "manifest.json").unlink()
+    if lost == "shard":
+        next(tmp_path.glob("*tfrecord*")).unlink()
+    elif lost == "part sidecar":
+        next((tmp_path / "_work" / "parts").glob("*.json")).unlink()
+    outcome = build(coco, str(tmp_path), IN_PROCESS, quiet=True)
+    assert outcome.built == (lost != "nothing")
+    assert content(tmp_path) == content(reference)
+
+
+def test_inputs_are_accounted_for_by_id_and_the_shard_is_named(coco, tmp_path):
+    """One id of shard 1 is exchanged for another: no count tells, the sum does."""
+    build(coco, str(tmp_path), RunOptions(workers=0, part_size=8), quiet=True)
+    unpacked(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    path = next((tmp_path / "_work" / "parts").glob("00001-00000-*.json"))
+    fields = json.loads(path.read_text())
+    lost, fields["rows"][2]["id"] = fields["rows"][2]["id"], "stranger.jpg"
+    path.write_text(json.dumps(fields))
+    with pytest.raises(
+        DamageError, match=rf"shard 1 does not account.*lost \['{lost}'\], unplanned \['stranger.jpg'\]"
+    ):
+        build(coco, str(tmp_path), IN_PROCESS, quiet=True)
+    assert not (tmp_path / "manifest.json").exists()
 
 
 def test_another_configuration_is_refused_with_the_difference(coco, reference):
@@ -296,9 +353,7 @@ def test_killed_at_ten_random_moments_the_bytes_are_the_same(tmp_path):
         try:
             process.wait(timeout=float(rng.uniform(0.2, 1.0)) * usual)
             if process.returncode == 0:  # finished before the blow: begin again, so that every kill meets work
-                for path in (out / "_work" / "shards").glob("*.json"):
-                    path.unlink()
-                for path in (out / "_work" / "parts").glob("*.json"):
+                for path in [*(out / "_work" / "shards").iterdir(), *(out / "_work" / "pieces").iterdir()]:
                     path.unlink()
                 continue
         except subprocess.TimeoutExpired:

@@ -150,7 +150,7 @@ def test_a_bucket_that_goes_away_in_the_middle_and_comes_back(status, words, rem
 
 
 @pytest.mark.parametrize(
-    "lost", ["manifest.json", "coco-train.tfrecord-00001-of-00002", "_work/parts/00000-00000-DIGEST.json"]
+    "lost", ["manifest.json", "coco-train.tfrecord-00001-of-00002", "_work/shards/00000-DIGEST.parts.gz"]
 )
 def test_whatever_is_lost_is_built_again(lost, remote, reference, gcs):
     build(remote, OUT, IN_PROCESS, quiet=True)

@@ -12,6 +12,7 @@ import pytest
 
 from maskmill.pipelines.dataset import images_table
 from maskmill.pipelines.dataset.images_table import ImageRow, ImagesTable, ImagesWriter, iou_units_column
+from maskmill.pipelines.dataset.random_access import locate
 from maskmill.pipelines.measuring.series import series_of
 from maskmill.schemas.errors import DamageError
 from maskmill.schemas.mask import Layer
@@ -80,6 +81,35 @@ def test_groups_are_filled_whatever_the_parts(rows, groups, tmp_path, monkeypatc
         footer = pq.ParquetFile(tmp_path / "images.parquet").metadata
         assert [footer.row_group(i).num_rows for i in range(footer.num_row_groups)] == groups
         assert ImagesTable(str(tmp_path)).columns(["height"])["height"].tolist() == [3 + i for i in range(rows)]
+
+
+def test_many_files_are_read_as_one(tmp_path, monkeypatch):
+    """Files of whole shards, in the order of their numbers; whatever else lies beside them is none."""
+    rows = [row(i) for i in range(50)]
+    (tmp_path / "images").mkdir()
+    for number, (start, end) in enumerate([(0, 20), (20, 20), (20, 50)]):
+        path = tmp_path / "images" / f"{number:05d}.parquet"
+        with open(path, "wb") as file, ImagesWriter(file, SERIES, STAGES) as writer:
+            writer.write(rows[start:end])
+    (tmp_path / "images" / "00001.parquet.7.incomplete").write_bytes(b"")
+    write(tmp_path / "images", rows[:1])  # an images.parquet of somebody, one folder too deep
+    table = ImagesTable(str(tmp_path))
+    assert (table.num_rows, table.stages, len(table.files)) == (50, STAGES, 3)
+    assert table.columns(["id"])["id"] == [one.id for one in rows]
+    offsets, at = {}, {}
+    for one in rows:  # by hand
+        offsets[one.id] = (one.shard, at.get(one.shard, 0), one.record_bytes + 16)
+        at[one.shard] = at.get(one.shard, 0) + one.record_bytes + 16
+    for scanned in (65_536, 7):
+        monkeypatch.setattr(images_table, "_SCANNED", scanned)
+        assert locate(str(tmp_path), [*offsets, "nobody.jpg"]) == offsets
+        assert locate(str(tmp_path), [rows[3].id, rows[33].id], [2]) == {rows[33].id: offsets[rows[33].id]}
+    (tmp_path / "images" / "00000.parquet").unlink()
+    with pytest.raises(DamageError, match=r"^images.parquet is missing"):
+        ImagesTable(str(tmp_path))
+    write(tmp_path, rows)
+    assert ImagesTable(str(tmp_path)).files == ["images.parquet"]
+    assert locate(str(tmp_path), list(offsets)) == offsets
 
 
 def test_a_block_that_fails_leaves_its_own_error():

@@ -45,9 +45,14 @@ def planned(folder, config=CONFIG, count=100, part_size=0, monkeypatch=None):
 
 
 def test_order_is_a_seeded_shuffle_whatever_the_listing(monkeypatch):
-    forward, _ = list_inputs(CONFIG, FakeSource(inputs(100)))
-    backward, _ = list_inputs(CONFIG, FakeSource(inputs(100)[::-1]))
-    other, _ = list_inputs(dataclasses.replace(CONFIG, seed=1), FakeSource(inputs(100)))
+    forward, backward, other = (
+        list(list_inputs(config, FakeSource(items))[0])
+        for config, items in (
+            (CONFIG, inputs(100)),
+            (CONFIG, inputs(100)[::-1]),
+            (dataclasses.replace(CONFIG, seed=1), inputs(100)),
+        )
+    )
     assert forward == backward
     assert sorted(forward) == sorted(other)
     assert forward != other
@@ -58,7 +63,8 @@ def test_order_is_a_seeded_shuffle_whatever_the_listing(monkeypatch):
 def test_a_limit_is_a_prefix_of_the_same_order():
     whole, _ = list_inputs(CONFIG, FakeSource(inputs(100)))
     some, _ = list_inputs(dataclasses.replace(CONFIG, limit=10), FakeSource(inputs(100)))
-    assert some == whole[:10]
+    assert list(some) == list(whole)[:10] == whole.head(10)
+    assert len(some) == 10
 
 
 def test_duplicate_ids_are_refused_and_the_same_one_is_kept():
@@ -179,12 +185,13 @@ def test_parts_are_sized_by_what_an_image_takes():
 
 
 def test_the_pace_is_measured_only_where_asked_and_changes_no_identity(coco, tmp_path, monkeypatch):
+    from maskmill.pipelines.clusters.runners import Runner
     from maskmill.pipelines.driver import build
     from maskmill.pipelines.parts.plan import make_plan
 
     monkeypatch.setattr(build, "_WORTH_TIMING", 10)
     fixed = make_plan(coco, str(tmp_path / "fixed"))
-    timed = build.plan_or_resume(coco, str(tmp_path / "timed"), timed=True)
+    timed = build.plan_or_resume(coco, str(tmp_path / "timed"), cluster=Runner("PortableRunner", ()))
     slow = make_plan(coco, str(tmp_path / "slow"), pace=lambda config, lines: 60.0)
     assert timed.digest == fixed.digest == slow.digest
     assert [len(parts) for parts in timed.parts] == [1, 1]

@@ -54,6 +54,7 @@ def test_the_tally_counts_each_sidecar_once_and_only_of_this_plan(tmp_path):
     for _ in range(2):
         tally.refresh()
         assert (tally.done, tally.failed, tally.total, tally.parts) == (10, 0, 10, 4)
+    (out / "_work" / "parts").mkdir(exist_ok=True)
     (out / "_work" / "parts" / "99999-00000.json").write_text('{"plan_digest": "another", "images": 5}')
     (out / "_work" / "parts" / "99999-00001.json").write_text("torn")
     tally.refresh()

@@ -4,6 +4,7 @@ import io
 import logging
 import re
 import sys
+import tarfile
 import time
 import types
 from pathlib import Path
@@ -19,7 +20,7 @@ from maskmill.pipelines.clusters import runners
 from maskmill.pipelines.clusters.checks import check
 from maskmill.pipelines.commands import cli
 from maskmill.pipelines.commands.cli import main
-from maskmill.pipelines.driver import graph
+from maskmill.pipelines.driver import graph, listing
 from maskmill.pipelines.driver.build import build
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.plan import make_plan
@@ -50,9 +51,25 @@ def test_a_portable_cluster_gives_the_same_bytes_and_resumes(portable, coco, ref
     assert main(command(coco, tmp_path, *portable, workers=1)) == 0, capsys.readouterr().err
     assert content(tmp_path) == reference
     next(tmp_path.glob("*tfrecord*")).unlink()
-    next((tmp_path / "_work" / "parts").glob("00000-00000-*.json")).unlink()
+    next((tmp_path / "_work" / "shards").glob("00000-*.parts.gz")).unlink()
     assert main(command(coco, tmp_path, *portable)) == 0, capsys.readouterr().err
     assert content(tmp_path) == reference
+
+
+def test_a_cluster_lists_a_data_set_in_shards(portable, coco, tmp_path, monkeypatch, capsys):
+    (tmp_path / "tars").mkdir()
+    pictures = sorted(Path(coco.images).iterdir())[:9]
+    for number in range(3):
+        with tarfile.open(tmp_path / "tars" / f"{number:05d}.tar", "w") as tar:
+            for path in pictures[number::3]:
+                tar.add(path, path.name)
+    monkeypatch.setattr(listing, "MIN_SHARDS", 3)
+    config = BuildConfig("webdataset", str(tmp_path / "tars"), ("grid(n=2)",))
+    build(config, str(tmp_path / "here"), RunOptions(workers=0), quiet=True)
+    assert main(command(config, tmp_path / "there", *portable)) == 0, capsys.readouterr().err
+    assert "3 shards are listed on the workers of PortableRunner, so that" in capsys.readouterr().err
+    assert content(tmp_path / "there") == content(tmp_path / "here")
+    assert not list((tmp_path / "there" / "_work" / "listing").iterdir())
 
 
 def test_a_job_that_is_left_to_itself_finishes_the_build(portable, coco, reference, tmp_path, capsys):

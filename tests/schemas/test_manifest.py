@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskmill.schemas import manifest as manifest_module
 from maskmill.schemas.errors import DamageError, InputError, MaskmillError
 from maskmill.schemas.manifest import Manifest, Shard, digest, is_shard_name, load_manifest, parse_manifest, shard_name
 from maskmill.schemas.mask import Layer
@@ -32,6 +33,37 @@ def test_round_trip_and_stable_bytes():
     assert back == manifest
     assert back.to_json() == manifest.to_json()
     assert back.digest == manifest.digest != make_manifest(split="val").digest
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda table: table.unlink(), "its shards are in shards.parquet, which is missing beside it"),
+        (lambda table: table.write_bytes(b"PAR1 not really"), "shards.parquet, which cannot be read: "),
+        (
+            lambda table: table.write_bytes(make_manifest(shards=shards(4)[::-1]).shard_table()),
+            "shards.parquet beside it lists other shards than it was made with",
+        ),
+    ],
+)
+def test_many_shards_are_a_table_beside_the_manifest(change, words, tmp_path, monkeypatch):
+    few = make_manifest(shards=shards(4), counts={"inputs": 12, "written": 12, "failed": 0, "skipped": 0})
+    assert few.shard_table() is None
+    monkeypatch.setattr(manifest_module, "SHARDS_INSIDE", 3)
+    (tmp_path / "manifest.json").write_bytes(few.to_json())
+    (tmp_path / "shards.parquet").write_bytes(few.shard_table())
+    assert json.loads(few.to_json())["shards"] == []
+    many = load_manifest(str(tmp_path))
+    assert many == few
+    assert many.digest == json.loads(few.to_json())["manifest_digest"]
+    assert many.digest != make_manifest(shards=shards(4)[::-1], counts=few.counts).digest
+    change(tmp_path / "shards.parquet")
+    with pytest.raises(DamageError, match=words):
+        load_manifest(str(tmp_path))
+
+
+def shards(count: int) -> tuple[Shard, ...]:
+    return tuple(Shard(shard_name("demo", "train", i, count), 3, 10 + i, f"a{i}", "bb") for i in range(count))
 
 
 def test_shard_names():

@@ -16,6 +16,7 @@ Python, nothing to be fetched).
 import argparse
 import contextlib
 import dataclasses
+import gzip
 import hashlib
 import json
 import os
@@ -133,7 +134,16 @@ class Drill:
 
     def sidecars(self, out: str) -> dict[str, bytes]:
         """What is committed. The time it took is in each, so a part built again would differ."""
-        return {path.name: path.read_bytes() for path in (self.folder / out / "_work" / "parts").glob("*.json")}
+        work = self.folder / out / "_work"
+        found = {}
+        for path in (work / "parts").glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):  # its shard is being joined
+                found[path.name] = path.read_bytes()
+        for path in (work / "shards").glob("*.parts.gz"):  # of shards that are joined
+            for line in gzip.decompress(path.read_bytes()).splitlines(keepends=True):
+                part = json.loads(line)
+                found[f"{part['shard']:05d}-{part['part']:05d}-{part['plan_digest'][:8]}.json"] = line
+        return found
 
 
 @dataclasses.dataclass
