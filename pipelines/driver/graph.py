@@ -190,6 +190,7 @@ def fold(keyed_shards: tuple[int, object], folder: str, plan_digest: str) -> int
     """(piece, its shards) -> piece; see `pipelines.folding.pieces.fold_piece`."""
     try:
         fold_piece(folder, _plan(folder, plan_digest), keyed_shards[0])
+        book(folder, Spent())  # the requests that it took
     except BaseException as error:
         LOCAL_ERRORS.append(error)
         raise
