@@ -7,6 +7,7 @@ when it runs, after its words have been checked.
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -52,11 +53,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int | None:
     try:
+        if args.command in NEED_JAX and not _is_installed("jax"):
+            raise ModuleNotFoundError(name="jax")
         return args.run(args)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in TRAINER:
             raise
         raise UsageError("the trainer needs pip install 'maskmill[train]'") from error
+
+
+def _is_installed(name: str) -> bool:
+    """Without importing it; None in `sys.modules` is Python's own way of saying that there is no such module."""
+    return sys.modules[name] is not None if name in sys.modules else importlib.util.find_spec(name) is not None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -244,6 +252,7 @@ def _train(args: argparse.Namespace) -> None:
     named = (args.coordinator, args.processes, args.process_id)
     if any(x is not None for x in named) and None in named:
         raise UsageError("--coordinator, --processes and --process-id belong together; give all three")
+    writer = _writer(args.writer) if args.writer else None
     from maskmill.training.cache import cache_home
 
     several = args.distributed or args.coordinator is not None or _is_one_of_several()
@@ -259,7 +268,6 @@ def _train(args: argparse.Namespace) -> None:
     from maskmill.training.train import train
 
     window = parse_window(args.profile) if args.profile else None
-    writer = _writer(args.writer) if args.writer else None
     if jax.config.values["jax_compilation_cache_dir"] is None:  # else the user has one
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache_home(), "compiled"))
 

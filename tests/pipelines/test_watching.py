@@ -24,7 +24,7 @@ from maskmill.pipelines.parts.isolation import InProcess
 from maskmill.pipelines.parts.part import Step, build_part
 from maskmill.pipelines.parts.plan import make_plan
 from maskmill.pipelines.parts.spent import Spent, book, read_spent
-from maskmill.schemas import operations, storage
+from maskmill.schemas import operations
 
 
 @pytest.fixture
@@ -43,7 +43,11 @@ def mixed(coco, tmp_path) -> BuildConfig:
 def counters(config: BuildConfig, out: str, runner: fn_runner.FnApiRunner) -> dict[str, int]:
     plan = make_plan(config, out, 22)
     pipeline = beam.Pipeline(runner=runner)
-    _ = pipeline | beam.Create(plan.tasks, reshuffle=False) | graph.BuildShards(out, plan.digest, 60.0, False)
+    _ = (
+        pipeline
+        | beam.Create(graph.seeds(plan, range(plan.num_shards)), reshuffle=False)
+        | graph.BuildShards(out, plan.digest, 60.0, False)
+    )
     result = pipeline.run()
     result.wait_until_finish()
     found = result.metrics().query(MetricsFilter().with_namespace("maskmill"))["counters"]
@@ -98,7 +102,7 @@ def test_counters_move_inside_a_part(mixed, tmp_path, monkeypatch):
     pipeline = beam.Pipeline(runner=runner)
     _ = (
         pipeline
-        | beam.Create(plan.tasks, reshuffle=False)
+        | beam.Create(graph.seeds(plan, range(plan.num_shards)), reshuffle=False)
         | graph.BuildShards(str(tmp_path / "out"), plan.digest, 60.0, False)
     )
     pipeline.run().wait_until_finish()
@@ -162,7 +166,7 @@ def test_attempts_that_came_to_nothing_are_on_the_bill(mixed, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(storage.os, "replace", full)
+        broken.setattr(local_files.os, "replace", full)
         with pytest.raises(OSError, match="No space"):
             list(part.process(plan.tasks[0]))
     assert read_spent(out) is None  # nor could the account be written
