@@ -24,7 +24,7 @@ from maskmill.pipelines.parts.isolation import InProcess
 from maskmill.pipelines.parts.part import Step, build_part
 from maskmill.pipelines.parts.plan import make_plan
 from maskmill.pipelines.parts.spent import Spent, book, read_spent
-from maskmill.schemas import operations
+from maskmill.schemas import local_files, operations
 
 
 @pytest.fixture
