@@ -1,6 +1,7 @@
 """Compiler settings for the trainer's tests: compile quickly, once per machine. Set before JAX is imported."""
 
 import os
+import shutil
 from pathlib import Path
 
 # Most of a test's time is compilation of tiny networks; optimising them is wasted.
@@ -96,3 +97,17 @@ def scenes():
     import scenes
 
     return scenes
+
+
+@pytest.fixture(scope="module")
+def build(scenes, tmp_path_factory):
+    """30 scenes of 70 x 90 in 4 shards, every third of them a PNG."""
+    folder = str(tmp_path_factory.mktemp("build"))
+    scenes.write_scenes(folder, 30, size=(70, 90), kind=lambda i: "PNG" if i % 3 == 0 else "JPEG")
+    return folder
+
+
+@pytest.fixture
+def damaged(build, tmp_path):
+    """A copy of the build, to be broken."""
+    return shutil.copytree(build, tmp_path / "copy")
