@@ -16,7 +16,7 @@ from numba import njit
 from maskmill.schemas.mask import MaskSet
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Integer, UInt8, UInt64
+    from jaxtyping import Integer, Num, UInt8, UInt64
 
 NO_LABEL = np.uint32(0xFFFFFFFF)
 COLUMNS = 32  # columns transposed at a time: a row's share is two cache lines
@@ -278,7 +278,7 @@ def encode_label_map(label_map: np.ndarray) -> MaskSet:
 
 
 def encode_sets(
-    members: UInt64[np.ndarray, "k words"], label_map: np.ndarray, score: Float32[np.ndarray, " k"]
+    members: UInt64[np.ndarray, "k words"], label_map: np.ndarray, score: Num[np.ndarray, " k"]
 ) -> MaskSet:
     """Unions of labels as masks, in the order given.
 

@@ -196,8 +196,8 @@ def test_requests_are_counted_as_the_bucket_counts_them(coco, gcs, tmp_path):
     before = len(gcs.requests)
     operations.take()
     config = dataclasses.replace(coco, images="gs://mill/images")
-    build(config, "gs://mill/out", RunOptions(workers=0, part_size=10), quiet=True)
-    total = read_spent("gs://mill/out") + Spent(0, 0.0, 0, 0, *operations.take())
+    build(config, "gs://mill/bill", RunOptions(workers=0, part_size=10), quiet=True)
+    total = read_spent("gs://mill/bill") + Spent(0, 0.0, 0, 0, *operations.take())
     made = gcs.requests[before:]
     lists = sum(method == "GET" and re.search(r"/o(\?|$)", path) is not None for method, path in made)
     writes = sum(method == "POST" for method, path in made)
