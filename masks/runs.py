@@ -277,9 +277,7 @@ def encode_label_map(label_map: np.ndarray) -> MaskSet:
     return MaskSet.unranked(split_text(text, ends), areas)
 
 
-def encode_sets(
-    members: UInt64[np.ndarray, "k words"], label_map: np.ndarray, score: Num[np.ndarray, " k"]
-) -> MaskSet:
+def encode_sets(members: UInt64[np.ndarray, "k words"], label_map: np.ndarray, score: Num[np.ndarray, " k"]) -> MaskSet:
     """Unions of labels as masks, in the order given.
 
     Args:
