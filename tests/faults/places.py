@@ -188,7 +188,7 @@ class OnBucket:
             self._gcs.upload(start, bucket, prefix)
 
     def take(self, folder: Path) -> None:
-        folder.mkdir()
+        folder.mkdir(parents=True)
         with contextlib.suppress(FileNotFoundError):
             for name, _ in list(storage.walk(self.out)):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
