@@ -26,7 +26,7 @@ help:
 	@echo "make lint        formatting, linting and types (make types: types alone; make format: mends what it can)"
 	@echo "make docs        the pages of docs/, the reference and the notebook as a site, build/site; warnings are errors"
 	@echo "make price       what builds cost on a cluster, by simulation"
-	@echo "make figure7-quick  whether better masks teach more: three arms, two seeds (15 minutes; MASKMILL_TEST_DATA)"
+	@echo "make figure7-quick  whether better masks teach more: three arms, two seeds (about a quarter of an hour, estimated; MASKMILL_TEST_DATA)"
 	@echo "make figure7     the whole experiment (hours of one core; stops after MINUTES=..., goes on when asked again)"
 	@echo "make bench       the benchmarks that need no data of yours"
 
