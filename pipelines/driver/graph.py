@@ -5,6 +5,7 @@ a few dozen bytes; pictures and records never cross a shuffle.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -35,6 +36,16 @@ _LOG = logging.getLogger("maskmill")
 # Exceptions of parts built in this process, for the driver: Beam passes only their text on. Remote workers' are in its logs.
 LOCAL_ERRORS: list[BaseException] = []
 _SEEDS = 1000
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Leaves an exception for the driver (see `LOCAL_ERRORS`) on its way up."""
+    try:
+        yield
+    except BaseException as error:
+        LOCAL_ERRORS.append(error)
+        raise
 
 
 @functools.lru_cache(maxsize=2)
@@ -115,16 +126,13 @@ class BuildPart(beam.DoFn):
 
     @no_annotations  # Beam would choose coders by them
     def process(self, task: PartTask) -> Iterator[tuple[int, int]]:
-        try:
+        with _told():
             plan = _plan(self.folder, self.plan_digest)
             sidecar = committed_part(self.folder, plan, task)
             if sidecar is None:
                 sidecar = self._build(task)
             else:
                 self.counters.committed(sidecar)
-        except BaseException as error:
-            LOCAL_ERRORS.append(error)
-            raise
         yield task.shard, task.part
 
     def _build(self, task: PartTask) -> Sidecar:
@@ -147,12 +155,9 @@ class BuildPart(beam.DoFn):
 
 def assemble(keyed_parts: tuple[int, object], folder: str, plan_digest: str) -> int:
     """(shard, its parts) -> shard; see `pipelines.parts.assemble.assemble_shard`."""
-    try:
+    with _told():
         assemble_shard(folder, _plan(folder, plan_digest), keyed_parts[0])
         book(folder, Spent())  # the requests that it took
-    except BaseException as error:
-        LOCAL_ERRORS.append(error)
-        raise
     return keyed_parts[0]
 
 
@@ -188,12 +193,9 @@ def by_piece(shard: int, folder: str, plan_digest: str) -> tuple[int, int]:
 
 def fold(keyed_shards: tuple[int, object], folder: str, plan_digest: str) -> int:
     """(piece, its shards) -> piece; see `pipelines.folding.pieces.fold_piece`."""
-    try:
+    with _told():
         fold_piece(folder, _plan(folder, plan_digest), keyed_shards[0])
         book(folder, Spent())  # the requests that it took
-    except BaseException as error:
-        LOCAL_ERRORS.append(error)
-        raise
     return keyed_shards[0]
 
 
