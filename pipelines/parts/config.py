@@ -120,7 +120,7 @@ class BuildConfig:
         if self.dataset == "tfds":
             from maskmill.pipelines.reading.tfds import Tfds
 
-            return Tfds(self.images, self.split)
+            return Tfds(self.images, split=self.split)
         if self.dataset == "tfrecord":
             from maskmill.pipelines.reading.tfrecords import TfRecords
 

@@ -104,10 +104,6 @@ class Parquet(InShards):
         images: folder of .parquet files, one of them, or a pattern.
     """
 
-    images: str
-    categories: dict[int, str] = dataclasses.field(default_factory=dict)
-    labels: str = "none"
-
     def list_inputs(self) -> Iterator[Listed]:
         shards, left = find_shards(self.images, ".parquet files", lambda name: name.endswith(".parquet"))
         yield from left

@@ -147,9 +147,14 @@ class InShards:
     """A data set in shards, each of which can be listed by itself.
 
     Attributes:
+        images: where it is; see each.
+        categories, labels: see `pipelines.reading.inputs.Source`.
         lister: who lists them, as `list_here` does; `pipelines.driver.listing` lets workers do it.
     """
 
+    images: str
+    categories: dict[int, str] = dataclasses.field(default_factory=dict)
+    labels: str = "none"
     lister: Lister = dataclasses.field(default=list_here, kw_only=True, repr=False, compare=False)
 
     def list_shards(

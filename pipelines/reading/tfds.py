@@ -29,10 +29,7 @@ class Tfds(InShards):
         split: which of its splits.
     """
 
-    images: str
-    split: str
-    categories: dict[int, str] = dataclasses.field(default_factory=dict)
-    labels: str = "none"
+    split: str = dataclasses.field(kw_only=True)
 
     def list_inputs(self) -> Iterator[Listed]:
         info = self._read("dataset_info.json")

@@ -50,10 +50,6 @@ class TfRecords(InShards):
         images: folder of TFRecords, one of them, or a pattern.
     """
 
-    images: str
-    categories: dict[int, str] = dataclasses.field(default_factory=dict)
-    labels: str = "none"
-
     def list_inputs(self) -> Iterator[Listed]:
         shards, left = find_shards(self.images, "TFRecords", lambda name: bool(_IS_TFRECORD.search(name)))
         yield from left

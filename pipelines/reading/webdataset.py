@@ -47,10 +47,6 @@ class WebDataset(InShards):
         images: folder of .tar files, one of them, or a pattern.
     """
 
-    images: str
-    categories: dict[int, str] = dataclasses.field(default_factory=dict)
-    labels: str = "none"
-
     def list_inputs(self) -> Iterator[Listed]:
         shards, left = find_shards(self.images, ".tar files", lambda name: name.endswith(".tar"))
         yield from left

@@ -78,7 +78,7 @@ def prepared(tmp_path_factory) -> Path:
 
 
 def imagenet(prepared: Path, split: str = "train") -> Tfds:
-    return Tfds(str(prepared / "imagenet2012" / "5.1.0"), split)
+    return Tfds(str(prepared / "imagenet2012" / "5.1.0"), split=split)
 
 
 def by_name(source) -> dict:
@@ -101,7 +101,7 @@ def test_a_prepared_imagenet_is_listed_with_its_classes(split, rows, prepared):
 
 
 def test_a_prepared_coco_has_its_ids_and_no_class(prepared):
-    source = Tfds(str(prepared / "coco" / "1.1.0"), "train")
+    source = Tfds(str(prepared / "coco" / "1.1.0"), split="train")
     found = by_name(source)
     assert {name: item.source_id for name, item in found.items()} == {f"{i:012d}.jpg": str(i) for i in range(139, 143)}
     assert found["000000000140.jpg"].location.read() == photo(1, *SIZE)
@@ -308,19 +308,21 @@ def test_what_cannot_be_listed_is_said_in_a_sentence(tmp_path, prepared):
     (tmp_path / "cut.tfrecord").write_bytes(huge + masked_crc(huge).to_bytes(4, "little") + b"x")
     assert "inside the record at byte 0; fetch it again" in said(TfRecords(str(tmp_path / "cut.tfrecord")))
 
-    assert "not found; --dataset tfds takes the folder of one prepared version" in said(Tfds(str(prepared), "train"))
+    assert "not found; --dataset tfds takes the folder of one prepared version" in said(
+        Tfds(str(prepared), split="train")
+    )
     assert "has no split 'test'; give one of these with --split: train, validation" in said(imagenet(prepared, "test"))
     copy = shutil.copytree(prepared / "imagenet2012" / "5.1.0", tmp_path / "copy")
     one = storage.join(str(copy), "imagenet2012-train.tfrecord-00001-of-00002")
     first = Path(one.replace("00001-of", "00000-of")).read_bytes()
     Path(one).write_bytes(first[: 16 + int.from_bytes(first[:8], "little")])
-    assert "of split train, but its dataset_info.json says 10; prepare it again" in said(Tfds(str(copy), "train"))
+    assert "of split train, but its dataset_info.json says 10; prepare it again" in said(Tfds(str(copy), split="train"))
     Path(one).unlink()
-    assert "imagenet2012-train.tfrecord-00001-of-00002 not found" in said(Tfds(str(copy), "train"))
+    assert "imagenet2012-train.tfrecord-00001-of-00002 not found" in said(Tfds(str(copy), split="train"))
     info = json.loads((copy / "dataset_info.json").read_text())
     (copy / "dataset_info.json").write_text(json.dumps({**info, "fileFormat": "array_record"}))
-    assert "is prepared as array_record; prepare it as tfrecord" in said(Tfds(str(copy), "train"))
+    assert "is prepared as array_record; prepare it as tfrecord" in said(Tfds(str(copy), split="train"))
     (copy / "dataset_info.json").write_text(json.dumps({**info, "splits": [{"name": "train"}]}))
-    assert "does not say which files there are (KeyError: 'shardLengths')" in said(Tfds(str(copy), "train"))
+    assert "does not say which files there are (KeyError: 'shardLengths')" in said(Tfds(str(copy), split="train"))
     (copy / "dataset_info.json").write_text("[")
-    assert "dataset_info.json is not valid JSON" in said(Tfds(str(copy), "train"))
+    assert "dataset_info.json is not valid JSON" in said(Tfds(str(copy), split="train"))
