@@ -36,12 +36,23 @@ def collect(state: State, size_name: str) -> dict:
         "random": float(np.mean([scores[verdict.PRIMARY] for scores in random])) if random else None,
         "detcon_s": of_s,
         "detcon_b": of_b,
+        "seen": {algorithm: seen(main, algorithm) for algorithm in ALGORITHMS},
         "ablations": ablations(main, size.ablation_seeds),
         "rates": rates(cells),
         "cells": len(main),
         "cpu_hours": sum(cell["cpu_s"] + cell.get("views_cpu_s", 0) for cell in cells) / 3600,
         "digests": {"code": code_digest(), **prepared["digests"]},
     }
+
+
+def seen(cells: verdict.Cells, algorithm: str) -> dict[str, dict[str, float]]:
+    """arm -> what the loss saw in a run's last step, means over seeds: how many masks, how many of them had a partner."""
+    found = {}
+    for arm, of in verdict.select(cells, algorithm=algorithm).items():
+        last = [cell["metrics"][max(cell["metrics"], key=int)] for cell in of.values() if cell["metrics"]]
+        if last:
+            found[arm] = {name: float(np.mean([metrics[name] for metrics in last])) for name in last[0]}
+    return found
 
 
 def ablations(cells: verdict.Cells, of_seeds: Sequence[int]) -> list[dict]:

@@ -34,6 +34,8 @@ def results_text(found: dict[str, Any]) -> str:
         "### Verdict, line by line",
         _verdict(s),
         _tests_table(s),
+        "### What the loss saw",
+        _seen_table(found, s),
     ]
     if found["detcon_b"]["seeds"]:
         b = found["detcon_b"]
@@ -132,6 +134,20 @@ def _tests_table(result: dict[str, Any]) -> str:
             f"| {test['better']} - {test['worse']} | {100 * test['mean']:+.2f} | {100 * test['low']:+.2f} to "
             f"{100 * test['high']:+.2f} | {test['seeds_above_0']} of {len(result['seeds'])} | {test['p']:.4f} | "
             f"{test['p_holm']:.4f} | {test['wilcoxon_p']:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def _seen_table(found: dict[str, Any], result: dict[str, Any]) -> str:
+    lines = [
+        "| masks | different masks in a view | with a partner in the other view | cosine of positives | of negatives |",
+        "|---|---|---|---|---|",
+    ]
+    for arm in result["arms"]:
+        saw = found["seen"]["detcon_s"][arm]
+        similar = f"{saw['positive_similarity']:.2f} | {saw['negative_similarity']:.2f}"
+        lines.append(
+            f"| {found['titles'][arm]} (`{arm}`) | {saw['distinct_masks']:.1f} | {100 * saw['matched']:.0f} % | {similar} |"
         )
     return "\n".join(lines)
 

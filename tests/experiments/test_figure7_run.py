@@ -30,7 +30,13 @@ def fake(cell: Cell) -> dict:
         step: dict.fromkeys(verdict.SCORES, 0.1 + 0.01 * rank * int(step) / SIZE.steps + 0.001 * cell.rate + noise)
         for step in steps
     }
-    return {"scores": scores, "cpu_s": 1.0}
+    saw = {
+        "matched": 0.69 + 0.02 * (cell.seed % 2),
+        "distinct_masks": 7.5,
+        "positive_similarity": 0.8,
+        "negative_similarity": 0.6,
+    }
+    return {"scores": scores, "metrics": {step: saw for step in steps if step != "0"}, "cpu_s": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +188,7 @@ def test_results_and_figures(finished, tmp_path):
         assert drawn.count("<circle") == len(listed)
         assert ("partial" not in drawn) == complete
         told = page.results_text(found)
+        assert "| true masks (`gt`) | 7.5 | 70 % | 0.80 | 0.60 |" in told  # seeds are half even
         assert ("**Partial, not the verdict**" in told) != complete
         assert "H1, correlation above 0.8: holds" in told
         assert (tmp_path / "figure7-curves.svg").read_text().count("<polyline") == len(listed)
