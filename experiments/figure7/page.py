@@ -13,11 +13,12 @@ from experiments.figure7.figures import HERE, RESULTS
 from experiments.figure7.verdict import CLAIMS, LEAST_RATIO, LEAST_SPEARMAN, ORDER, PRIMARY
 
 PAGE = HERE.parents[1] / "docs" / "figure7.md"
+AFTER = HERE / "results" / "after.json"
 BEGIN, END = "<!-- results -->", "<!-- end -->"
 
 
-def results_text(found: dict[str, Any]) -> str:
-    """Markdown of everything that was measured."""
+def results_text(found: dict[str, Any], after: dict[str, Any] | None = None) -> str:
+    """Markdown of everything that was measured; `after` is what `experiments.figure7.after` has left."""
     s = found["detcon_s"]
     if not s["seeds"]:
         parts = [
@@ -42,6 +43,8 @@ def results_text(found: dict[str, Any]) -> str:
         parts += [f"### DetCon-B, {len(b['seeds'])} seeds", _arms_table(found, b), _verdict(b), _tests_table(b)]
     if found["ablations"]:
         parts += ["### Ablations", _ablation_table(found["ablations"])]
+    if after and after["questions"]:
+        parts += ["### Asked afterwards", _after_text(after)]
     return "\n\n".join([*parts, *_appendix(found)]) + "\n"
 
 
@@ -162,6 +165,23 @@ def _ablation_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _after_text(after: dict[str, Any]) -> str:
+    arms = list(after["abo"])
+    lines = [
+        "Not preregistered, without tests, and no part of the verdict: one change of the main runs at a time, AUC by arm, and "
+        "Spearman's correlation with ABO over these arms. Each row of changed runs stands over the main runs of the same seeds.",
+        "",
+        "| change | seeds | " + " | ".join(arms) + " | correlation | gt - global, 95 % |",
+        "|---" * (len(arms) + 4) + "|",
+    ]
+    for question in after["questions"].values():
+        for title, of in ((question["title"], question["here"]), ("the main runs", question["main"])):
+            scores = " | ".join(f"{100 * of['auc'][arm]:.2f}" for arm in arms)
+            ends = " to ".join(f"{100 * of['gt_over_global'][end]:+.1f}" for end in ("low", "high"))
+            lines.append(f"| {title} | {len(question['seeds'])} | {scores} | {of['rho']:.2f} | {ends} |")
+    return "\n".join(lines)
+
+
 def _rate_table(rows: list[dict[str, Any]]) -> str:
     rates = sorted({row["rate"] for row in rows})
     lines = [
@@ -187,7 +207,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="JSON of experiments.figure7.collect")
     parser.add_argument("--page", type=Path, default=PAGE, help="what to write into")
     given = parser.parse_args()
-    given.page.write_text(fill(given.page.read_text(), results_text(json.loads(given.results.read_text()))))
+    after = json.loads(AFTER.read_text()) if AFTER.exists() else None
+    given.page.write_text(fill(given.page.read_text(), results_text(json.loads(given.results.read_text()), after)))
     print(f"wrote {given.page}")
 
 

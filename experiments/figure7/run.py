@@ -129,7 +129,7 @@ def main() -> None:
         parser.error("--state is needed: the folder of what is finished")
     if not given.data:
         parser.error("--data is needed: a folder with coco/, imagenet/ and bsds500/ (or set MASKMILL_TEST_DATA)")
-    _settle_jax(given.state)
+    settle_jax(given.state)
     size = SIZES[given.size]
     if given.quick:
         size = dataclasses.replace(size, name=f"{size.name}-quick", scenes=size.scenes // 3)
@@ -156,7 +156,7 @@ def main() -> None:
         tell(verdict.table(verdict.judge(state.all(), names, abo, seeds, len(seeds))))
 
 
-def _settle_jax(state: str) -> None:
+def settle_jax(state: str) -> None:
     # Before JAX is loaded. Compiled steps are kept beside the cells, so that a run which goes on does not compile again.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.path.abspath(state), "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")

@@ -224,6 +224,32 @@ def test_the_page_says_what_the_results_say():
         pytest.skip("no results are committed yet")
     now = page.PAGE.read_text()
     found = json.loads(figures.RESULTS.read_text())
-    assert page.fill(now, page.results_text(found)) == now
+    after = json.loads(page.AFTER.read_text()) if page.AFTER.exists() else None
+    assert page.fill(now, page.results_text(found, after)) == now
     found["cells"] += 1
-    assert page.fill(now, page.results_text(found)) != now
+    assert page.fill(now, page.results_text(found, after)) != now
+
+
+def test_what_is_asked_afterwards(finished, tmp_path):
+    """Each question's runs are the main ones with one change, and are compared with the same seeds of these."""
+    from experiments.figure7 import after, page
+
+    abo = {arm: 0.1 * rank for rank, arm in enumerate(after.ARMS)}
+    rows = {}
+    for question in after.QUESTIONS:
+        state = State(str(tmp_path / question.name), question.size, "code")
+        cells = question.cells(lambda arm: 0.05)
+        changed = [name for name in vars(SIZE) if getattr(SIZE, name) != getattr(question.size, name)]
+        assert bool(changed) != bool(question.ablation)
+        assert after.row(question, state.all(), finished.all(), abo) is None
+        for cell in cells:
+            scores = {
+                str(step): dict.fromkeys(verdict.SCORES, 0.5 + abo[cell.arm]) for step in question.size.checkpoints
+            }
+            state.write(cell, {"scores": scores, "metrics": {}, "cpu_s": 1.0})
+        rows[question.name] = after.row(question, state.all(), finished.all(), abo)
+        assert rows[question.name]["seeds"] == list(question.seeds)
+        assert rows[question.name]["here"]["rho"] == pytest.approx(1)
+    told = page._after_text({"abo": abo, "questions": rows})
+    assert told.count("| the main runs |") == len(after.QUESTIONS)
+    assert "| 480 steps instead of 120 | 3 | 50.00 | 60.00 | 70.00 | 80.00 | 90.00 | 100.00 | 1.00 |" in told
