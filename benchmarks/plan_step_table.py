@@ -102,8 +102,8 @@ def _planned(preset: str, slice_: str, quick: bool) -> dict:
 def table(results: list[dict]) -> str:
     """The table of docs/training.md, a row for each step and slice, and which presets share a step.
 
-    What is calculated stands in every row: operations are counted in the program before it is compiled. What only the
-    compiler knows stands where it was asked; of a quick answer only what a thorough one says as well.
+    Operations are counted in the program before it is compiled, for all slices at once. What only the compiler knows
+    stands where it was asked; of a quick answer only what a thorough one says as well.
     """
     found = {(row["preset"], row["slice"]): row for row in sorted(results, key=lambda row: not row.get("quick"))}
     lines = [
