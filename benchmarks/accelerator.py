@@ -22,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PRESETS = {
+    "supervised": "supervised_in1k_200",  # the same encoder, one view: the least a step can be
     "detcon_b": "detcon_b_in1k_300",
     "byol": "byol_in1k_300",
     "detcon_s": "detcon_s_in1k_200",
@@ -199,48 +200,12 @@ def _step(config, given) -> dict:
     return _figures(seconds, config.batch_size, step_flops(config), step)
 
 
-def _supervised(given) -> dict:
-    """The same encoder with a linear classifier on its mean, one view, momentum SGD: the least a step can be."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    from maskmill.training.augment import normalize
-    from maskmill.training.model import encoder, initialize, stats_of
-    from maskmill.training.step import make_mesh
-
-    config, mesh = _config(given, "simclr"), make_mesh()
-    network, optimizer = encoder(config.model), optax.sgd(0.1, momentum=0.9)
-    params, stats = initialize(network, 0)
-    channels = network.module(params, stats).channels
-    params = params | {"classifier": jnp.zeros((channels, 1000), jnp.float32)}
-    batch = _noise(config, mesh)
-
-    def loss(params, stats, batch):
-        module = network.module(params, stats)
-        features = module(normalize(batch["image1"].astype(jnp.float32) / 255), 1).astype(jnp.float32).mean((1, 2))
-        loss = optax.softmax_cross_entropy_with_integer_labels(features @ params["classifier"], batch["label"]).mean()
-        return loss, stats_of(module)
-
-    def step(state, batch):
-        params, stats, opt = state
-        grads, stats = jax.grad(loss, has_aux=True)(params, stats, batch)
-        updates, opt = optimizer.update(grads, opt)
-        return optax.apply_updates(params, updates), stats, opt
-
-    state = jax.device_put((params, stats, optimizer.init(params)), NamedSharding(mesh, PartitionSpec()))
-    lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
-    compiled = lowered.compile()
-    seconds = _timed(lambda state: compiled(state, batch), state, given.steps)
-    return _figures(seconds, config.batch_size, lowered.cost_analysis()["flops"], compiled)
-
-
 def _rounding(given) -> dict:
     """Loss and gradient with operands rounded to bfloat16 against float32, on object-aligned latents."""
     import jax
     import numpy as np
 
+    from maskmill.training.config import LossConfig
     from maskmill.training.losses import detcon_loss
 
     random, n = np.random.default_rng(0), 16 if given.dry_run else 256
@@ -250,7 +215,8 @@ def _rounding(given) -> dict:
     anchors, targets = (np.float32(near + random.normal(size=near.shape)) for _ in range(2))
     found = {}
     for precision in ("highest", "bfloat16"):
-        slope = jax.jit(jax.value_and_grad(lambda a, p=precision: detcon_loss(a, targets, ids, precision=p)[0]))
+        config = LossConfig(precision=precision)
+        slope = jax.jit(jax.value_and_grad(lambda a, c=config: detcon_loss(a, targets, ids, c)[0]))
         loss, gradient = slope(anchors)
         found[precision] = float(loss), np.asarray(gradient, np.float64).ravel()
     (loss, exact), (rounded, gradient) = found["highest"], found["bfloat16"]
@@ -333,7 +299,6 @@ def _input(given) -> dict:
 # By name, the most asked for first.
 CASES: dict[str, Callable] = {
     "device": _device,
-    "supervised": _supervised,
     **{name: lambda given, name=name: _step(_config(given, name), given) for name in PRESETS},
     "rounding": _rounding,
     "resume": _resume,

@@ -329,14 +329,15 @@ def _plan_step(args: argparse.Namespace) -> None:
 
 
 def _presets(args: argparse.Namespace) -> None:
-    from maskmill.training import config_io
+    from maskmill.schemas import options
+    from maskmill.training.config_io import to_json
     from maskmill.training.presets import PRESETS
 
     chosen = {args.name: _preset(args.name)} if args.name else PRESETS
     if args.json:
-        print(json.dumps({n: {"source": p.source, "config": config_io.to_dict(p.config)} for n, p in chosen.items()}))
+        print(json.dumps({n: {"source": p.source, "config": options.to_mapping(p.config)} for n, p in chosen.items()}))
     elif args.name:
-        print(f"{args.name}: {chosen[args.name].source}\n{config_io.to_json(chosen[args.name].config)}", end="")
+        print(f"{args.name}: {chosen[args.name].source}\n{to_json(chosen[args.name].config)}", end="")
     else:
         for name, preset in chosen.items():
             print(f"{name:<32}{preset.source}")

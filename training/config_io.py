@@ -19,7 +19,7 @@ def override(config: Config, assignments: list[str] | tuple[str, ...]) -> Config
     Raises:
         UsageError: no `=`, an unknown key (with the nearest known one), or a value of the wrong type.
     """
-    tree, known = to_dict(config), keys()
+    tree, known = options.to_mapping(config), options.keys_of(Config)
     for text in assignments:
         key, separator, value = text.partition("=")
         if not separator:
@@ -27,38 +27,28 @@ def override(config: Config, assignments: list[str] | tuple[str, ...]) -> Config
         before = from_dict(tree) if key.strip() == "variant" else None
         parsed = options.set_key(tree, key.strip(), value.strip(), known)
         if before is not None:
-            tree = to_dict(apply_variant(before, parsed))
+            tree = options.to_mapping(apply_variant(before, parsed))
     return from_dict(tree)
 
 
-def keys() -> dict[str, Any]:
-    """Every settable dotted key of a configuration, with its type hint."""
-    return options.keys_of(Config)
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """The configuration as plain nested values, tuples as lists: what JSON gives back."""
-    return options.to_mapping(config)
-
-
 def from_dict(values: Any) -> Config:
-    """Inverse of `to_dict`. Absent keys take defaults; unknown keys and wrong types raise UsageError."""
+    """Inverse of `options.to_mapping`. Absent keys take defaults; unknown keys and wrong types raise UsageError."""
     return options.from_mapping(Config, values)
 
 
 def to_json(config: Config) -> str:
     """Canonical JSON text: equal configurations give equal bytes."""
-    return json.dumps(to_dict(config), indent=1, sort_keys=True) + "\n"
+    return json.dumps(options.to_mapping(config), indent=1, sort_keys=True) + "\n"
 
 
 def digest(config: Config) -> str:
     """sha256 of everything that determines the numbers of a run, hence without `log`."""
-    values = {key: value for key, value in to_dict(config).items() if key != "log"}
+    values = {key: value for key, value in options.to_mapping(config).items() if key != "log"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Lines `key: old -> new` for every leaf on which two `to_dict` results differ."""
+    """Lines `key: old -> new` for every leaf on which two mappings differ."""
     lines = []
     for name in sorted(old.keys() | new.keys()):
         a, b = old.get(name, "(absent)"), new.get(name, "(absent)")

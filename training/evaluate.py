@@ -25,7 +25,6 @@ from maskmill.training.backbone import load_backbone
 from maskmill.training.checkpoint import Run, load_run
 from maskmill.training.config import Config, ModelConfig
 from maskmill.training.knn import knn_accuracy
-from maskmill.training.probe import mean_iou
 from maskmill.training.record import decode_image
 from maskmill.training.resize import resize_crop
 from maskmill.training.segmentation import Pairs
@@ -33,7 +32,7 @@ from maskmill.training.step import make_mesh, put_batch
 from maskmill.training.supervised import UNKNOWN, check_labels
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Int32, Int64, UInt8
+    from jaxtyping import Float32, Int32, Int64, Integer, Shaped, UInt8
 
 BATCH = 64  # pictures at a time, and of segmentation so many that they have about as many pixels
 _CENTRE = 224 / 256  # side of the crop, of the picture's shorter one (He et al. 2016)
@@ -92,12 +91,12 @@ def classification_scores(run: Run, data_dir: str, limit: int | None = None) -> 
     network = model.online_network(run.config)
     classes, right, count = run.config.model.classes, np.zeros(2, np.int64), 0
 
-    def ranks(arrays: dict, batch: dict[str, jax.Array]) -> jax.Array:
-        logits = network.module(arrays, arrays)(normalize(batch["image"] / 255.0))
-        own = jnp.take_along_axis(logits, jnp.maximum(batch["label"], 0)[:, None], 1)
+    def ranks(arrays: dict, images: jax.Array, labels: jax.Array) -> jax.Array:
+        logits = network.module(arrays, arrays)(images)
+        own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], 1)
         return (~(logits < own)).sum(1) - 1  # equal ones, and what is no number, count against it
 
-    for rank, labels in _answers(ranks, run.params | run.stats, crops(data_dir, run.config.data.image_size, limit)):
+    for rank, labels in answers(ranks, run.params | run.stats, crops(data_dir, run.config.data.image_size, limit)):
         check_labels(labels, classes, data_dir)
         right += (rank < 1).sum(), (rank < 5).sum()
         count += len(labels)
@@ -110,10 +109,10 @@ def pooled_features(
     """(float32[n, channels], int64[n]): mean of the last feature map on centre crops, and classes, where known."""
     network = model.encoder(config)
 
-    def features(arrays: dict, batch: dict[str, jax.Array]) -> jax.Array:
-        return network.module(arrays, arrays)(normalize(batch["image"] / 255.0)).astype(jnp.float32).mean((1, 2))
+    def features(arrays: dict, images: jax.Array, labels: jax.Array) -> jax.Array:
+        return network.module(arrays, arrays)(images).astype(jnp.float32).mean((1, 2))
 
-    parts = list(_answers(features, arrays, crops(data_dir, size, limit)))
+    parts = list(answers(features, arrays, crops(data_dir, size, limit)))
     return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts]).astype(np.int64)
 
 
@@ -126,17 +125,44 @@ def segmentation_scores(run: Run, data_dir: str, split: str, limit: int | None =
     height, width = (max(config.data.image_size, -(-side // stride) * stride + 1) for side in pairs.largest(number))
     network = model.online_network(config)
 
-    def labels_of(arrays: dict, batch: dict[str, jax.Array]) -> jax.Array:
-        logits = network.module(arrays, arrays)(normalize(batch["image"] / 255.0))
+    def labels_of(arrays: dict, images: jax.Array, labels: jax.Array) -> jax.Array:
+        logits = network.module(arrays, arrays)(images)
         return logits.argmax(-1).astype(jnp.uint8 if classes <= 256 else jnp.int32)
 
     size = max(1, min(BATCH, _PIXELS // (height * width)))
-    confusion = np.zeros(classes**2, np.int64)
     samples = (pairs.padded(i, height, width) for i in range(number))
-    for guess, truth in _answers(labels_of, run.params | run.stats, samples, size):
-        counted = truth != UNKNOWN
-        confusion += np.bincount(truth[counted].astype(np.int64) * classes + guess[counted], minlength=classes**2)
-    return {"images": number} | mean_iou(confusion.reshape(classes, classes))
+    found = answers(labels_of, run.params | run.stats, samples, size)
+    return {"images": number} | mean_iou(np.sum([confusion(truth, guess, classes) for guess, truth in found], 0))
+
+
+def confusion(
+    truth: Integer[np.ndarray, "*pixels"], guess: Integer[np.ndarray, "*pixels"], labels: int
+) -> Int64[np.ndarray, "labels labels"]:
+    """Counts of (truth, prediction), without the pixels whose label is not known."""
+    counted = truth != UNKNOWN
+    pairs = truth[counted].astype(np.int64) * labels + guess[counted]
+    return np.bincount(pairs, minlength=labels**2).reshape(labels, labels)
+
+
+def mean_iou(confusion: Int64[np.ndarray, "labels labels"]) -> dict[str, float]:
+    """Scores of a confusion matrix int64[truth, prediction]; labels that are absent from the truth do not count."""
+    hit = np.diag(confusion)
+    union = confusion.sum(0) + confusion.sum(1) - hit
+    present = confusion.sum(1) > 0
+    return {
+        "miou": float((hit[present] / union[present]).mean()),
+        "pixel_accuracy": float(hit.sum() / confusion.sum()),
+    }
+
+
+def decoded(record: ImageExample, data_dir: str) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture of a record. Raises InputError where it holds masks only, DamageError where it does not decode."""
+    if record.encoded is None:
+        raise InputError(f"{data_dir} holds masks only, without the images, which are needed here")
+    image = decode_image(record.encoded)
+    if image is None:
+        raise DamageError(f"{data_dir}: {record.filename}: the image does not decode")
+    return image
 
 
 def crops(
@@ -150,11 +176,7 @@ def crops(
     """
 
     def centre(record: ImageExample) -> tuple[np.ndarray, np.ndarray]:
-        if record.encoded is None:
-            raise InputError(f"{data_dir} holds masks only, without the images")
-        image = decode_image(record.encoded)
-        if image is None:
-            raise DamageError(f"{data_dir}: {record.filename}: the image does not decode")
+        image = decoded(record, data_dir)
         side = max(1, round(_CENTRE * min(image.shape[:2])))
         top, left = ((length - side) // 2 for length in image.shape[:2])
         out = np.empty((size, size, 3), np.uint8)
@@ -171,23 +193,28 @@ def crops(
         raise InputError(f"{data_dir} has no record with a class to evaluate on")
 
 
-def _answers(
-    function: Callable[[dict, dict[str, jax.Array]], jax.Array],
+def answers(
+    function: Callable[[dict, jax.Array, jax.Array], jax.Array],
     arrays: dict[str, np.ndarray],
-    samples: Iterator[tuple[np.ndarray, np.ndarray]],
+    samples: Iterator[tuple[UInt8[np.ndarray, "height width 3"], Integer[np.ndarray, "*label"]]],
     size: int = BATCH,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Compiles `function` for one shape of batch, split over this process's devices; yields its answers and the labels,
-    without those of the padding."""
+) -> Iterator[tuple[Shaped[np.ndarray, " n *answer"], Integer[np.ndarray, " n *label"]]]:
+    """Compiles a function of a network's arrays, pictures as it takes them, and labels, for one shape of batch.
+
+    The batch is split over this process's devices. Yields the function's answers and the labels, without those of the
+    last batch's padding.
+    """
     mesh = make_mesh(jax.local_devices())
     size = -(-size // mesh.size) * mesh.size
-    run = jax.jit(function)
+    run = jax.jit(lambda arrays, batch: function(arrays, normalize(batch["image"] / 255.0), batch["label"]))
     there = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec()))
     while part := list(itertools.islice(samples, size)):
-        short = size - len(part)
-        batch = {name: np.stack([sample[i] for sample in part]) for i, name in enumerate(("image", "label"))}
-        labels = batch["label"]
-        batch = {name: np.concatenate([x, np.zeros((short, *x.shape[1:]), x.dtype)]) for name, x in batch.items()}
+        images, labels = (np.stack(column) for column in zip(*part, strict=True))
+        padding = size - len(part)
+        batch = {
+            name: np.concatenate([x, np.zeros((padding, *x.shape[1:]), x.dtype)])
+            for name, x in (("image", images), ("label", labels))
+        }
         yield np.asarray(run(there, put_batch(batch, mesh)))[: len(part)], labels
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from maskmill.schemas import storage
+from maskmill.schemas import options, storage
 from maskmill.schemas.errors import InputError, UsageError
 from maskmill.training import config_io, pod
 from maskmill.training.config import Config
@@ -117,7 +117,7 @@ def read_card(workdir: str) -> dict[str, Any] | None:
 
 def _card(config: Config, manifest_digest: str) -> dict[str, Any]:
     digest = config_io.digest(config)
-    return {"config": config_io.to_dict(config), "config_digest": digest, "manifest_digest": manifest_digest}
+    return {"config": options.to_mapping(config), "config_digest": digest, "manifest_digest": manifest_digest}
 
 
 def _check_card(workdir: str, config: Config, manifest_digest: str) -> None:

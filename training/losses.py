@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from maskmill.training.config import LossConfig
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int32
 
@@ -42,20 +44,14 @@ def detcon_loss(
     anchors: Float[jax.Array, "n 2 masks d"],
     targets: Float[jax.Array, "n 2 masks d"],
     ids: Int32[jax.Array, "n 2 masks"],
+    config: LossConfig,
     *,
-    form: str = "paper",
-    reduction: str = "pairs",
-    temperature: float = 0.1,
-    same_view_negatives: bool = True,
-    local_negatives: bool = True,
-    negative_groups: int = 1,
-    chunk: int = 4096,
-    precision: str = "highest",
+    platform: str = "cpu",
     replicate: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> tuple[Float[jax.Array, ""], dict[str, Float[jax.Array, ""]]]:
     """Loss of one global batch, both directions summed.
 
-    `form` is one of:
+    `config.form` is one of:
         paper: -log(e^pos / (e^pos + sum of e^neg)) of every matched pair (Eq. 1), reduced as `reduction` says.
         release: per anchor, cross-entropy of the softmax over positives and negatives together against the uniform
             distribution over its positives, times 1 / copies of its mask in its view; mean over all anchors, those
@@ -63,7 +59,7 @@ def detcon_loss(
         regression: 2 - 2 cos, mean over matched pairs (BYOL); no negatives.
     With one global mask, paper / 2 = release / 2 = NT-Xent (SimCLR).
 
-    `reduction` of the paper's form is `pairs`, the mean over the batch's matched pairs (Eq. 2), or `images`, their sum
+    `config.reduction` of the paper's form is `pairs`, the mean over the batch's matched pairs (Eq. 2), or `images`, their sum
     per image (Eq. 3), mean over images. They differ by one factor per batch, which LARS divides out again for all it
     adapts. Biases and batch norm it does not adapt: at the paper's rates the sum moves them some 80 times as far.
 
@@ -71,12 +67,8 @@ def detcon_loss(
         anchors: float32[n, 2, M, d], predictions (or projections) of both views; normalised here.
         targets: float32[n, 2, M, d], what they are matched to; the caller stops gradients where there are none.
         ids: int32[n, 2, M], identity of each mask within its image, shared by both views; -1 for padding.
-        temperature: tau; logits are cosines / tau.
-        same_view_negatives, local_negatives: see `training.config.LossConfig`.
-        negative_groups: consecutive slices of the batch, each seeing its own negatives only (Table 5, row a).
-        chunk: targets per block of logits, per group; of both views together with `same_view_negatives`.
-        precision: of the products with the negatives: `bfloat16` rounds operands to it and sums in float32, `highest`,
-            `high` and `default` are those of `jax.lax.Precision`. See `resolve_precision`.
+        config: what counts as a negative, the temperature, and the blocks in which logits are computed.
+        platform: what it runs on ("cpu", "tpu", "gpu"...), which decides the products' precision `auto`.
         replicate: given the blocks of targets, their ids and images, returns them on every device; states where the
             gathers happen, before the loop over blocks.
 
@@ -94,25 +86,14 @@ def detcon_loss(
     positives = matched.sum(-1)
     copies = jnp.maximum(_same(ids, ids).sum(-1), 1)
 
-    if form == "regression":
+    if config.form == "regression":
         loss = 2 * jnp.sum(matched * (2 - 2 * cosine)) / jnp.maximum(matched.sum(), 1)
     else:
-        positive = cosine / temperature
-        negative = _negative_logsumexp(
-            anchors,
-            targets,
-            ids,
-            temperature,
-            same_view_negatives,
-            local_negatives,
-            negative_groups,
-            chunk,
-            precision,
-            replicate,
-        )
-        if form == "paper":
+        positive = cosine / config.temperature
+        negative = _negative_logsumexp(anchors, targets, ids, config, platform, replicate)
+        if config.form == "paper":
             pairs = jax.nn.softplus(negative[..., None] - positive)
-            count = n if reduction == "images" else matched.sum() / 2  # of one direction
+            count = n if config.reduction == "images" else matched.sum() / 2  # of one direction
             loss = jnp.where(matched, pairs, 0).sum() / jnp.maximum(count, 1)
         else:
             every = jnp.logaddexp(negative, jax.nn.logsumexp(jnp.where(matched, positive, _NEVER), -1))
@@ -135,16 +116,14 @@ def _negative_logsumexp(
     anchors: jax.Array,
     targets: jax.Array,
     ids: jax.Array,
-    temperature: float,
-    same_view: bool,
-    local: bool,
-    groups: int,
-    chunk: int,
-    precision: str,
+    config: LossConfig,
+    platform: str,
     replicate: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
     """float32[n, 2, M]: log of the sum over the anchor's negatives of exp(cosine / temperature)."""
     n, views, masks, _ = anchors.shape
+    groups, same_view = config.negative_groups, config.same_view_negatives
+    precision = resolve_precision(config.precision, platform)
 
     def lanes(x: jax.Array) -> jax.Array:
         """[n, 2, M, ...] to [lanes, rows, ...]; anchors of a lane see its targets and no others.
@@ -168,23 +147,21 @@ def _negative_logsumexp(
         x = jnp.pad(x, padding, constant_values=fill).reshape(x.shape[0], blocks, block, *x.shape[2:])
         return replicate(jnp.moveaxis(x, 1, 0))
 
-    if not same_view:  # what view v is matched to stands where v does
-        targets, target_ids = targets[:, ::-1], ids[:, ::-1]
-    else:
-        target_ids = ids
+    # Without the anchor's own view, what view v is matched to stands where v does.
+    targets, target_ids = (targets, ids) if same_view else (targets[:, ::-1], ids[:, ::-1])
     image = jnp.broadcast_to(jnp.arange(n)[:, None, None], ids.shape)
     a, a_ids, a_image = lanes(anchors), lanes(ids), lanes(image)
     rows = a.shape[1]
-    block = min(chunk, rows)
+    block = min(config.chunk, rows)
     blocks = -(-rows // block)
     pieces = in_blocks(lanes(targets), 0), in_blocks(lanes(target_ids), PADDING), in_blocks(lanes(image), 0)
 
     def accumulate(total: jax.Array, piece: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         t, t_ids, t_image = piece
-        logits = _product(a, t, precision) / temperature
+        logits = _product(a, t, precision) / config.temperature
         same_image = a_image[..., :, None] == t_image[..., None, :]
         same_mask = a_ids[..., :, None] == t_ids[..., None, :]
-        left_out = same_image & (same_mask if local else True) | (t_ids == PADDING)[..., None, :]
+        left_out = same_image & (same_mask if config.local_negatives else True) | (t_ids == PADDING)[..., None, :]
         piece_total = jax.nn.logsumexp(jnp.where(left_out, _NEVER, logits), -1)
         return jnp.logaddexp(total, piece_total), None
 

@@ -22,20 +22,22 @@ import numpy as np
 import optax
 
 from maskmill.schemas import rle
-from maskmill.schemas.errors import DamageError, InputError
+from maskmill.schemas.errors import InputError
 from maskmill.schemas.image import Annotations
 from maskmill.schemas.reader import Dataset
 from maskmill.training import model
-from maskmill.training.augment import normalize
+from maskmill.training.checkpoint import load_run
 from maskmill.training.config import ModelConfig
+from maskmill.training.evaluate import answers, confusion, decoded, mean_iou
+from maskmill.training.export import ENCODER
 from maskmill.training.knn import knn_accuracy
-from maskmill.training.record import decode_image
 from maskmill.training.resize import resize_crop
+from maskmill.training.supervised import UNKNOWN
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float16, Int64, UInt8
+    from jaxtyping import Float, Float16, UInt8
 
-IGNORE = -1  # pixels that count neither in training nor in evaluation: crowds
+IGNORE = UNKNOWN  # pixels that count neither in training nor in evaluation: crowds
 HELD_OUT = 5  # one record in so many
 DEFAULT_LIMIT = 4000  # records; their features stay in memory, 0.4 MB each for a ResNet-50 at 224 px
 _COARSE = 4  # labels are trained on at 1 / 4 of the image's side, evaluated at full side
@@ -76,11 +78,7 @@ def load_labelled(data_dir: str, size: int, limit: int | None = None, *, stride:
     for number, record in enumerate(Dataset.open(data_dir)):
         if number == (limit or DEFAULT_LIMIT):
             break
-        if record.encoded is None:
-            raise InputError(f"{data_dir} holds masks only, without the images; a probe needs both")
-        image = decode_image(record.encoded)
-        if image is None:
-            raise DamageError(f"{data_dir}: {record.filename}: the image does not decode")
+        image = decoded(record, data_dir)
         images.append(np.empty((size, size, 3), np.uint8))
         resize_crop(image, np.array([0, 0, *image.shape[:2], 0]), True, images[-1])
         labels, found = _paint(record.annotations, record.height, record.width, size, stride)
@@ -146,18 +144,13 @@ def extract(
         float16[n, size / 32, size / 32, channels].
     """
     network = model.encoder(config)
-    arrays = [
-        {name: group.get(f"encoder.{name}", group.get(name)) for name in names}
-        for names, group in ((network.params, params), (network.stats, stats))
-    ]
-    run = jax.jit(lambda p, s, x: network.module(p, s)(normalize(x / 255.0)).astype(jnp.float32))
-    parts = []
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch]
-        padded = np.zeros((batch, *part.shape[1:]), np.float32)  # one shape, one compilation
-        padded[: len(part)] = part
-        parts.append(np.asarray(run(*arrays, padded))[: len(part)].astype(np.float16))
-    return np.concatenate(parts)
+
+    def features(arrays: dict, images: jax.Array, labels: jax.Array) -> jax.Array:
+        return network.module(arrays, arrays)(images).astype(jnp.float32)
+
+    arrays = {name.removeprefix(ENCODER): x for name, x in {**params, **stats}.items()}
+    unlabelled = ((image, np.zeros((), np.int32)) for image in images)
+    return np.concatenate([x.astype(np.float16) for x, _ in answers(features, arrays, unlabelled, batch)])
 
 
 def segmentation_scores(
@@ -213,24 +206,8 @@ def segmentation_scores(
         layer, state = update(layer, state, features[picked], coarse[picked].astype(np.int32))
 
     predict = jax.jit(lambda layer, x: logits_of(layer, x, size).argmax(-1))
-    confusion = np.zeros((outputs, outputs), np.int64)
-    for index in np.flatnonzero(data.held_out):
-        truth, guess = data.labels[index], np.asarray(predict(layer, features[index : index + 1]))[0]
-        counted = truth != IGNORE
-        pairs = truth[counted].astype(np.int64) * outputs + guess[counted]
-        confusion += np.bincount(pairs, minlength=outputs**2).reshape(outputs, outputs)
-    return mean_iou(confusion)
-
-
-def mean_iou(confusion: Int64[np.ndarray, "labels labels"]) -> dict[str, float]:
-    """Scores of a confusion matrix int64[truth, prediction]; labels that are absent from the truth do not count."""
-    hit = np.diag(confusion)
-    union = confusion.sum(0) + confusion.sum(1) - hit
-    present = confusion.sum(1) > 0
-    return {
-        "miou": float((hit[present] / union[present]).mean()),
-        "pixel_accuracy": float(hit.sum() / confusion.sum()),
-    }
+    guesses = ((i, np.asarray(predict(layer, features[i : i + 1]))[0]) for i in np.flatnonzero(data.held_out))
+    return mean_iou(np.sum([confusion(data.labels[i], guess, outputs) for i, guess in guesses], 0))
 
 
 def knn_scores(features: Float[np.ndarray, "n cells cells channels"], data: Labelled) -> dict[str, float]:
@@ -274,8 +251,6 @@ def probe(run_dir: str, data_dir: str, *, step: int | None = None, limit: int | 
     Raises:
         InputError, DamageError: as `load_run` and `load_labelled`.
     """
-    from maskmill.training.checkpoint import load_run
-
     run = load_run(run_dir, step)
     config = run.config.model
     size = run.config.data.image_size // config.stride * config.stride

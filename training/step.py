@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from maskmill.schemas.errors import UsageError
 from maskmill.training.augment import augment_views
 from maskmill.training.config import Config
-from maskmill.training.losses import PADDING, detcon_loss, resolve_precision
+from maskmill.training.losses import PADDING, detcon_loss
 from maskmill.training.model import forward, initialize, online_network, stats_of, target_network
 from maskmill.training.optim import Schedule, ema_decay, lars, learning_rate
 from maskmill.training.supervised import label_loss
@@ -138,8 +138,6 @@ def _contrast(config: Config, mesh: Mesh) -> Objective:
     """DetCon's loss on two views and its target network's; with one global mask SimCLR's and BYOL's."""
     online, target = online_network(config), target_network(config)
     replicated = NamedSharding(mesh, PartitionSpec())
-    loss_options = {name: getattr(config.loss, name) for name in config.loss.__dataclass_fields__}
-    loss_options["precision"] = resolve_precision(config.loss.precision, mesh.devices.flat[0].platform)
 
     def loss_of(params: dict[str, jax.Array], state: State, batch: Batch) -> tuple[jax.Array, tuple]:
         both = ("1", "2")
@@ -154,13 +152,9 @@ def _contrast(config: Config, mesh: Mesh) -> Objective:
             follower = target.module(state["target_params"], state["target_stats"])
             targets = jax.lax.stop_gradient(forward(follower, views, weights, ids != PADDING)[0])
             target_stats = stats_of(follower)
-        loss, diagnostics = detcon_loss(
-            prediction,
-            targets,
-            ids,
-            replicate=lambda x: jax.lax.with_sharding_constraint(x, replicated),
-            **loss_options,
-        )
+        platform = mesh.devices.flat[0].platform
+        everywhere = functools.partial(jax.lax.with_sharding_constraint, shardings=replicated)
+        loss, diagnostics = detcon_loss(prediction, targets, ids, config.loss, platform=platform, replicate=everywhere)
         diagnostics["projection_std"] = _spread(jax.lax.stop_gradient(projection), ids != PADDING)
         return loss, (stats_of(network), target_stats, diagnostics)
 

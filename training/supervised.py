@@ -5,7 +5,6 @@ The same step, input and checkpoints as everything else; only the loss and what 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,8 @@ import optax
 
 from maskmill.schemas.errors import InputError, UsageError
 from maskmill.training.augment import augment_views
-from maskmill.training.config import Config
+from maskmill.training.config import Config, DataConfig
+from maskmill.training.input import Batches
 from maskmill.training.model import online_network, stats_of
 
 if TYPE_CHECKING:
@@ -41,27 +41,17 @@ def label_loss(config: Config) -> Callable:
     return loss_of
 
 
-def reader_of(config: Config) -> Callable[..., Any]:
-    """What a run reads its batches with: `training.input.Batches`, or something that is called in the same way."""
-    from maskmill.training.input import Batches
+class LabelledBatches(Batches):
+    """First views with labels that are looked at before they are used: on the device a wrong one would only give NaN."""
 
-    if config.algorithm == "fcn":
-        from maskmill.training.segmentation import Crops
+    def __init__(self, data_dir: str, config: DataConfig, *, classes: int, **options: int):
+        super().__init__(data_dir, config, **options)  # type: ignore[arg-type]
+        self._classes = classes
 
-        return functools.partial(Crops, classes=config.model.classes)
-    return functools.partial(_classes_of, Batches, config.model.classes) if config.has_labels else Batches
-
-
-def _classes_of(kind: Any, classes: int, data_dir: str, *args: Any, **options: Any) -> Any:
-    """Batches whose labels are looked at before they are used: on the device a wrong one would only give NaN."""
-
-    class Labelled(kind):
-        def at(self, step: int) -> Iterator[dict[str, np.ndarray]]:
-            for batch in super().at(step):
-                check_labels(batch["label"], classes, data_dir)
-                yield {name: batch[name] for name in ("image1", "label", "key")}
-
-    return Labelled(data_dir, *args, **options)
+    def at(self, step: int) -> Iterator[dict[str, np.ndarray]]:
+        for batch in super().at(step):
+            check_labels(batch["label"], self._classes, self._folder)
+            yield {name: batch[name] for name in ("image1", "label", "key")}
 
 
 def check_labels(labels: Integer[np.ndarray, " n"], classes: int, data_dir: str) -> None:

@@ -5,6 +5,7 @@ checkpoint. The same command therefore goes on where the last one stopped, bit f
 """
 
 import contextlib
+import functools
 import signal
 import sys
 from collections.abc import Callable
@@ -21,11 +22,13 @@ from maskmill.training.backbone import start_from
 from maskmill.training.checkpoint import Checkpoints
 from maskmill.training.config import Config
 from maskmill.training.folder import RunFolder
+from maskmill.training.input import Batches
 from maskmill.training.optim import run_length
 from maskmill.training.profiler import Profiler, share_of_peak
 from maskmill.training.runlog import RunLog, WriterFactory
+from maskmill.training.segmentation import Crops
 from maskmill.training.step import Batch, Metrics, check_divisible, init_state, make_mesh, make_step, put_batch
-from maskmill.training.supervised import reader_of
+from maskmill.training.supervised import LabelledBatches
 
 INTERRUPTED = 130
 
@@ -138,10 +141,7 @@ def _opened(data_dir: str, config: Config, devices: int, batches: Callable[..., 
     check_divisible(config, devices, jax.process_count())
     if config.frozen and not config.init:
         raise UsageError("frozen=true trains a head on a backbone that stays as it is; say which: --init RUN")
-    if batches is None:
-        batches = reader_of(config)
-    assert batches is not None
-    data = batches(
+    data = (batches or _reader(config))(
         data_dir,
         config.data,
         global_batch=config.batch_size,
@@ -150,6 +150,12 @@ def _opened(data_dir: str, config: Config, devices: int, batches: Callable[..., 
         process_count=jax.process_count(),
     )
     return data, *run_length(config, data.num_records)
+
+
+def _reader(config: Config) -> Callable[..., Any]:
+    if config.algorithm == "fcn":
+        return functools.partial(Crops, classes=config.model.classes)
+    return functools.partial(LabelledBatches, classes=config.model.classes) if config.has_labels else Batches
 
 
 def _check_finite(metrics: Metrics, step: int, names: list[str], checkpoints: Checkpoints) -> None:

@@ -1,9 +1,11 @@
 """What users and their surroundings do wrong, as commands meet it: one sentence and an exit code, never a traceback.
 
-A wrong topology's name is in test_plan_step.py; a host with another data set, and folders that are not shared, in
-test_pods.py, where there are several hosts.
+A wrong topology's name is in test_plan_step.py; one host of several with another data set, and folders that are not
+shared, in test_pods.py, where there are several hosts.
 """
 
+import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -11,6 +13,7 @@ import sys
 
 import pytest
 
+from maskmill.schemas import storage
 from maskmill.training import cli, folder
 from maskmill.training.config_io import to_json
 
@@ -89,3 +92,37 @@ def test_a_cache_that_is_full(train, tmp_path):
     assert code == 4
     assert "may hold 1e-06 GB, and 0 GB of it are in use when scenes-train.tfrecord-" in line
     assert "raise --cache-gb, set MASKMILL_CACHE to a larger disk, or lower data.shuffle_group_bytes" in line
+
+
+def test_a_disk_of_the_cache_that_is_full(train, tmp_path, monkeypatch):
+    """In the middle of a shard; nothing half-written stays there."""
+    whole = storage.create
+
+    class Full:
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    @contextlib.contextmanager
+    def create(path):
+        with whole(path) as file:
+            yield Full() if path.startswith(str(tmp_path / "cache")) else file
+
+    monkeypatch.setattr(storage, "create", create)
+    code, [line] = train(tmp_path / "run")
+    assert code == 4
+    assert line.startswith("detcon train: cannot keep scenes-train.tfrecord-")
+    assert f" in {tmp_path / 'cache'}: No space left on device; set MASKMILL_CACHE to a folder with room" in line
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_a_host_that_goes_on_with_another_data_set(train, gcs, scenes, tmp_path):
+    workdir = tmp_path / "run"
+    assert train(workdir, "--until", "1") == (0, [])
+    before = sorted(os.listdir(workdir / "checkpoints"))
+    scenes.write_scenes(str(tmp_path / "other"), 12, size=(70, 90), seed=1)
+    gcs.upload(tmp_path / "other", "mill", "data")
+    code, [line] = train(workdir)
+    assert code == 4
+    assert line.startswith(f"detcon train: {workdir} holds a run on another data set (manifest ")
+    assert line.endswith("; train there again only with the same data, or use another --workdir")
+    assert sorted(os.listdir(workdir / "checkpoints")) == before

@@ -6,8 +6,9 @@ import json
 import pytest
 
 from maskmill.schemas.errors import UsageError
+from maskmill.schemas.options import keys_of, to_mapping
 from maskmill.training.config import Config, DataConfig, LossConfig, ModelConfig
-from maskmill.training.config_io import differences, digest, from_dict, keys, override, to_dict, to_json
+from maskmill.training.config_io import differences, digest, from_dict, override, to_json
 from maskmill.training.optim import learning_rate, run_length
 from maskmill.training.presets import PRESETS, apply_variant
 
@@ -20,8 +21,8 @@ def test_presets_survive_json(name):
 
 
 def test_every_key_can_be_set_to_its_own_value():
-    tree = to_dict(Config())
-    for key in keys():
+    tree = to_mapping(Config())
+    for key in keys_of(Config):
         value = tree
         for part in key.split("."):
             value = value[part]
@@ -110,7 +111,7 @@ def test_unknown_keys_in_json_are_refused():
 def test_variant_sets_its_points_and_each_can_be_set_alone():
     config = PRESETS["detcon_b_in1k_300"].config
     release = apply_variant(config, "release")
-    changed = {line.split(":")[0] for line in differences(to_dict(config), to_dict(release))}
+    changed = {line.split(":")[0] for line in differences(to_mapping(config), to_mapping(release))}
     assert changed == {
         "variant", "data.pool", "data.crop", "loss.form", "model.target_init",
         "optim.lr", "optim.weight_decay", "optim.warmup_epochs", "optim.ema_base",
@@ -147,7 +148,7 @@ def test_presets_cover_every_row_and_column_of_the_papers_analyses():
         rows[base, f"{base}_local"] = local
         rows[base, f"{base}_one_view"] = local | point | {"data.views: 2 -> 1"}
     for (base, name), changes in rows.items():
-        found = set(differences(to_dict(PRESETS[base].config), to_dict(PRESETS[name].config)))
+        found = set(differences(to_mapping(PRESETS[base].config), to_mapping(PRESETS[name].config)))
         assert found == changes, name
 
 
@@ -172,7 +173,7 @@ def test_presets_of_transfer_are_the_papers():
         assert float(rate(step)) == pytest.approx(expected), step
     assert (voc.optim.weight_decay, voc.optim.momentum, voc.optim.trust) == (1e-4, 0.9, 0)
     for name in ("fcn_voc", "fcn_cityscapes"):
-        both = (to_dict(PRESETS[n].config) for n in (name, f"{name}_frozen"))
+        both = (to_mapping(PRESETS[n].config) for n in (name, f"{name}_frozen"))
         assert differences(*both) == ["frozen: False -> True"]
     city = PRESETS["fcn_cityscapes"].config
     assert (run_length(city, 2_975)[0], city.model.classes, city.data.image_size) == (90_000, 19, 769)

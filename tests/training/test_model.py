@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskmill.training.config import Config, ModelConfig
+from maskmill.training.config import Config, LossConfig, ModelConfig
 from maskmill.training.export import torchvision_state
 from maskmill.training.losses import detcon_loss
 from maskmill.training.model import encoder, forward, initialize, mask_pool, online_network, stats_of, target_network
@@ -78,8 +78,8 @@ def test_the_loss_costs_what_the_paper_says(d, millions, same_view):
     def loss_flops(width):
         latents = jax.ShapeDtypeStruct((4096, 2, 16, width), jnp.float32)
         ids = jax.ShapeDtypeStruct((4096, 2, 16), jnp.int32)
-        loss = lambda a, t, i: detcon_loss(a, t, i, chunk=4096 * 32, same_view_negatives=same_view)[0]  # noqa: E731
-        return flops(loss, latents, latents, ids)
+        config = LossConfig(chunk=4096 * 32, same_view_negatives=same_view)
+        return flops(lambda a, t, i: detcon_loss(a, t, i, config)[0], latents, latents, ids)
 
     # What grows with the latents' width is the products; per image and view.
     per_view = (loss_flops(2 * d) - loss_flops(d)) / 2 / (4096 * 2)

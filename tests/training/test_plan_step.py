@@ -134,8 +134,8 @@ def test_the_bound_is_the_slower_of_work_and_memory(tiny_config):
     assert "100.0 ms, bound by memory (compute 10.0, memory 100.0)" in text
 
 
-def test_the_tables_of_the_docs_show_the_results():
-    """Every preset of the paper is in them, alone or beside the one whose step it shares."""
+def test_the_table_of_the_docs_shows_the_results():
+    """Every preset of the paper is in it, alone or beside the one whose step it shares; what was not compiled says so."""
     results = json.loads(plan_step_table.RESULTS.read_text())
     shown = plan_step_table.table(results)
     assert f"{plan_step_table.BEGIN}{shown}{plan_step_table.END}" in plan_step_table.DOCS.read_text()
@@ -144,8 +144,20 @@ def test_the_tables_of_the_docs_show_the_results():
         assert (f"`{name}`" in shown) == of_the_paper, name
     row = next(r for r in results if (r["preset"], r["slice"]) == ("detcon_b_in1k_300", "v5e-128"))
     assert f"| {row['memory']['peak'] / 2**30:.2f} of 16 |" in shown
-    other = [row | {"memory": row["memory"] | {"peak": 2**30}}]  # the control
-    assert "| 1.00 of 16 |" in plan_step_table.table(other)
+    other = row | {"memory": row["memory"] | {"peak": 2**30}}  # the control
+    assert "| 1.00 of 16 | 47.6 | 0 / 1 (67 MB) | 58 |" in plan_step_table.table([other])
+    compiled = {(r["preset"], r["slice"]) for r in results if r["slice"] != plan_step_table.ANY}
+    pairs = len(plan_step_table.SLICES) * len(plan_step_table.steps())
+    assert shown.count("not compiled") == pairs - len(compiled)
+
+
+def test_a_quick_answer_stands_until_there_is_a_thorough_one():
+    results = json.loads(plan_step_table.RESULTS.read_text())
+    row = next(r for r in results if (r["preset"], r["slice"]) == ("detcon_b_in1k_300", "v5e-128"))
+    quick = row | {"quick": True, "bytes_accessed": 1e9}
+    assert "| 2.93 of 16 (quick) | | 0 / 1 | | |" in plan_step_table.table([quick])
+    for both in ([quick, row], [row, quick]):
+        assert plan_step_table.table(both) == plan_step_table.table([row])
 
 
 def test_steps_are_alike_where_only_data_and_schedules_differ():
