@@ -5,6 +5,7 @@ scale (1000, min_size 1000), labels become raw uint8, an Example goes into a TFR
 it (plan, worker, shards, manifest) at one scale and at three.
 
     python -m benchmarks.build [--images FOLDER] [--limit N]
+    python -m benchmarks.build --stages ...        where our CPU time goes; see benchmarks/build_stages.py
 
 CPU seconds of the whole process tree are compared, so that a busy machine changes the ratio little.
 """
@@ -15,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from benchmarks.build_stages import show_stages
 
 _THEIRS = """
 import os, sys
@@ -60,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", help="folder of JPEGs (default: scikit-image's photographs, repeated)")
     parser.add_argument("--limit", type=int, default=200, help="pictures to use (default: 200)")
+    parser.add_argument("--stages", action="store_true", help="where the time of three scales goes, instead")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         pictures = Path(scratch) / "pictures"
@@ -80,20 +84,14 @@ def main() -> None:
             cost = measure([sys.executable, "-c", _THEIRS, str(out)], "\n".join(map(str, sorted(folder.iterdir()))))
             return *cost, out.stat().st_size
 
+        def build(folder: Path, scales: str) -> list[str]:
+            arguments = ["build", "--dataset", "folder", "--images", str(folder), "--workers", "1"]
+            return [*arguments, "--masks", f"fh(scales={scales})"]
+
         def ours(folder: Path, scales: str) -> tuple[float, float, int]:
             out = Path(scratch) / f"ours-{folder.name}-{len(scales)}"
-            command = [
-                sys.executable,
-                "-m",
-                "maskmill.pipelines.commands.cli",
-                "build",
-                "--dataset",
-                "folder",
-                "--images",
-                str(folder),
-            ]
-            command += ["--masks", f"fh(scales={scales})", "--out", str(out), "--workers", "1"]
-            return *measure(command), sum(p.stat().st_size for p in out.glob("*.tfrecord-*"))
+            command = [sys.executable, "-m", "maskmill.pipelines.commands.cli", *build(folder, scales)]
+            return *measure([*command, "--out", str(out)]), sum(p.stat().st_size for p in out.glob("*.tfrecord-*"))
 
         sides = {
             "theirs, FH at 1 scale": theirs,
@@ -101,6 +99,10 @@ def main() -> None:
             "ours,   FH at 3 scales": lambda folder: ours(folder, "(500,1000,1500)"),
         }
         measure([sys.executable, "-m", "maskmill.pipelines.commands.cli", "warmup", "--masks", "fh"])
+        if args.stages:
+            scales = "(500,1000,1500)"
+            show_stages((count_few, build(few, scales)), (args.limit, build(pictures, scales)), measure, Path(scratch))
+            return
         rates = {}
         print(f"{args.limit} pictures, one core each; load {os.getloadavg()[0]:.1f}")
         print(f"{'':<24}{'CPU s/image':>12}{'images/s/core':>15}{'start-up s':>12}{'bytes/image':>13}{'peak MB':>9}")

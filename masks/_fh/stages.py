@@ -20,7 +20,7 @@ from maskmill.masks._fh.scales import join_components, paint
 from maskmill.masks._fh.smoothing import smooth
 from maskmill.masks._fh.sorting import DIGITS, PATIENCE, sort_edges
 from maskmill.masks._fh.thinning import EXACT_SIZE, ROUNDED_SIZE
-from maskmill.masks._fh.tiles import TILE_PIXELS, edge_capacity, join_tiles, tile_side
+from maskmill.masks._fh.tiles import PAIR_SLOTS, TILE_PIXELS, edge_capacity, join_tiles, tile_side
 from maskmill.masks._fh.workspace import Workspace
 from maskmill.masks.runs import (
     COLUMNS,
@@ -76,6 +76,7 @@ def _tile_scratch(workspace: Workspace) -> tuple[np.ndarray, ...]:
         take("tile_costs", TILE_PIXELS, np.float64),
         take("tile_parents", TILE_PIXELS, np.uint16),
         take("tile_numbers", TILE_PIXELS, np.uint32),
+        take("tile_pairs", PAIR_SLOTS, np.uint32),
     )
 
 

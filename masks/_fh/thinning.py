@@ -65,15 +65,24 @@ def _load(planes, top, left, rows, columns, exact):
     last = columns - 1 if left + columns > width else columns
     for i in range(rows):
         y = min(max(top + i, 0), height - 1)
+        start = FRONT + i * EXACT_ROW + PIXELS
+        # The three planes side by side: a short stretch of each is waited for, and these waits overlap.
+        source_0 = planes[0, y, left + first : left + last]
+        source_1 = planes[1, y, left + first : left + last]
+        source_2 = planes[2, y, left + first : left + last]
+        row_0 = exact[start + first : start + last]
+        row_1 = exact[start + first + PITCH : start + last + PITCH]
+        row_2 = exact[start + first + 2 * PITCH : start + last + 2 * PITCH]
+        for j in range(source_0.size):
+            row_0[j] = source_0[j]
+            row_1[j] = source_1[j]
+            row_2[j] = source_2[j]
         for channel in range(3):
-            start = FRONT + i * EXACT_ROW + PIXELS + channel * PITCH
-            source = planes[channel, y]
-            for j in range(first, last):
-                exact[start + j] = source[left + j]
+            edge = start + channel * PITCH
             if first > 0:
-                exact[start] = exact[start + 1]
+                exact[edge] = exact[edge + 1]
             if last < columns:
-                exact[start + last] = exact[start + last - 1]
+                exact[edge + last] = exact[edge + last - 1]
 
 
 @njit(nogil=True, cache=True)

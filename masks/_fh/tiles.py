@@ -16,7 +16,10 @@ Invariant: at weight w, a component that is not closed is exactly the component 
 edges at its border seen so far were accepted, and none from outside was due. A closed component does not change any
 more, so every edge handed on meets the component it would have met in the true order.
 
-Handing on only the open edges of a spanning tree is enough, by the same argument that lets `thinning` drop edges.
+Of several open edges between the same two components only the first is handed on, as far as a small table remembers:
+both are closed, so the others would do nothing. Where edges abound, noise at a small scale, only those of a spanning
+forest are: that is enough by the same argument that lets `thinning` drop edges, and bounds how many there can be. Finding
+the forest everywhere would cost more than it saves.
 
 *Free edges.* An edge lighter than k / (pixels of the picture) is below every threshold there can be, so it is accepted
 whenever it comes. It needs no place in the order, and as a leaving edge limits nothing but heavier edges. Without this
@@ -50,6 +53,7 @@ TAG_MASK = TILE_PIXELS - 1
 TILE_ROW = 1 << TAG_COLUMN_BITS
 DIRECTION_SHIFT = 30  # an edge's identity in the picture: direction << 30 | raster index of its block
 CLOSED = np.float32(-1.0)
+PAIR_SLOTS = 1 << 10  # of the table of pairs, which shares the first-level cache with the labels
 
 
 def tile_side(length: int) -> int:
@@ -162,6 +166,57 @@ def _gather_lists(list_weights, list_tags, places):
     return np.int64(count)
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _ends(tag):
+    """Returns the two pixels of a tile's edge."""
+    direction = tag >> np.uintp(TAG_BITS)
+    block = tag & np.uintp(TAG_MASK)
+    below = np.uintp(direction != np.uintp(RIGHT)) << np.uintp(TAG_COLUMN_BITS)
+    beside = np.uintp(direction == np.uintp(RIGHT)) | np.uintp(direction == np.uintp(FALLING))
+    return block + np.uintp(direction == np.uintp(RISING)), block + beside + below
+
+
+@njit(nogil=True, cache=True)
+def _join_tile(weights, tags, count, k, bounds, limits, labels, following, sizes, costs, rejected):
+    """Runs the shared pass inside one tile; see the module's text for the invariant.
+
+    Components are found by looking up a pixel's label and joined by relabelling the smaller one, whose pixels
+    `following` strings into a ring. `rejected` receives the places of the open edges. Returns how many there are.
+    """
+    rejections = np.uintp(0)
+    for i in range(np.uintp(count)):
+        first, second = _ends(np.uintp(tags[i]))
+        a = np.uintp(labels[first])
+        b = np.uintp(labels[second])
+        if a == b:
+            continue
+        weight = weights[i]
+        if weight < min(limits[a], limits[b]):
+            if sizes[a] < sizes[b]:
+                a, b = b, a
+            pixel = b
+            while True:
+                labels[pixel] = np.uint16(a)
+                pixel = np.uintp(following[pixel])
+                if pixel == b:
+                    break
+            link = following[a]
+            following[a] = following[b]
+            following[b] = link
+            size = np.int64(sizes[a]) + np.int64(sizes[b])
+            sizes[a] = np.uint16(size)
+            costs[a] = weight
+            bound = min(bounds[a], bounds[b])
+            bounds[a] = bound
+            limits[a] = min(np.float32(weight + k / size), bound)
+        else:
+            limits[a] = CLOSED
+            limits[b] = CLOSED
+            rejected[rejections] = np.uint32(i)
+            rejections += np.uintp(1)
+    return np.int64(rejections)
+
+
 @njit(nogil=True, cache=True)
 def _find(parents, node):
     while parents[node] != node:
@@ -171,72 +226,47 @@ def _find(parents, node):
 
 
 @njit(nogil=True, cache=True)
-def _join_tile(
-    weights,
-    tags,
-    count,
-    k,
-    bounds,
-    limits,
-    labels,
-    following,
-    sizes,
-    costs,
-    parents,
-    corner,
-    width,
-    edge_weights,
-    edge_ids,
-    edge_count,
-):
-    """Runs the shared pass inside one tile; see the module's text for the invariant.
+def _keep_forest(rejected, rejections, tags, labels, parents):
+    """Keeps the open edges of a spanning forest of the components. Returns how many there are."""
+    for pixel in range(parents.size):
+        parents[pixel] = pixel
+    kept = 0
+    for r in range(rejections):
+        first, second = _ends(np.uintp(tags[rejected[r]]))
+        a = _find(parents, np.int64(labels[first]))
+        b = _find(parents, np.int64(labels[second]))
+        if a != b:
+            parents[a] = b
+            rejected[kept] = rejected[r]
+            kept += 1
+    return kept
 
-    Components are found by looking up a pixel's label and joined by relabelling the smaller one, whose pixels
-    `following` strings into a ring. `parents` holds the spanning forest of the open edges, over labels.
+
+@njit(nogil=True, cache=True)
+def _hand_on(weights, tags, rejected, rejections, labels, pairs, corner, width, edge_weights, edge_ids, edge_count):
+    """Hands open edges on, but for those whose pair of components the table remembers. Returns the new number of edges.
+
+    Every slot is written and only a new pair advances: no branch to mispredict.
     """
-    for i in range(count):
-        tag = np.int64(tags[i])
-        direction = tag >> TAG_BITS
-        block = tag & TAG_MASK
-        first = block + np.int64(direction == RISING)
-        second = block + np.int64(direction != DOWN and direction != RISING) + TILE_ROW * np.int64(direction != RIGHT)
-        a = np.int64(labels[first])
-        b = np.int64(labels[second])
-        if a == b:
-            continue
-        weight = weights[i]
-        if weight < min(limits[a], limits[b]):
-            if sizes[a] < sizes[b]:
-                a, b = b, a
-            pixel = b
-            while True:
-                labels[pixel] = a
-                pixel = np.int64(following[pixel])
-                if pixel == b:
-                    break
-            following[a], following[b] = following[b], following[a]
-            size = sizes[a] + sizes[b]
-            sizes[a] = size
-            costs[a] = weight
-            bound = min(bounds[a], bounds[b])
-            bounds[a] = bound
-            limits[a] = min(np.float32(weight + k / size), bound)
-        else:
-            limits[a] = CLOSED
-            limits[b] = CLOSED
-            a = _find(parents, a)
-            b = _find(parents, b)
-            if a != b:
-                parents[a] = b
-                edge_weights[edge_count] = weight
-                edge_ids[edge_count] = np.uint32(
-                    (direction << DIRECTION_SHIFT)
-                    + corner
-                    + (block >> TAG_COLUMN_BITS) * width
-                    + (block & (TILE_ROW - 1))
-                )
-                edge_count += 1
-    return edge_count
+    pairs[:] = 0  # no pair: a label and itself
+    place = np.uintp(edge_count)
+    for r in range(np.uintp(rejections)):
+        i = np.uintp(rejected[r])
+        tag = np.uintp(tags[i])
+        first, second = _ends(tag)
+        low = np.uintp(min(labels[first], labels[second]))
+        high = np.uintp(max(labels[first], labels[second]))
+        pair = np.uint32(low | (high << np.uintp(16)))
+        slot = (low * np.uintp(31) + high * np.uintp(17)) & np.uintp(PAIR_SLOTS - 1)
+        block = tag & np.uintp(TAG_MASK)
+        pixel = (block >> np.uintp(TAG_COLUMN_BITS)) * np.uintp(width) + (block & np.uintp(TILE_ROW - 1))
+        edge_weights[place] = weights[i]
+        edge_ids[place] = np.uint32(
+            ((tag >> np.uintp(TAG_BITS)) << np.uintp(DIRECTION_SHIFT)) + np.uintp(corner) + pixel
+        )
+        place += np.uintp(pairs[slot] != pair)
+        pairs[slot] = pair
+    return np.int64(place)
 
 
 @njit(nogil=True, cache=True)
@@ -277,7 +307,7 @@ def join_tiles(
         The number of nodes and of edges handed on.
     """
     (exact, rounded, list_weights, list_tags, spare_weights, spare_tags, starts, pending,
-     bounds, limits, labels, following, sizes, costs, parents, numbers) = scratch  # fmt: skip
+     bounds, limits, labels, following, sizes, costs, parents, numbers, pairs) = scratch  # fmt: skip
     height, width = node_of_pixel.shape
     node_count = edge_count = np.int64(0)
     places = np.empty(4, np.int64)
@@ -301,13 +331,18 @@ def join_tiles(
             for pixel in range(shape[0] * TILE_ROW):
                 labels[pixel] = pixel
                 following[pixel] = pixel
-                parents[pixel] = pixel
                 sizes[pixel] = 1
                 costs[pixel] = 0.0
                 limits[pixel] = min(np.float32(k), bounds[pixel])
-            edge_count = _join_tile(
-                list_weights, list_tags, count, k, bounds, limits, labels, following, sizes, costs, parents,
-                corner, width, edge_weights, edge_ids, edge_count,
+            rejected = spare_tags  # the sort is over
+            rejections = _join_tile(
+                list_weights, list_tags, count, k, bounds, limits, labels, following, sizes, costs, rejected
+            )
+            if 2 * rejections > shape[0] * shape[1]:  # else they are fewer than `edge_capacity` has room for
+                rejections = _keep_forest(rejected, rejections, list_tags, labels, parents)
+            edge_count = _hand_on(
+                list_weights, list_tags, rejected, rejections, labels, pairs, corner, width,
+                edge_weights, edge_ids, edge_count,
             )  # fmt: skip
             node_count = _number_nodes(
                 labels, sizes, costs, shape, numbers, node_of_pixel, top, left, nodes, node_costs, node_count

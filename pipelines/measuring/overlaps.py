@@ -67,9 +67,13 @@ class ImageOverlaps:
     layers: list[LayerOverlaps]
     heat: list[list[int]]
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields, lists as they are: `dataclasses.asdict` copies every number, for longer than a record is encoded."""
+        return {**vars(self), "layers": [vars(layer) for layer in self.layers]}
+
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "ImageOverlaps":
-        """The inverse of `dataclasses.asdict`, through JSON or not."""
+        """The inverse of `to_json`, through JSON or not."""
         return cls(**{**fields, "layers": [LayerOverlaps(**layer) for layer in fields["layers"]]})
 
 
@@ -146,6 +150,8 @@ def _layer_overlaps(masks: MaskSet, matrix: np.ndarray, pixels: int) -> LayerOve
 
 def _heat(counts: tuple[bytes, ...], height: int, width: int) -> list[list[int]]:
     """See `ImageOverlaps`. From boxes, because drawing every instance would cost as much as a scale of FH."""
+    if not counts:
+        return [[0] * HEAT_CELLS for _ in range(HEAT_CELLS)]
     found = boxes(counts, height, width)
     edges = np.arange(HEAT_CELLS + 1)
 

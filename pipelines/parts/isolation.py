@@ -213,7 +213,7 @@ def serve() -> None:
             built = builder.build(Input.from_json(head["item"].encode()), data)
             signal.setitimer(signal.ITIMER_REAL, 0)
             refusal = dataclasses.asdict(built.refusal) if built.refusal else None
-            overlaps = dataclasses.asdict(built.overlaps) if built.overlaps else None
+            overlaps = built.overlaps.to_json() if built.overlaps else None
             _send(answers, {"refusal": refusal, "row": built.row, "overlaps": overlaps}, built.payload)
     except (EOFError, BrokenPipeError):
         pass

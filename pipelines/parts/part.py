@@ -127,7 +127,8 @@ def parse_sidecar(data: bytes, task: PartTask) -> Sidecar | None:
 
 def sidecar_bytes(sidecar: Sidecar) -> bytes:
     """What `parse_sidecar` reads."""
-    return json.dumps(dataclasses.asdict(sidecar)).encode() + b"\n"
+    # The rows as they are: `asdict` would copy every number of every image.
+    return json.dumps({**vars(sidecar), "overlaps": dataclasses.asdict(sidecar.overlaps)}).encode() + b"\n"
 
 
 def has_records(folder: str, sidecar: Sidecar) -> bool:

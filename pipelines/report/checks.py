@@ -81,7 +81,8 @@ def _heuristics(numbers: Numbers) -> list[Check]:
     worse = [f"{other} ({abo:.3f})" for abo, other in others if abo <= grid]
     text = f"at {ranking.budget} masks per image the best grid ({name}) has an ABO of {grid:.3f}, "
     if worse:
-        return [Check("Better than a grid", "warn", f"{text}no less than {', '.join(worse)}")]
+        beaten = [other for abo, other in others if abo <= grid]
+        return [Check("Better than a grid", "warn", f"{text}no less than {', '.join(worse)}", beaten)]
     return [Check("Better than a grid", "good", f"{text}the weakest other layer ({others[-1][1]}) {others[-1][0]:.3f}")]
 
 
@@ -98,27 +99,29 @@ def _repeated(numbers: Numbers) -> list[Check]:
 
 def _empty_layers(numbers: Numbers) -> list[Check]:
     images, annotated = numbers.images.measured, numbers.images.annotated
-    empty = []
+    empty: dict[str, str] = {}
     for layer in numbers.layers:
         without = layer.images_without
         if layer.generator == "gt":
             without -= images - annotated  # an image without objects has no ground-truth mask either
         if images and without > EMPTY_LIMIT * images:
-            empty.append(f"{layer.name} has no mask in {without:,} of {images:,} images")
-    return [Check("Empty layers", "warn", "; ".join(empty))] if empty else []
+            empty[layer.name] = f"{layer.name} has no mask in {without:,} of {images:,} images"
+    return [Check("Empty layers", "warn", "; ".join(empty.values()), list(empty))] if empty else []
 
 
 def _large_masks(numbers: Numbers) -> list[Check]:
     """A layer whose masks all but vanish in the 7 x 7 pooling has nothing to contrast."""
-    few = []
+    few: dict[str, str] = {}
     for layer in numbers.layers:
         fragments, masks = layer.fragments.value, layer.masks_per_image.value
         if layer.generator in ("gt", "grid") or fragments is None or masks is None:
             continue
         kept = masks * (1 - fragments)
         if kept < LARGE_MASKS:
-            few.append(f"{layer.name} has {kept:.1f} masks per image of at least one cell of the 7 x 7 pooling grid")
-    return [Check("Large enough masks", "warn", "; ".join(few))] if few else []
+            few[layer.name] = (
+                f"{layer.name} has {kept:.1f} masks per image of at least one cell of the 7 x 7 pooling grid"
+            )
+    return [Check("Large enough masks", "warn", "; ".join(few.values()), list(few))] if few else []
 
 
 def _dropped(numbers: Numbers) -> list[Check]:

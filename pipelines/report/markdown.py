@@ -2,7 +2,7 @@
 
 import shlex
 
-from maskmill.pipelines.report.labels import best_without, labels_of
+from maskmill.pipelines.report.labels import best_without, labels_of, used_labels
 from maskmill.pipelines.report.model import Document, Interval, Metric, RankedLayer
 from maskmill.pipelines.report.templating import clean
 
@@ -51,11 +51,11 @@ def _scored(document: Document) -> list[str]:
     lines = []
     if ranking.layers:
         best = ranking.layers[0]
-        lead = (
-            f", {_number(best.lead, '+.3f')}{_between(best.lead_interval, '+.3f')} over the next"
-            if best.lead.value
-            else ""
-        )
+        lead = ""
+        if best.lead.value is not None:
+            bounds = best.lead_interval.value
+            how = "level with" if bounds is not None and bounds[0] <= 0 <= bounds[1] else "ahead of"
+            lead = f", {how} {escape(ranking.layers[1].name)}, {_number(best.lead, '+.3f')}{_between(best.lead_interval, '+.3f')}"
         lines += [
             f"**{escape(best.name)}** fits the objects best with {ranking.budget} masks per image: "
             f"ABO {_number(best.abo, '.3f')}{_between(best.interval, '.3f')}{lead}.",
@@ -64,7 +64,7 @@ def _scored(document: Document) -> list[str]:
         if learnt := labels_of(document.build, best.name):
             free = best_without(document.build, ranking)
             lines += [
-                f"It was learnt from labels ({escape('; '.join(learnt), 200)})"
+                f"**It was learnt from labels** ({escape('; '.join(learnt), 200)})"
                 + (f"; the best layer that needed none is {escape(free)}." if free else "."),
                 "",
             ]
@@ -74,12 +74,12 @@ def _scored(document: Document) -> list[str]:
         f"| layer | masks per image | {' | '.join(f'ABO at {k}' for k in budgets)} | recall .50 | recall .70 | AR |"
     )
     lines.append("|---" + "|---:" * (len(budgets) + 4) + "|")
-    return lines + [_row(layer) for layer in rows]
+    return lines + [_row(layer, used_labels(document.build, layer.name)) for layer in rows]
 
 
-def _row(layer: RankedLayer) -> str:
+def _row(layer: RankedLayer, used: str) -> str:
     cells = [
-        escape(layer.name),
+        escape(layer.name) + (f" ({used})" if used else ""),
         _number(layer.masks_per_image, ".1f"),
         *(_number(budget.abo, ".3f") for budget in layer.budgets),
         _number(layer.recall_50, ".1%"),

@@ -380,11 +380,12 @@ class Throughput:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A question asked of the numbers, and its answer."""
+    """A question asked of the numbers, and its answer; `layers` are those that a doubt is about, where it is about some."""
 
     name: str
     state: State
     text: str
+    layers: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from maskmill.pipelines.measuring.bootstrap import REPLICATES
 from maskmill.pipelines.measuring.series import GROUND_TRUTH
 from maskmill.pipelines.measuring.statistics import SAMPLE
 from maskmill.pipelines.report import page_figures
-from maskmill.pipelines.report.labels import best_without, labels_of
+from maskmill.pipelines.report.labels import best_without, labels_of, used_labels
 from maskmill.pipelines.report.model import Document, SeriesRow
 from maskmill.pipelines.report.objects import ObjectKey
 from maskmill.pipelines.report.templating import environment, resource
@@ -78,7 +78,8 @@ def render_page(document: Document, pictures: Mapping[PictureKey | ObjectKey, Th
             ranked=[*ranking.layers, *ranking.references][:ROWS_SHOWN],
             highest_abo=_highest([b.abo.value for layer in ranking.layers for b in layer.budgets]),
             learnt_from=labels_of(document.build, ranking.layers[0].name) if ranking.layers else [],
-            label_free=best_without(document.build, ranking),
+            label_free=next((x for x in ranking.layers if x.name == best_without(document.build, ranking)), None),
+            used_labels={x.name: used_labels(document.build, x.name) for x in (*ranking.layers, *ranking.references)},
             bars_end=_highest(
                 [v for layer in ranking.layers for v in (layer.abo.value, *(layer.interval.value or ()))]
             ),

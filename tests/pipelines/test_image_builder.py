@@ -1,6 +1,7 @@
 """One image: every reason that comes from the picture meeting its annotations."""
 
 import dataclasses
+import json
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from drawn import draw
 
 from maskmill.pipelines.driver.graph import BuildPart
+from maskmill.pipelines.measuring.overlaps import ImageOverlaps
 from maskmill.pipelines.parts.config import Settings
 from maskmill.pipelines.parts.image_builder import ImageBuilder
 from maskmill.pipelines.parts.plan import load_plan
@@ -37,6 +39,13 @@ def test_a_good_image_becomes_its_record_and_row():
     assert built.row["iou_units"][2] == len(OUTLINES) * IOU_UNIT
     assert built.row["record_bytes"] == len(built.payload)
     assert set(built.row["ms"]) == {"decode", "annotate", "grid", "gt", "overlap", "encode"}
+
+
+@pytest.mark.parametrize("changes", [{}, {"annotations": ()}])
+def test_measurements_are_sent_as_they_are(changes):
+    overlaps = ImageBuilder(SETTINGS).build(item(**changes), DATA).overlaps
+    assert overlaps.to_json() == dataclasses.asdict(overlaps)
+    assert ImageOverlaps.from_json(json.loads(json.dumps(overlaps.to_json()))) == overlaps
 
 
 @pytest.mark.parametrize(

@@ -282,7 +282,7 @@ def test_a_report_in_markdown(built, coco, tmp_path, capsys):
     assert lines[0] == "### Mask quality of coco/train"
     assert any(line.startswith(r"**grid-5** fits the objects best with 16 masks per image") for line in lines)
     rows = [line.split("|")[1:-1] for line in lines if line.startswith("| ")]
-    assert [row[0].strip() for row in rows] == ["layer", "grid-5", "grid-2", "gt"]
+    assert [row[0].strip() for row in rows] == ["layer", "grid-5", "grid-2", "gt (the labels themselves)"]
     for row, layer in zip(rows[1:], (*ranking["layers"], *ranking["references"]), strict=True):
         assert [float(v) for v in row[2:7]] == [pytest.approx(b["abo"]["value"], abs=5e-4) for b in layer["budgets"]]
     build(BuildConfig("folder", coco.images, ("grid(n=2)",), limit=3), str(tmp_path / "bare"), IN_PROCESS, quiet=True)

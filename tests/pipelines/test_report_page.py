@@ -21,7 +21,7 @@ from maskmill.pipelines.measuring.statistics import ReportStats
 from maskmill.pipelines.report.document import make_document
 from maskmill.pipelines.report.ledger import read_ledger
 from maskmill.pipelines.report.markdown import to_markdown
-from maskmill.pipelines.report.model import Document, LedgerExample, LedgerRow, SlowImage, Stage, Throughput
+from maskmill.pipelines.report.model import Document, Interval, LedgerExample, LedgerRow, SlowImage, Stage, Throughput
 from maskmill.pipelines.report.page import PictureKey, natural, render_page
 from maskmill.pipelines.report.page_figures import draw_figures
 from maskmill.pipelines.report.templating import clean
@@ -284,15 +284,54 @@ def test_a_winner_that_was_learnt_from_labels_says_so_and_which_needed_none():
 
     page, text = shown(of_0=["COCO <b>"], of_1=["COCO"])
     assert f"{order[0]} was learnt from labels (COCO &lt;b&gt;)" in page
-    assert f"The best layer that needed none is {order[2]}." in page
-    assert rf"learnt from labels (COCO \<b\>); the best layer that needed none is {order[2]}" in text.replace(
+    assert f"The best layer that needed none is {order[2]}, ABO 0." in page
+    assert rf"learnt from labels** (COCO \<b\>); the best layer that needed none is {order[2]}" in text.replace(
         "\\-", "-"
     )
     page, text = shown(of_0=["COCO"], of_1=["COCO"], of_2="COCO")
     assert "learnt from labels (COCO)" in page
     assert "needed none" not in page + text
     page, text = shown(of_1=["COCO"])
-    assert "learnt from" not in page + text
+    assert "was learnt from" not in page + text
+
+
+def test_every_layer_that_used_labels_is_marked_on_the_first_screen():
+    layers = (
+        dataclasses.replace(LAYERS[0], provenance={"ranker": {"labels": ["COCO"]}}),
+        LAYERS[1],
+        Layer("gt", "gt", {}, disjoint=False),
+    )
+    document = document_of(stats_of([random_record(i)[0] for i in range(30)], layers), layers)
+    decision = render_page(document, {}).decode().split('<section id="decision">')[1].split("</section>")[0]
+    rows = [re.sub(r"<[^>]+>", "", row) for row in re.findall(r'<th scope="row">(.*?)</th>', decision)]
+    assert sorted(rows) == ["a-1 learnt from labels", "a-2", "gt the labels themselves"]
+    table = [line for line in to_markdown(document).splitlines() if line.startswith("|")]
+    assert sum("(learnt from labels)" in line for line in table) == 1
+    assert sum("(the labels themselves)" in line for line in table) == 1
+
+
+def test_a_lead_names_the_layer_it_is_over_and_says_when_it_is_none():
+    document = document_of(stats_of([random_record(i)[0] for i in range(60)]))
+    first, second, third = document.ranking.layers
+    apart = [
+        dataclasses.replace(first, lead_interval=Interval((0.01, 0.03))),
+        dataclasses.replace(second, lead_interval=Interval((-0.02, 0.03))),
+        third,
+    ]
+    document = dataclasses.replace(document, ranking=dataclasses.replace(document.ranking, layers=apart))
+    decision = render_page(document, {}).decode().split('<section id="decision">')[1].split("</section>")[0]
+    found = re.findall(r"<tr><th scope=.row.>.*?</tr>", decision)
+    rows = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in found]
+    assert f"{first.lead.value:+.3f} over {second.name} +0.010 to +0.030" in rows[0]
+    assert f"level with {third.name} -0.020 to +0.030" in rows[1]
+    assert "over" not in rows[2]
+    assert "level" not in rows[0] + rows[2]
+    assert "these images do not tell the two apart" not in decision.split("</p>")[0]
+    assert f"ahead of {second.name}, {first.lead.value:+.3f}" in to_markdown(document)
+    apart[0] = dataclasses.replace(first, lead_interval=Interval((-0.01, 0.03)))
+    document = dataclasses.replace(document, ranking=dataclasses.replace(document.ranking, layers=apart))
+    assert "these images do not tell the two apart" in render_page(document, {}).decode().split("<table")[0]
+    assert "level with" in to_markdown(document)
 
 
 def test_the_first_line_names_the_checks_that_need_a_look():
@@ -300,6 +339,18 @@ def test_the_first_line_names_the_checks_that_need_a_look():
     checks = [dataclasses.replace(check, state="warn") for check in document.checks]
     head = render_page(dataclasses.replace(document, checks=checks, verdict="warn"), {}).decode().split("<main>")[0]
     assert all(html.escape(check.name) in head for check in checks)
+
+
+def test_the_first_line_names_the_layers_that_a_doubt_is_about():
+    document = document_of(stats_of([random_record(i)[0] for i in range(30)]))
+    (check,) = (check for check in document.checks if check.name == "Empty layers")
+    without = [layer.name for layer in document.layers if layer.images_without]
+    assert check.layers == without != []
+    head = re.sub(r"<[^>]+>", "", render_page(document, {}).decode().split("<main>")[0])
+    assert f"Empty layers: {', '.join(without)}" in head
+    many = dataclasses.replace(check, layers=[f"x-{i}" for i in range(9)])
+    head = render_page(dataclasses.replace(document, checks=[many]), {}).decode().split("<main>")[0]
+    assert "x-3</bdi> and 5 more" in head
 
 
 def test_figures_show_what_differs_in_colours_of_their_own():

@@ -80,9 +80,10 @@ def test_empty_layers_and_no_annotations_survive():
     assert back.best_iou.shape == (3, 0)
 
 
-def test_tensorflow_parses_our_bytes():
+def test_tensorflow_parses_our_bytes_and_writes_the_same():
     tf = pytest.importorskip("tensorflow")
     parsed = tf.train.Example.FromString(encode_example(make_example()))
+    assert parsed.SerializeToString(deterministic=True) == encode_example(make_example())
     assert set(parsed.features.feature) == set(FEATURES)
     assert list(parsed.features.feature["gt/annotation_id"].int64_list.value) == [7, 900_100_000_001]
     assert parsed.features.feature["image/filename"].bytes_list.value[0].decode() == "n01440764/é.JPEG"
