@@ -14,15 +14,17 @@ if TYPE_CHECKING:
 
 
 def cells_in_frame(
-    cells: Int32[np.ndarray, "rows columns"], height: int, width: int, extent: tuple[float, float]
+    cells: Int32[np.ndarray, "rows columns"], height: int, width: int, extent: tuple[float, float], shift: float = 0.5
 ) -> Int32[np.ndarray, "{height} {width}"]:
-    """Labels of cells as a picture int32[height, width].
+    """Labels of cells as a picture int32[height, width]: every pixel has that of the nearest cell.
 
     Args:
         extent: height and width of a cell, in pixels of the picture; the last cells may reach beyond it.
+        shift: where a cell's field of view has its centre, in cells before the middle of its own pixels. A network
+            padded like torchvision looks at the first pixel of its cell (0.5), one padded like the release at the last (-0.5).
     """
     at = [
-        np.minimum(((np.arange(side) + 0.5) / size).astype(np.int64), count - 1)
+        np.clip(np.floor((np.arange(side) + 0.5) / size + shift).astype(np.int64), 0, count - 1)
         for side, size, count in zip((height, width), extent, cells.shape, strict=True)
     ]
     return cells[np.ix_(*at)]

@@ -42,6 +42,7 @@ MAX_K = 64
 SIDES = (32, 2048)  # pixels
 SNAP_SIGMA = 0.4  # pixels of smoothing before FH: with its usual .8, soft edges become thin segments of their own
 MAX_CELLS = 6400  # of a picture: every two are compared
+SHIFTS = {"torch": 0.5, "same": -0.5}  # see `masks.features.snapping`
 KIND = "maskmill cells"  # as `training.onnx_graph` writes it
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,58}$")
 _UNSUPERVISED = ("fh-", "grid-")  # layers that no label has a part in
@@ -70,7 +71,7 @@ class Features(Prepared):
     method: str = "kmeans"
     side: int = 480
     snap: float = 50
-    position: float = 1.0
+    position: float = 3.0
     tau: float = 0.15
     name: str = "features"
     sha256: str = ""
@@ -177,8 +178,8 @@ class Opened:
         return open_session(read_kept(self.path, self.wanted.sha256), self.wanted.model, "features")
 
     @functools.cached_property
-    def stride(self) -> int:
-        return int(_card(self.session, self.wanted.model)["stride"])
+    def card(self) -> dict[str, str]:
+        return _card(self.session, self.wanted.model)
 
     def __call__(self, record: ImageRecord) -> tuple[MaskSet, ...]:
         wanted, height, width = self.wanted, record.height, record.width
@@ -191,7 +192,8 @@ class Opened:
             raise ImageError("generator_error", "features", "the model gives features that are no numbers")
         rows, columns = features.shape[1:3]
         unit = directions(features[0])
-        extent = (self.stride * height / seen.shape[0], self.stride * width / seen.shape[1])
+        stride, shift = int(self.card["stride"]), SHIFTS[self.card["padding"]]
+        extent = (stride * height / seen.shape[0], stride * width / seen.shape[1])
         regions = None
         if wanted.snap:
             (regions,) = segment(record.image, (wanted.snap,), sigma=SNAP_SIGMA)
@@ -203,7 +205,7 @@ class Opened:
             found = [np.where(objects < k, objects, -1).astype(np.int32) for k in wanted.ks]
         layers = []
         for cells in found:
-            labels = cells_in_frame(cells, height, width, extent)
+            labels = cells_in_frame(cells, height, width, extent, shift)
             layers.append(masks_of(labels if regions is None else snap(labels + 1, regions) - 1))
         return tuple(layers)
 
@@ -234,7 +236,7 @@ def _card(session: "InferenceSession", path: str) -> dict[str, str]:
     inputs = [(i.name, i.type, len(i.shape)) for i in session.get_inputs()]
     outputs = [(o.name, o.type, len(o.shape)) for o in session.get_outputs()]
     whole = inputs == [("image", "tensor(uint8)", 4)] and outputs == [("cells", "tensor(float)", 4)]
-    if missing or not whole or card["stride"] not in ("8", "16", "32"):
+    if missing or not whole or card["stride"] not in ("8", "16", "32") or card.get("padding") not in SHIFTS:
         raise InputError(f"{path} is not as `detcon export --format onnx` writes it; export the backbone again")
     return card
 

@@ -32,15 +32,16 @@ CARD = {
     "algorithm": "detcon_s",
     "masks": "fh-1000",
     "step": "7",
+    "padding": "torch",
 }
 
 
 def backbone(path, card=CARD, name="image", channels=3, scale=1.0):
-    """Cells of 8 pixels whose features are their mean colour, in the form of an exported backbone."""
+    """Features are mean colours around the first pixel of every 8 x 8: cells of an exported backbone in form and place."""
     nodes = [
         helper.make_node("Cast", [name], ["a"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["a"], ["b"], perm=[0, 3, 1, 2]),
-        helper.make_node("AveragePool", ["b"], ["c"], kernel_shape=[8, 8], strides=[8, 8], ceil_mode=1),
+        helper.make_node("AveragePool", ["b"], ["c"], kernel_shape=[9, 9], strides=[8, 8], pads=[4, 4, 3, 3]),
         helper.make_node("Transpose", ["c"], ["d"], perm=[0, 2, 3, 1]),
         helper.make_node("Mul", ["d", "scale"], ["cells"]),
     ]
@@ -125,7 +126,7 @@ def test_layers_say_what_the_model_is(tmp_path):
     assert [layer.name for layer in generator.layers] == ["round1-4", "round1-9"]
     layer = generator.layers[1]
     assert (layer.disjoint, layer.generator) == (True, "features")
-    given = {"method": "kmeans", "side": 480, "snap": 50, "position": 1.0}
+    given = {"method": "kmeans", "side": 480, "snap": 50, "position": 3.0}
     assert layer.params == {"k": 9, "file": "net.onnx", "sha256": digest, **given}
     assert layer.provenance == {
         "model": "averages, stride 8, detcon_s, masks: fh-1000, step 7",
@@ -184,6 +185,7 @@ def test_files_that_are_no_backbones_are_refused(tmp_path):
     for card, more in (
         ({**CARD, "stride": "0"}, {}),
         ({**CARD, "arch": ""}, {}),
+        ({**CARD, "padding": "none"}, {}),
         (CARD, {"name": "picture"}),
         (CARD, {"scale": 0.0, "channels": 4}),
     ):

@@ -10,12 +10,18 @@ from maskmill.schemas.rle import decode_mask
 @pytest.mark.parametrize(
     ("height", "width", "rows", "columns", "cell"), [(16, 24, 2, 3, 8), (13, 20, 2, 3, 8), (5, 4, 3, 3, 1.5)]
 )
-def test_a_pixel_has_the_label_of_its_cell(height, width, rows, columns, cell):
+def test_a_pixel_has_the_label_of_the_nearest_cell(height, width, rows, columns, cell):
     cells = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
-    found = cells_in_frame(cells, height, width, (cell, cell))
-    for y in range(height):
-        for x in range(width):
-            assert found[y, x] == cells[min(int((y + 0.5) // cell), rows - 1), min(int((x + 0.5) // cell), columns - 1)]
+    for shift in (0.5, 0.0, -0.5):
+        found = cells_in_frame(cells, height, width, (cell, cell), shift)
+        centre = (np.arange(max(rows, columns)) + 0.5 - shift) * cell
+        for y in range(height):
+            for x in range(width):
+                near = [
+                    min(range(n), key=lambda i, at=at: (abs(centre[i] - at - 0.5), -i))
+                    for n, at in ((rows, y), (columns, x))
+                ]
+                assert found[y, x] == cells[tuple(near)]
 
 
 def test_a_region_takes_the_label_of_most_of_its_pixels():
