@@ -7,7 +7,8 @@ batch norm's running averages are folded into the convolutions before it (in flo
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -107,12 +108,12 @@ def cell_model(model: ModelConfig, arrays: dict[str, np.ndarray], card: dict[str
 class _Graph:
     """Nodes and constants in the order in which they are made, which names them."""
 
-    def __init__(self, onnx, model: ModelConfig, arrays: dict[str, np.ndarray]) -> None:
+    def __init__(self, onnx: ModuleType, model: ModelConfig, arrays: dict[str, np.ndarray]) -> None:
         self._onnx, self._model, self._arrays = onnx, model, arrays
         self.nodes: list = []
         self.constants: list = []
 
-    def node(self, kind: str, inputs: list[str], output: str = "", **attributes) -> str:
+    def node(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
         output = output or f"x{len(self.nodes)}"
         self.nodes.append(self._onnx.helper.make_node(kind, inputs, [output], **attributes))
         return output
@@ -140,5 +141,9 @@ class _Graph:
         factor = scale / np.sqrt(var + self._model.bn_eps)
         weight = (kernel * factor).transpose(3, 2, 0, 1).astype(np.float32)
         names = [x, self.constant(weight), self.constant((bias - mean * factor).astype(np.float32))]
-        more = {"kernel_shape": list(kernel.shape[:2]), "strides": [stride] * 2, "dilations": [dilation] * 2}
+        more: dict[str, Any] = {
+            "kernel_shape": list(kernel.shape[:2]),
+            "strides": [stride] * 2,
+            "dilations": [dilation] * 2,
+        }
         return self.node("Conv", names, **more, **self.padding(kernel.shape[0], stride, dilation))
