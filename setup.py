@@ -41,7 +41,7 @@ TRAIN = [
 PLAN = ["jax[tpu]>=0.10.2"]
 RANKER = ["lightgbm>=4.3"]
 TORCH = ["torch>=2.1", "torchvision>=0.16"]
-ONNX = ["onnxruntime>=1.20"]
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
 GCP = ["apache-beam[gcp]>=2.77", "google-cloud-storage>=2.18"]
 # The site. MkDocs 2 is another program, without plugins; Material 9 is made for MkDocs 1.
 DOCS = [
@@ -67,7 +67,6 @@ DEV = [
     "jsonschema>=4.22",
     "kubernetes-validate>=1.36",
     "mypy>=1.11",
-    "onnx>=1.17",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",

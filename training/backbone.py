@@ -41,7 +41,7 @@ class Backbone:
     Attributes:
         model: its architecture; what an encoder does not have is at its default.
         arrays: float32, learned arrays and running averages by dotted path, without the prefix `encoder.`.
-        card: what is known of where it comes from: `step`, `algorithm`, `manifest_digest`.
+        card: what is known of where it comes from: `step`, `algorithm`, `masks` (the layers learnt from), `manifest_digest`.
     """
 
     model: ModelConfig
@@ -65,7 +65,10 @@ def load_backbone(path: str, step: int | None = None) -> Backbone:
         run = load_run(path, step)
         named = {**run.params, **run.stats}
         named = {name.removeprefix(ENCODER): x for name, x in named.items() if name.startswith(ENCODER)}
+        learnt = run.config.data
+        masks = "one per view" if learnt.global_mask else ", ".join(learnt.layers)
         card = {"algorithm": run.config.algorithm, "step": str(run.step), "manifest_digest": run.manifest_digest}
+        card["masks"] = "none: labels" if run.config.has_labels else masks
         return Backbone(run.config.model, named, card)
     try:
         data = storage.read_bytes(path)

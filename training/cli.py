@@ -108,10 +108,18 @@ def _parser() -> argparse.ArgumentParser:
     hosts.add_argument("--processes", type=int, metavar="N", help="how many there are,")
     hosts.add_argument("--process-id", type=int, metavar="I", help="and which one this is, from 0")
 
-    export = command("export", _export, "write a trained backbone as safetensors")
+    export = command("export", _export, "write a trained backbone as safetensors or ONNX")
     export.add_argument("run_dir", metavar="RUN", help="work folder of `detcon train`; or .npz, see docs/transfer.md")
-    export.add_argument("out", metavar="OUT.safetensors")
-    export.add_argument("--format", choices=("torchvision", "detectron2"), default="torchvision", help="names to use")
+    export.add_argument("out", metavar="OUT", help="file to write: OUT.safetensors, or OUT.onnx with --format onnx")
+    export.add_argument(
+        "--format",
+        choices=("torchvision", "detectron2", "onnx"),
+        default="torchvision",
+        help="names to use; or ONNX, cells' features",
+    )
+    export.add_argument(
+        "--stride", type=int, metavar="PX", help="with onnx: pixels per side of a cell; as trained by default"
+    )
     export.add_argument("--step", type=int, help="checkpoint to export; the latest by default")
 
     probe = command("probe", _probe, "train a segmentation probe and a k-NN on frozen features")
@@ -285,11 +293,12 @@ def _export(args: argparse.Namespace) -> None:
     _check_run(args.run_dir)
     from maskmill.training.export import export_backbone
 
-    result = export_backbone(args.run_dir, args.out, format=args.format, step=args.step)
+    result = export_backbone(args.run_dir, args.out, format=args.format, step=args.step, stride=args.stride)
     if args.json:
         print(json.dumps(result))
         return
-    print("{out}: {arch}, step {step}, {arrays} arrays in {format} names, {bytes} bytes".format(**result))
+    what = "features of cells of {stride} px" if args.format == "onnx" else "{arrays} arrays in {format} names"
+    print(f"{{out}}: {{arch}}, step {{step}}, {what}, {{bytes}} bytes".format(**result))
     if "warning" in result:
         print(f"detcon export: warning: {result['warning']}", file=sys.stderr)
 

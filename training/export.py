@@ -1,7 +1,8 @@
-"""`detcon export`: the trained feature extractor under the names that torchvision or detectron2 expect, as safetensors.
+"""`detcon export`: the trained feature extractor under the names that torchvision or detectron2 expect, as safetensors,
+or as an ONNX model of the features of a picture's cells (`training.onnx_graph`).
 
 Only the encoder leaves; heads, moving averages and optimiser state stay in the run. Nothing is pickled. Inputs of the
-exported network are RGB in 0..1, normalised by ImageNet's mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
+network in safetensors are RGB in 0..1, normalised by ImageNet's mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
 """
 
 import errno
@@ -13,7 +14,8 @@ import safetensors.numpy
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, UsageError
 
-FORMATS = ("torchvision", "detectron2")
+FORMATS = ("torchvision", "detectron2", "onnx")
+ENDINGS = {"onnx": ".onnx"}  # else .safetensors
 ENCODER = "encoder."
 
 # Last part of a name here -> there. Convolutions have no bias; only batch norm has the others.
@@ -77,54 +79,71 @@ def detectron2_state(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return renamed
 
 
-def export_backbone(run_dir: str, out: str, *, format: str = "torchvision", step: int | None = None) -> dict:
+def export_backbone(
+    run_dir: str, out: str, *, format: str = "torchvision", step: int | None = None, stride: int | None = None
+) -> dict:
     """Writes a run's encoder to one file, whole or not at all.
 
     Args:
         run_dir: work folder of `detcon train`, or weights that `training.backbone.load_backbone` reads.
-        out: path of the safetensors file to write, local or gs://; replaced if it exists.
-        format: "torchvision" or "detectron2".
+        out: path of the file to write, `.safetensors` or `.onnx`, local or gs://; replaced if it exists.
+        format: names of arrays, "torchvision" or "detectron2"; or "onnx".
         step: checkpoint, the latest by default.
+        stride: pixels per side of a cell, of "onnx" only; that of training by default.
 
     Returns:
         What was written: {"out", "format", "arch", "step", "arrays", "bytes"}, and "warning" where the features will
         not be the trained ones in torchvision's network.
 
     Raises:
-        UsageError: another format, or a name that promises another kind of file.
+        UsageError: another format or stride, or a name that promises another kind of file.
         InputError: no such run or checkpoint, or the file cannot be written.
     """
     if format not in FORMATS:
         raise UsageError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    if not out.endswith(".safetensors"):
-        raise UsageError(f"the output is a safetensors file; name it so: {out.rsplit('.', 1)[0]}.safetensors")
+    ending = ENDINGS.get(format, ".safetensors")
+    if not out.endswith(ending):
+        raise UsageError(
+            f"--format {format} writes {'an' if format == 'onnx' else 'a'} {ending[1:]} file; "
+            f"name it so: {re.sub(r'[.][^./]*$', '', out)}{ending}"
+        )
+    if stride is not None and format != "onnx":
+        raise UsageError(f"--stride is for --format onnx; the arrays of --format {format} have none")
     from maskmill.training.backbone import load_backbone  # JAX takes seconds to import
 
     found = load_backbone(run_dir, step)
     reached = int(found.card.get("step", 0))
-    state = torchvision_state(found.arrays, {}, batches=reached)
-    if format == "detectron2":
-        state = detectron2_state(state)
     model = found.model
     arch = model.arch if model.width == 1 else f"{model.arch} x{model.width}"
     card = {
-        "format": "pt",
-        "names": format,
         "arch": arch,
         "padding": model.padding,
         "stride": str(model.stride),
         "dilate": str(model.dilate),
         "step": str(reached),
-        **{name: found.card.get(name, "unknown") for name in ("algorithm", "manifest_digest")},
-        "input": "RGB / 255, minus (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225)",
+        **{name: found.card.get(name, "unknown") for name in ("algorithm", "masks", "manifest_digest")},
     }
-    data = safetensors.numpy.save(state, metadata=card)
+    if format == "onnx":
+        from maskmill.training.onnx_graph import at_stride, cell_model
+
+        model = at_stride(model, stride or model.stride)
+        made = cell_model(model, found.arrays, card)
+        count, data = len(made.graph.initializer), made.SerializeToString(deterministic=True)
+    else:
+        state = torchvision_state(found.arrays, {}, batches=reached)
+        if format == "detectron2":
+            state = detectron2_state(state)
+        wanted = "RGB / 255, minus (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225)"
+        metadata = {"format": "pt", "names": format, **card, "input": wanted}
+        count, data = len(state), safetensors.numpy.save(state, metadata=metadata)
     try:
         storage.write_bytes(out, data)
     except OSError as error:
         words = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
         raise InputError(f"cannot write {out} ({len(data)} bytes): {words}; nothing was left there") from error
-    result = {"out": out, "format": format, "arch": arch, "step": reached, "arrays": len(state), "bytes": len(data)}
+    result = {"out": out, "format": format, "arch": arch, "step": reached, "arrays": count, "bytes": len(data)}
+    if format == "onnx":
+        return result | {"stride": model.stride}  # the file holds the network itself: nobody builds another around it
     if model.padding == "same":
         result["warning"] = (
             "trained with padding=same: torchvision and detectron2 pad otherwise, and their features will differ "

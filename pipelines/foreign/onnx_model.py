@@ -7,7 +7,6 @@ the other: the same machine gives the same bytes.
 
 import dataclasses
 import functools
-import hashlib
 import math
 import re
 from collections.abc import Sequence, Set
@@ -16,9 +15,18 @@ from typing import TYPE_CHECKING, TypeGuard
 import numpy as np
 
 from maskmill.masks.registry import Preparation, Prepared
+from maskmill.pipelines.foreign.onnx_file import (
+    SHA256,
+    in_a_line,
+    kept_path,
+    open_session,
+    read_kept,
+    read_model,
+    verify_model,
+)
 from maskmill.pipelines.foreign.onnx_output import TASKS, instance_masks, semantic_masks
 from maskmill.schemas import storage
-from maskmill.schemas.errors import DamageError, ImageError, InputError, UsageError
+from maskmill.schemas.errors import ImageError, InputError, UsageError
 from maskmill.schemas.image import ImageRecord
 from maskmill.schemas.mask import Layer, MaskSet
 
@@ -27,10 +35,7 @@ if TYPE_CHECKING:
 
 MAX_TOP = 10_000
 MAX_SIDE = 4096  # pixels of the model's input
-MAX_BYTES = 2**31 - 1  # of a model file: protobuf has no larger message
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,58}$")
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
-_EXTERNAL = b"\n\x08location\x12"  # how a tensor begins to name the file its values are in (StringStringEntryProto)
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
@@ -105,7 +110,7 @@ class Onnx(Prepared):
             raise ValueError(f"onnx top must be a whole number in 1..{MAX_TOP}, got {self.top!r}")
         if isinstance(self.void, bool) or not isinstance(self.void, int) or not -1 <= self.void < 2**31:
             raise ValueError(f"onnx void must be a class, a whole number from 0, or -1, got {self.void!r}")
-        if not isinstance(self.sha256, str) or (self.sha256 and not _SHA256.match(self.sha256)):
+        if not isinstance(self.sha256, str) or (self.sha256 and not SHA256.match(self.sha256)):
             raise ValueError(f"onnx sha256 must be 64 hexadecimal digits, got {self.sha256!r}")
 
     @property
@@ -127,11 +132,8 @@ class Onnx(Prepared):
         raise UsageError("the model of an onnx layer is read when a build is planned; use `maskmill build`")
 
     def prepare(self, pictures: Sequence[tuple[str, str]], wanted: Set[str], folder: str) -> Preparation:
-        data = _read_model(self.path)
-        sha256 = hashlib.sha256(data).hexdigest()
-        if self.sha256 and self.sha256 != sha256:
-            raise InputError(_changed(self.path, self.sha256, sha256))
-        session = _session(data, self.path)
+        data, sha256 = read_model(self.path, self.sha256)
+        session = _open(data, self.path)
         task, masks, scores = _outputs(session, self)
         ready = dataclasses.replace(self, sha256=sha256, task=task, masks=masks, scores=scores)
         runner = Opened(ready, "")
@@ -141,25 +143,18 @@ class Onnx(Prepared):
             runner(ImageRecord("drawn", np.stack([x * 4, y * 5, x + y], -1).astype(np.uint8)))
         except ImageError as error:
             raise InputError(f"{self.path} does not work as a segmenter: {error}") from error
-        storage.write_bytes(ready._kept(folder), data)
+        storage.write_bytes(kept_path(folder, sha256), data)
         return Preparation(ready, {}, f"{self.path}: {ready.task} segmenter, sha256 {sha256[:16]}...")
 
     def verify(self, folder: str) -> None:
-        if not storage.exists(self._kept(folder)):
-            raise DamageError(f"the copy of {self.path} is gone from the build's folder; build with --overwrite")
-        now = hashlib.sha256(_read_model(self.path)).hexdigest()
-        if now != self.sha256:
-            raise InputError(_changed(self.path, self.sha256, now))
+        verify_model(self.path, self.sha256, folder)
 
     def opened(self, folder: str) -> "Opened":
-        return Opened(self, self._kept(folder))
+        return Opened(self, kept_path(folder, self.sha256))
 
     @property
     def joins_pictures(self) -> bool:
         return False
-
-    def _kept(self, folder: str) -> str:
-        return storage.join(folder, f"{self.sha256}.onnx")
 
 
 class Opened:
@@ -177,10 +172,7 @@ class Opened:
 
     @functools.cached_property
     def session(self) -> "InferenceSession":
-        data = _read_model(self.path)
-        if hashlib.sha256(data).hexdigest() != self.wanted.sha256:
-            raise DamageError(f"{self.path} is not the model that was planned with; build with --overwrite")
-        return _session(data, self.wanted.path)
+        return _open(read_kept(self.path, self.wanted.sha256), self.wanted.path)
 
     def __call__(self, record: ImageRecord) -> tuple[MaskSet, ...]:
         wanted = self.wanted
@@ -189,7 +181,7 @@ class Opened:
         try:
             results = self.session.run(names, given)
         except Exception as error:  # onnxruntime's errors share no base
-            raise ImageError("generator_error", "onnx", f"the model failed: {_line(error)}") from error
+            raise ImageError("generator_error", "onnx", f"the model failed: {in_a_line(error)}") from error
         if wanted.task == "semantic":
             kept = (wanted.mask_threshold, wanted.top, wanted.void)
             return (semantic_masks(results[0], record.height, record.width, *kept),)
@@ -202,44 +194,8 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _changed(path: str, then: str, now: str) -> str:
-    return (
-        f"{path} is not the model this build was begun with (sha256 {then[:16]}..., now {now[:16]}...); "
-        "put the old one back, choose another --out, or --overwrite to start anew"
-    )
-
-
-def _read_model(path: str) -> bytes:
-    try:
-        data = storage.read_whole(path, MAX_BYTES)
-    except OSError as error:
-        raise InputError(f"the model {path} cannot be read: {error.strerror or _line(error)}") from error
-    if len(data) > MAX_BYTES:
-        raise InputError(f"the model {path} is larger than 2 GiB, which no ONNX file is")
-    return data
-
-
-def _session(data: bytes, path: str) -> "InferenceSession":
-    """The model, ready to run on one thread of the CPU."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UsageError("onnx masks need onnxruntime; install it with: pip install 'maskmill[onnx]'") from None
-    if _EXTERNAL in data:
-        raise InputError(f"{path} keeps its weights in another file; save it as one file (save_as_external_data=False)")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.use_deterministic_compute = True
-    options.log_severity_level = 4  # what goes wrong is in the exception
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise InputError(f"{path} is no model that onnxruntime can run: {_line(error)}") from error
+def _open(data: bytes, path: str) -> "InferenceSession":
+    session = open_session(data, path, "onnx")
     inputs = session.get_inputs()
     if len(inputs) != 1:
         raise InputError(

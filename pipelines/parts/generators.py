@@ -19,6 +19,7 @@ from maskmill.masks.registry import (
 
 register("imported", "maskmill.pipelines.foreign.generator:Imported")
 register("onnx", "maskmill.pipelines.foreign.onnx_model:Onnx")
+register("features", "maskmill.pipelines.foreign.features:Features")
 
 __all__ = [
     "GENERATORS",

@@ -54,7 +54,7 @@ def plugin(tmp_path, monkeypatch):
 def test_all_generators_are_listed_and_a_broken_one_is_a_line(plugin, capsys):
     assert cli.main(["masks", "--json"]) == 0
     entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
-    assert {"fh", "grid", "gt", "mcg", "imported", "onnx", "thirds", "lost"} <= set(entries)
+    assert {"fh", "grid", "gt", "mcg", "imported", "onnx", "features", "thirds", "lost"} <= set(entries)
     assert entries["thirds"] == {
         "name": "thirds",
         "package": "thirder 1.4",
@@ -70,10 +70,11 @@ def test_all_generators_are_listed_and_a_broken_one_is_a_line(plugin, capsys):
     assert [layer["name"] for layer in entries["fh"]["layers"]] == ["fh-500", "fh-1000", "fh-1500"]
     assert entries["mcg"]["layers"] == [{"name": "mcg-16", "overlap": True}]
     assert "needs path=" in entries["onnx"]["needs"]
+    assert "needs model=" in entries["features"]["needs"]
 
 
 def test_every_parameter_of_ours_is_explained():
-    for name in ("fh", "grid", "gt", "mcg", "imported", "onnx"):
+    for name in ("fh", "grid", "gt", "mcg", "imported", "onnx", "features"):
         assert [p["name"] for p in describe(name, time=False)["parameters"] if not p["meaning"]] == []
 
 
