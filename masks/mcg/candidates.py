@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import numba
 import numpy as np
 
 from maskmill.masks.mcg.grouping import list_groups
 from maskmill.masks.mcg.hierarchy import Hierarchy
-from maskmill.masks.mcg.nodes import Nodes, describe_nodes, leaf_keys
-from maskmill.masks.mcg.outlines import bit_rows, fill_holes, fill_nodes, row_sums
+from maskmill.masks.mcg.nodes import Nodes, describe_nodes
+from maskmill.masks.mcg.outlines import PARTS, fill_groups, fill_nodes, group_rows, node_rows, row_sums
+from maskmill.masks.mcg.pieces import Pieces, describe_pieces
 from maskmill.masks.mcg.regions import Regions
 
 
@@ -16,13 +18,14 @@ class TreeGroups:
     """Groups of nodes of one tree.
 
     Attributes:
-        nodes: of the tree, holes filled.
-        groups: int32[g, 4], nodes, -1 padded.
+        nodes: of the tree, holes filled; pieces: what the first of them, which groups of several are made of, consist of.
+        groups: int32[g, 4], nodes, -1 padded; single ones first.
         order: int32[g], place among the tree's groups of that many nodes.
-        hole_start: int64[g + 1], row starts of `holes` int32[...], leaves in holes of each group that are in no node's.
+        hole_start: int64[g + 1], row starts of `holes` int32[...], pieces in holes of each group that are in no node's.
     """
 
     nodes: Nodes
+    pieces: Pieces
     groups: np.ndarray
     order: np.ndarray
     hole_start: np.ndarray
@@ -31,7 +34,7 @@ class TreeGroups:
     def keys(self) -> np.ndarray:
         """Sum of the leaf keys of each group, holes included; uint64[g]."""
         of_nodes = np.append(self.nodes.key, np.uint64(0))  # -1 is the last, nothing
-        of_holes = row_sums(leaf_keys(len(self.nodes.place))[self.holes], self.hole_start)
+        of_holes = row_sums(self.pieces.key[self.holes], self.hole_start)
         return of_nodes[self.groups].sum(axis=1, dtype=np.uint64) + of_holes
 
     def take(self, index: np.ndarray) -> "TreeGroups":
@@ -40,7 +43,13 @@ class TreeGroups:
         kept = np.zeros(len(self.groups), bool)
         kept[index] = True
         start = np.concatenate([[0], np.cumsum(size[index])])
-        return TreeGroups(self.nodes, self.groups[index], self.order[index], start, self.holes[np.repeat(kept, size)])
+        holes = self.holes[np.repeat(kept, size)]
+        return TreeGroups(self.nodes, self.pieces, self.groups[index], self.order[index], start, holes)
+
+    @property
+    def singles(self) -> int:
+        """How many groups are of one node; they come first."""
+        return int((self.groups[:, 1] < 0).sum())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +78,26 @@ class Candidates:
         return len(self.members)
 
 
+@numba.njit(cache=True)
+def first_of(keys):
+    """Which of random keys uint64[n] stand in no earlier place; bool[n]."""
+    size = 16
+    while size < 2 * len(keys):
+        size *= 2
+    slots = np.full(size, -1, np.int64)  # places of the keys seen, at the first free slot from the key's last bits on
+    out = np.zeros(len(keys), numba.boolean)
+    for k in range(len(keys)):
+        slot = np.int64(keys[k] & np.uint64(size - 1))
+        while slots[slot] >= 0 and keys[slots[slot]] != keys[k]:
+            slot = (slot + 1) & (size - 1)
+        if slots[slot] < 0:
+            slots[slot], out[k] = k, True
+    return out
+
+
 def distinct(lists: list[TreeGroups]) -> list[TreeGroups]:
     """Without the groups whose leaf set an earlier one has."""
-    keys = np.concatenate([one.keys() for one in lists])
-    first = np.zeros(len(keys), bool)
-    first[np.unique(keys, return_index=True)[1]] = True
+    first = first_of(np.concatenate([one.keys() for one in lists]))
     bounds = np.cumsum([0, *(len(one.groups) for one in lists)])
     return [one.take(np.flatnonzero(first[a:b])) for one, a, b in zip(lists, bounds, bounds[1:], strict=False)]
 
@@ -95,26 +119,49 @@ def propose(
     lists = []
     for number, tree in enumerate(hierarchy.trees):
         undone = max(merges, -(-quotas[number][0] // 2))
-        nodes = fill_nodes(describe_nodes(tree, hierarchy.edges, regions, undone), regions)
+        bare = describe_nodes(tree, hierarchy.edges, regions, undone)
+        nodes = fill_nodes(bare, regions)
+        top = min(len(nodes.up), 2 * merges + 1)
+        pieces = describe_pieces(bare, nodes, hierarchy.edges, regions, top)
         groups = list_groups(nodes, hierarchy.edges, regions, quotas[number], merges)
         parts = (groups >= 0).sum(axis=1)
         order = (np.arange(len(groups)) - np.searchsorted(parts, parts)).astype(np.int32)
-        lists.append(TreeGroups(nodes, groups, order, np.zeros(len(groups) + 1, np.int64), np.zeros(0, np.int32)))
+        start, holes = np.zeros(len(groups) + 1, np.int64), np.zeros(0, np.int32)
+        lists.append(TreeGroups(nodes, pieces, groups, order, start, holes))
     return distinct(lists)
 
 
-def fill(lists: list[TreeGroups], regions: Regions) -> list[TreeGroups]:
+def fill(lists: list[TreeGroups]) -> list[TreeGroups]:
     """The groups with their holes; those that have become equal to an earlier one are dropped.
 
-    Nodes are filled already, so single ones have no more holes; they come first in each list.
+    Nodes are filled already, so single ones have no more holes.
     """
     filled = []
     for one in lists:
-        singles = int((one.groups[:, 1] < 0).sum())
-        start, holes = fill_holes(one.groups[singles:], one.nodes, regions)
-        start = np.concatenate([np.zeros(singles, np.int64), start])
+        start, holes = fill_groups(one.groups[one.singles :], one.pieces)
+        start = np.concatenate([np.zeros(one.singles, np.int64), start])
         filled.append(dataclasses.replace(one, hole_start=start, holes=holes))
     return distinct(filled)
+
+
+@numba.njit(cache=True)
+def _levels(groups, area, node_end, node_begin):
+    """`Candidates.end`, `begin` and `balance` of groups of nodes, and of how many nodes they are."""
+    end = np.full(len(groups), np.inf, np.float32)
+    begin = np.full(len(groups), np.inf, np.float32)
+    balance = np.empty(len(groups), np.float32)
+    parts = np.zeros(len(groups), np.int32)
+    for g in range(len(groups)):
+        smallest, largest = np.inf, 0.0
+        for k in range(PARTS):
+            i = groups[g, k]
+            if i < 0:
+                break
+            parts[g] += 1
+            end[g], begin[g] = min(end[g], node_end[i]), min(begin[g], node_begin[i])
+            smallest, largest = min(smallest, area[i]), max(largest, area[i])
+        balance[g] = smallest / largest
+    return end, begin, balance, parts
 
 
 def as_candidates(lists: list[TreeGroups]) -> Candidates:
@@ -122,26 +169,17 @@ def as_candidates(lists: list[TreeGroups]) -> Candidates:
     columns = []
     for number, one in enumerate(lists):
         nodes, groups = one.nodes, one.groups
-        absent = groups < 0
-        area = np.where(absent, np.nan, nodes.area[groups])
+        rows = node_rows(nodes.up, nodes.leaves, nodes.low, nodes.high, nodes.hole_start, nodes.holes)
+        end, begin, balance, parts = _levels(groups, nodes.area, nodes.end, nodes.begin)
         columns.append(
             (
-                bit_rows(
-                    groups,
-                    one.hole_start,
-                    one.holes,
-                    nodes.hole_start,
-                    nodes.holes,
-                    nodes.low,
-                    nodes.high,
-                    nodes.leaves,
-                ),
+                group_rows(groups, rows, one.hole_start, one.pieces.node[one.holes]),
                 np.full(len(groups), number, np.int32),
-                (~absent).sum(axis=1).astype(np.int32),
+                parts,
                 one.order,
-                np.where(absent, np.float32(np.inf), nodes.end[groups]).min(axis=1),
-                np.where(absent, np.float32(np.inf), nodes.begin[groups]).min(axis=1),
-                (np.nanmin(area, axis=1) / np.nanmax(area, axis=1)).astype(np.float32),
+                end,
+                begin,
+                balance,
             )
         )
     return Candidates(*(np.concatenate(column) for column in zip(*columns, strict=True)))

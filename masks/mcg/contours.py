@@ -121,7 +121,8 @@ def _cue_planes(image: np.ndarray) -> np.ndarray:
     for distance, sigma in ((3, 1), (6, 2), (12, 4)):
         light, a, b = smooth[sigma]
         sides = [plane[f"{name}_{distance}"] for name in ("side_l", "side_ab", "side_texture")]
-        cues.side_differences(light, a, b, texture, normal_x, normal_y, distance, sides[0], sides[1], sides[2])
+        picture = cv2.merge([light, a, b, texture])
+        cues.side_differences(picture, normal_x, normal_y, distance, sides[0], sides[1], sides[2])
     for distance, sigma in ((1, 1), (2, 1), (4, 2)):
         cues.peaks(strength[sigma], normal_x, normal_y, distance, plane[f"peak_{distance}"])
     for distance in (3, 7):
@@ -146,9 +147,8 @@ def _histogram_planes(
     bins = cues.soft_histograms(np.dstack(half), ranges)
     for distance, sigma in ((5, 3.9), (10, 7.9)):
         found = cues.histogram_differences(_blur(bins, sigma / 2), normal_x, normal_y, distance / 2)
-        found = cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, 4)
-        for c, name in enumerate(("hist_l", "hist_a", "hist_b", "hist_texture")):
-            plane[f"{name}_{distance}"][:] = found[..., c]
+        for part, name in zip(found, ("hist_l", "hist_a", "hist_b", "hist_texture"), strict=True):
+            cv2.resize(part, (width, height), dst=plane[f"{name}_{distance}"], interpolation=cv2.INTER_LINEAR)
 
 
 # After this many trees a pixel whose log odds are below the floor is settled: most pixels are plainly no contour.

@@ -10,6 +10,24 @@ import numpy as np
 BINS = 6  # of each local histogram
 
 
+@numba.njit(inline="always")
+def _difference(light, a, b, out, y, x, above, below, left, right):
+    """One pixel of `differences`; `out`: its planes."""
+    light_gradient, colour_gradient, strength, tensor = out
+    half, four = np.float32(0.5), np.float32(4)
+    lx, ly = half * (light[y, right] - light[y, left]), half * (light[below, x] - light[above, x])
+    ax, ay = half * (a[y, right] - a[y, left]), half * (a[below, x] - a[above, x])
+    bx, by = half * (b[y, right] - b[y, left]), half * (b[below, x] - b[above, x])
+    lights = lx * lx + ly * ly
+    colours = ax * ax + bx * bx + ay * ay + by * by
+    light_gradient[y, x] = np.sqrt(lights)
+    colour_gradient[y, x] = np.sqrt(colours)
+    strength[y, x] = np.sqrt(lights + four * colours)
+    tensor[0, y, x] = lx * lx + four * (ax * ax + bx * bx)
+    tensor[1, y, x] = ly * ly + four * (ay * ay + by * by)
+    tensor[2, y, x] = lx * ly + four * (ax * ay + bx * by)
+
+
 @numba.njit(cache=True, nogil=True)
 def differences(light, a, b, light_gradient, colour_gradient, strength, tensor):
     """Gradients of a smoothed Lab picture.
@@ -21,26 +39,15 @@ def differences(light, a, b, light_gradient, colour_gradient, strength, tensor):
             differences in a and b are small numbers.
     """
     height, width = light.shape
-    half, four = np.float32(0.5), np.float32(4)
+    out = light_gradient, colour_gradient, strength, tensor
     for y in range(height):
-        above, below = max(y - 1, 0), min(y + 1, height - 1)
+        above, below = y - 1, y + 1
         if y == 0 or y == height - 1:
             above = below = 0  # mirrored: the two are one row
-        for x in range(width):
-            left, right = x - 1, x + 1
-            if x == 0 or x == width - 1:
-                left = right = 0
-            lx, ly = half * (light[y, right] - light[y, left]), half * (light[below, x] - light[above, x])
-            ax, ay = half * (a[y, right] - a[y, left]), half * (a[below, x] - a[above, x])
-            bx, by = half * (b[y, right] - b[y, left]), half * (b[below, x] - b[above, x])
-            lights = lx * lx + ly * ly
-            colours = ax * ax + bx * bx + ay * ay + by * by
-            light_gradient[y, x] = np.sqrt(lights)
-            colour_gradient[y, x] = np.sqrt(colours)
-            strength[y, x] = np.sqrt(lights + four * colours)
-            tensor[0, y, x] = lx * lx + four * (ax * ax + bx * bx)
-            tensor[1, y, x] = ly * ly + four * (ay * ay + by * by)
-            tensor[2, y, x] = lx * ly + four * (ax * ay + bx * by)
+        _difference(light, a, b, out, y, 0, above, below, 0, 0)
+        _difference(light, a, b, out, y, width - 1, above, below, 0, 0)
+        for x in range(1, width - 1):  # without a condition: LLVM makes vector code of it
+            _difference(light, a, b, out, y, x, above, below, x - 1, x + 1)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -132,17 +139,31 @@ def _at(plane, corners):
 
 
 @numba.njit(cache=True, nogil=True)
-def side_differences(light, a, b, texture, normal_x, normal_y, distance, out_light, out_colour, out_texture):
-    """Differences between the two points `distance` pixels beside each pixel, across the edge."""
-    height, width = light.shape
+def side_differences(picture, normal_x, normal_y, distance, out_light, out_colour, out_texture):
+    """Differences between the two points `distance` pixels beside each pixel, across the edge.
+
+    Args:
+        picture: float32[h, w, 4], L, a, b and texture side by side: one look-up for all.
+        normal_x, normal_y: unit vectors across the edge; out_light, out_colour, out_texture: planes that get the result.
+    """
+    height, width = normal_x.shape
+    apart = np.empty(4, np.float32)
     for y in range(height):
         for x in range(width):
             dx, dy = np.float32(distance) * normal_x[y, x], np.float32(distance) * normal_y[y, x]
-            one, two = _corners(x, y, dx, dy, height, width), _corners(x, y, -dx, -dy, height, width)
-            out_light[y, x] = np.abs(_at(light, one) - _at(light, two))
-            out_texture[y, x] = np.abs(_at(texture, one) - _at(texture, two))
-            in_a, in_b = _at(a, one) - _at(a, two), _at(b, one) - _at(b, two)
-            out_colour[y, x] = np.sqrt(in_a * in_a + in_b * in_b)
+            left, right, top, bottom, u, v = _corners(x, y, dx, dy, height, width)
+            other_left, other_right, other_top, other_bottom, s, t = _corners(x, y, -dx, -dy, height, width)
+            for k in range(4):
+                one, two = picture[top, left, k], picture[top, right, k]
+                three, four = picture[bottom, left, k], picture[bottom, right, k]
+                upper, lower = one + u * (two - one), three + u * (four - three)
+                one, two = picture[other_top, other_left, k], picture[other_top, other_right, k]
+                three, four = picture[other_bottom, other_left, k], picture[other_bottom, other_right, k]
+                other_upper, other_lower = one + s * (two - one), three + s * (four - three)
+                apart[k] = (upper + v * (lower - upper)) - (other_upper + t * (other_lower - other_upper))
+            out_light[y, x] = np.abs(apart[0])
+            out_colour[y, x] = np.sqrt(apart[1] * apart[1] + apart[2] * apart[2])
+            out_texture[y, x] = np.abs(apart[3])
 
 
 @numba.njit(cache=True, nogil=True)
@@ -194,9 +215,9 @@ def soft_histograms(picture, ranges):
 
 @numba.njit(cache=True, nogil=True)
 def histogram_differences(bins, normal_x, normal_y, distance):
-    """Sums over each channel's bins of the differences between the two points beside a pixel; float32[h, w, channels]."""
+    """Sums over each channel's bins of the differences between the two points beside a pixel; float32[channels, h, w]."""
     height, width, columns = bins.shape
-    out = np.empty((height, width, columns // BINS), np.float32)
+    out = np.empty((columns // BINS, height, width), np.float32)
     apart = np.empty(columns, np.float32)
     for y in range(height):
         for x in range(width):
@@ -210,9 +231,9 @@ def histogram_differences(bins, normal_x, normal_y, distance):
                 upper, lower = one[k] + u * (two[k] - one[k]), three[k] + u * (four[k] - three[k])
                 other_upper, other_lower = five[k] + s * (six[k] - five[k]), seven[k] + s * (eight[k] - seven[k])
                 apart[k] = np.abs(upper + v * (lower - upper) - other_upper - t * (other_lower - other_upper))
-            for c in range(out.shape[2]):
+            for c in range(len(out)):
                 total = np.float32(0)
                 for k in range(c * BINS, (c + 1) * BINS):
                     total += apart[k]
-                out[y, x, c] = total
+                out[c, y, x] = total
     return out

@@ -17,7 +17,7 @@ import numpy as np
 from maskmill.masks.mcg.watershed import merge_edges, relabel, touching_regions, watershed_labels
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32
+    from jaxtyping import Float, Float32, Int32
 
 CUT_POWER = 0.25
 
@@ -82,7 +82,7 @@ def watershed_tree(contour: Float32[np.ndarray, "h w"], max_leaves: int) -> Part
     """
     labels = watershed_labels(contour)
     edges, length, total = touching_regions(labels, contour)
-    tree = _linkage(int(labels.max()) + 1, edges, total / length, length)
+    tree = average_linkage(int(labels.max()) + 1, edges, total / length, length)
     labels, tree, new_of = _cut_and_relabel(labels, tree.parent, tree.level, max_leaves)
     edges, length, total = merge_edges(new_of[edges[:, 0]], new_of[edges[:, 1]], length, total)
     return Partition(labels, edges, length, (total / length).astype(np.float32), tree)
@@ -210,22 +210,59 @@ def majority_leaf(fine, coarse, count):
     return best
 
 
-def _linkage(leaves: int, edges: np.ndarray, weight: np.ndarray, length: np.ndarray | None) -> Tree:
-    """Tree over the leaf graph: average linkage with `length`, single linkage without."""
+def average_linkage(
+    leaves: int, edges: Int32[np.ndarray, "m 2"], weight: Float[np.ndarray, " m"], length: Int32[np.ndarray, " m"]
+) -> Tree:
+    """Tree over the leaf graph that merges, again and again, the two regions with the lowest mean weight between them."""
     import higra as hg  # heavy, and not needed by anything else
 
     if leaves == 1:
         return Tree(np.zeros(1, np.int32), np.zeros(1, np.float32))
     graph = hg.UndirectedGraph(leaves)
     graph.add_edges(edges[:, 0].astype(np.int64), edges[:, 1].astype(np.int64))
-    if length is None:
-        tree, altitude = hg.bpt_canonical(graph, weight.astype(np.float64))
-    else:
-        tree, altitude = hg.binary_partition_tree_average_linkage(
-            graph, weight.astype(np.float64), length.astype(np.float64)
-        )
+    tree, altitude = hg.binary_partition_tree_average_linkage(
+        graph, weight.astype(np.float64), length.astype(np.float64)
+    )
     parent = np.asarray(tree.parents(), np.int32)
     return Tree(parent, monotone(parent, np.asarray(altitude, np.float64)))
+
+
+@numba.njit(cache=True)
+def _single_linkage(leaves, edges, order):
+    """Parents of the tree that Kruskal's algorithm builds, and the edge of each merge."""
+    parent = np.arange(2 * leaves - 1).astype(np.int32)
+    up = np.arange(leaves)  # union-find over the leaves
+    node = np.arange(leaves)  # of each set's representative, the node that the set has become
+    merged = np.empty(leaves - 1, np.int64)
+    count = 0
+    for e in order:
+        a, b = edges[e, 0], edges[e, 1]
+        while up[a] != a:
+            up[a] = up[up[a]]
+            a = up[a]
+        while up[b] != b:
+            up[b] = up[up[b]]
+            b = up[b]
+        if a == b:
+            continue
+        parent[node[a]] = parent[node[b]] = leaves + count
+        up[b] = a
+        node[a] = leaves + count
+        merged[count] = e
+        count += 1
+        if count == leaves - 1:
+            break
+    return parent, merged
+
+
+def single_linkage(leaves: int, edges: Int32[np.ndarray, "m 2"], weight: Float[np.ndarray, " m"]) -> Tree:
+    """Tree over the leaf graph, connected, that merges along the edges by rising weight, equal ones in their order."""
+    if leaves == 1:
+        return Tree(np.zeros(1, np.int32), np.zeros(1, np.float32))
+    parent, merged = _single_linkage(leaves, edges, np.argsort(weight, kind="stable"))
+    level = np.zeros(2 * leaves - 1, np.float32)
+    level[leaves:] = np.maximum(weight[merged], 0)
+    return Tree(parent, level)
 
 
 def build_hierarchy(contours: list[Float32[np.ndarray, "_ _"]], max_leaves: int) -> Hierarchy:
@@ -249,10 +286,10 @@ def build_hierarchy(contours: list[Float32[np.ndarray, "_ _"]], max_leaves: int)
         enlarged = cv2.resize(coarse.labels, labels.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         leaf_of = majority_leaf(labels, enlarged.reshape(labels.shape), leaves)
         saliencies.append(edge_saliency(edges, leaf_of, coarse.tree.parent, coarse.tree.level))
-        trees.append(_linkage(leaves, edges, saliencies[-1], None))
+        trees.append(single_linkage(leaves, edges, saliencies[-1]))
     if leaves == 1 or len(contours) == 1:
         return Hierarchy(labels, edges, length, strength, saliencies[0], tuple(trees[:1]))
     mean = np.mean(saliencies, axis=0).astype(np.float32)
-    combined = _linkage(leaves, edges, mean, length)
+    combined = average_linkage(leaves, edges, mean, length)
     saliency = edge_saliency(edges, own, combined.parent, combined.level)
     return Hierarchy(labels, edges, length, strength, saliency, (combined, *trees))

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 
 from maskmill.masks.mcg.nodes import Nodes, leaf_keys
+from maskmill.masks.mcg.pieces import Pieces
 from maskmill.masks.mcg.regions import Regions
 
 if TYPE_CHECKING:
@@ -46,23 +47,31 @@ def outline(group, low, high, place, start, edge, outside, found, beyond, betwee
         how many edges are around and how many between.
     """
     around, shared = 0, 0
+    # The intervals of the parts, empty where there is none: numbers of their own, not arrays, since this is all that is done.
+    a, b, c, d = group[0], group[1], group[2], group[3]
+    low_a, high_a = low[a], high[a]
+    low_b, high_b = (low[b], high[b]) if b >= 0 else (low_a, low_a)
+    low_c, high_c = (low[c], high[c]) if c >= 0 else (low_a, low_a)
+    low_d, high_d = (low[d], high[d]) if d >= 0 else (low_a, low_a)
     for k in range(PARTS):
         i = group[k]
         if i < 0:
             break
         for j in range(start[i], start[i + 1]):
             spot = place[outside[j]]
-            other = -1
-            for q in range(PARTS):
-                if group[q] < 0:
-                    break
-                if q != k and low[group[q]] <= spot < high[group[q]]:
-                    other = q
-                    break
-            if other < 0:
+            if low_a <= spot < high_a:  # never the part's own: these leaves are outside it
+                other = 0
+            elif low_b <= spot < high_b:
+                other = 1
+            elif low_c <= spot < high_c:
+                other = 2
+            elif low_d <= spot < high_d:
+                other = 3
+            else:
                 found[around], beyond[around] = edge[j], outside[j]
                 around += 1
-            elif k < other:  # listed by both nodes
+                continue
+            if k < other:  # listed by both nodes
                 between[shared] = edge[j]
                 shared += 1
     return around, shared
@@ -178,6 +187,14 @@ def fill_holes(
     return _fill_holes(groups, low, high, place, box, start, edge, outside, *own, of_leaves, len(regions.length))
 
 
+def fill_groups(
+    groups: Int32[np.ndarray, "groups 4"], pieces: Pieces
+) -> tuple[Int64[np.ndarray, " groups+1"], Int32[np.ndarray, " pieces"]]:
+    """The same as `fill_holes`, of nodes that are filled, in pieces: what is found are the pieces in each group's holes."""
+    own, of_pieces = (pieces.hole_start, pieces.holes), (pieces.box, pieces.start, pieces.neighbour)
+    return _fill_holes(groups, *pieces.walk, *own, of_pieces, len(pieces.segments))
+
+
 @numba.njit(cache=True)
 def _absorb(hole_start, holes, additive, of_edges, start, edge, outside, total, inner):
     """Takes the holes' leaves into the nodes' sums, and the edges in and around them from outline to inside, in place."""
@@ -254,21 +271,53 @@ def singletons(count: int) -> Int32[np.ndarray, "{count} 4"]:
     return out
 
 
+@numba.njit(cache=True, inline="always")
+def _set_bit(row, leaf):
+    row[leaf >> 6] |= np.uint64(1) << np.uint64(leaf & 63)
+
+
 @numba.njit(cache=True)
-def bit_rows(groups, hole_start, holes, own_start, own_holes, low, high, leaves):
-    """Leaf sets of groups of nodes, holes included; uint64[g, words], see `masks.runs.write_sets`."""
-    rows = np.zeros((len(groups), (len(leaves) + 63) // 64), np.uint64)
+def node_rows(up, leaves, low, high, hole_start, holes):
+    """Leaf sets of the nodes of one tree, holes filled; uint64[c, words], see `masks.runs.write_sets`.
+
+    Args:
+        up .. holes: see `Nodes`.
+    """
+    rows = np.zeros((len(up), (len(leaves) + 63) // 64), np.uint64)
+    split = np.zeros(len(up), numba.boolean)
+    for i in range(len(up) - 1, -1, -1):  # children first: a node's holes are in its parent, filled
+        row = rows[i]
+        if not split[i]:
+            for p in range(low[i], high[i]):
+                _set_bit(row, leaves[p])
+        for h in range(hole_start[i], hole_start[i + 1]):
+            _set_bit(row, holes[h])
+        if up[i] >= 0:
+            split[up[i]] = True
+            for word in range(len(row)):
+                rows[up[i], word] |= row[word]
+    return rows
+
+
+@numba.njit(cache=True)
+def group_rows(groups, rows, hole_start, holes):
+    """Leaf sets of groups of nodes, holes included; uint64[g, words].
+
+    Args:
+        groups: int32[g, 4], -1 padded; rows: of the nodes, see `node_rows`.
+        hole_start: int64[g + 1], row starts of holes int32[...], nodes that lie in each group's holes.
+    """
+    out = np.zeros((len(groups), rows.shape[1]), np.uint64)
     for g in range(len(groups)):
+        row = out[g]
         for k in range(PARTS):
             if groups[g, k] < 0:
                 break
-            for p in range(low[groups[g, k]], high[groups[g, k]]):
-                leaf = leaves[p]
-                rows[g, leaf >> 6] |= np.uint64(1) << np.uint64(leaf & 63)
-            for h in range(own_start[groups[g, k]], own_start[groups[g, k] + 1]):
-                leaf = own_holes[h]
-                rows[g, leaf >> 6] |= np.uint64(1) << np.uint64(leaf & 63)
+            part = rows[groups[g, k]]
+            for word in range(len(row)):
+                row[word] |= part[word]
         for h in range(hole_start[g], hole_start[g + 1]):
-            leaf = holes[h]
-            rows[g, leaf >> 6] |= np.uint64(1) << np.uint64(leaf & 63)
-    return rows
+            part = rows[holes[h]]
+            for word in range(len(row)):
+                row[word] |= part[word]
+    return out

@@ -107,7 +107,7 @@ def propose_image(
     on_stage("regions")
     groups = propose(hierarchy, regions, settings.quotas, settings.merges)
     on_stage("grouping")
-    groups = fill(groups, regions)
+    groups = fill(groups)
     candidates = as_candidates(groups)
     on_stage("holes")
     features = candidate_features(groups, candidates, regions)

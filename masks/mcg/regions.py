@@ -86,6 +86,8 @@ def _accumulate(labels, count, lab, contour, cosines, sines):
             row[9] += y * y
             row[10] += x * y
             row[11] += contour[y, x]
+            # Bytes become unsigned numbers here, so a difference below zero wraps to nearly 2**64: the sum tells how often
+            # brightness falls, not by how much. The shipped ranker has learnt it so; mend it with a new ranker only.
             if x + 1 < width and y + 1 < height:
                 row[12] += abs(int(lab[y, x + 1, 0]) - int(lab[y, x, 0])) + abs(
                     int(lab[y + 1, x, 0]) - int(lab[y, x, 0])

@@ -28,6 +28,7 @@ from maskmill.masks.mcg.proposals import STANDARD, propose_image
 from maskmill.masks.mcg.selection import select
 from maskmill.masks.mcg.trees import TreeModel
 from maskmill.pipelines.mcg_training import fit as ranker_fit
+from maskmill.pipelines.mcg_training.budget import MAX_ROWS, ROW_LIMITS, Budget, budget, rows_each, thinned
 from maskmill.pipelines.mcg_training.contour_samples import POSITIVE, contour_samples
 from maskmill.pipelines.mcg_training.ranker_samples import best_overlaps, candidate_samples, overlaps
 from maskmill.pipelines.parts.provenance import versions
@@ -61,6 +62,7 @@ class TrainOptions:
         measured: share of the pictures that are measured, a seeded choice, each with the models that have not seen it.
         block: pictures per work item.
         contour_only: stop after the contour model.
+        max_rows: to learn from, for either model, in all; each picture gives at most its even share of them.
     """
 
     images: str
@@ -73,6 +75,7 @@ class TrainOptions:
     measured: float = 0.2
     block: int = 16
     contour_only: bool = False
+    max_rows: int = MAX_ROWS
 
     def __post_init__(self) -> None:
         if not 2 <= self.folds <= 20:
@@ -81,6 +84,8 @@ class TrainOptions:
             raise UsageError(f"measured must be a share above 0 and at most 1, got {self.measured}")
         if self.block < 1 or self.limit < 0:
             raise UsageError(f"block must be at least 1 and limit at least 0, got {self.block} and {self.limit}")
+        if not ROW_LIMITS[0] <= self.max_rows <= ROW_LIMITS[1]:
+            raise UsageError(f"max-rows must be in {ROW_LIMITS[0]}..{ROW_LIMITS[1]}, got {self.max_rows}")
 
 
 def draw(seed: int, what: str, key: str) -> float:
@@ -197,13 +202,14 @@ STAGES = {"contours": sample_contours, "candidates": sample_candidates, "measure
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A work item: some pictures of one stage, and the file that their rows go to."""
+    """A work item: some pictures of one stage, how many rows each may give, and the file that these go to."""
 
     stage: str
     number: int
     lines: tuple[bytes, ...]
     options: TrainOptions
     work: str
+    rows_each: int
 
     @property
     def file(self) -> str:
@@ -221,6 +227,8 @@ def do_block(block: Block) -> int:
     for line in block.lines:
         item = Input.from_json(line)
         found = STAGES[block.stage](item, block.options, block.work)
+        if block.stage != "measured":
+            found = thinned(found, block.rows_each, _seed(block.options, item.id))
         rows = found["rows"]
         tables.append(
             pa.table(
@@ -251,9 +259,10 @@ def run_stage(
     from maskmill.pipelines.clusters import runners
 
     lines = [item.to_json() for item in items]
-    size = options.block
+    size, each = options.block, rows_each(len(items), options.max_rows)
     blocks = [
-        Block(stage, k, tuple(lines[k * size : (k + 1) * size]), options, work) for k in range(-(-len(lines) // size))
+        Block(stage, k, tuple(lines[k * size : (k + 1) * size]), options, work, each)
+        for k in range(-(-len(lines) // size))
     ]
     try:
         with runners.make_pipeline(PipelineOptions(flags)) as pipeline:
@@ -264,6 +273,17 @@ def run_stage(
     column = table["row"].combine_chunks()
     rows = column.values.to_numpy().reshape(-1, column.type.list_size)
     return np.array(table["id"].to_pylist()), rows, table["target"].to_numpy()
+
+
+def plan(options: TrainOptions) -> Budget:
+    """What `train` will take; reads the annotations, no picture.
+
+    Raises:
+        InputError, UsageError: as `train`.
+    """
+    items = list_training_inputs(options)
+    measured = sum(is_measured(options, item.id) for item in items)
+    return budget(len(items), measured, options.folds, options.max_rows, options.contour_only)
 
 
 def train(options: TrainOptions, flags: list[str] | None = None) -> dict:
@@ -281,6 +301,7 @@ def train(options: TrainOptions, flags: list[str] | None = None) -> dict:
     """
     flags = flags if flags is not None else ["--runner=FnApiRunner", "--no_save_main_session"]
     items = list_training_inputs(options)
+    rows_each(len(items), options.max_rows)  # known before anything is computed
     listed = json.dumps([dataclasses.asdict(options) | {"out": ""}, versions(), [i.to_json().decode() for i in items]])
     work = storage.join(options.out, "_work", hashlib.sha256(listed.encode()).hexdigest()[:16])
     card = {

@@ -9,7 +9,7 @@ import pytest
 from maskmill.masks.mcg.contours import CONTOUR_FEATURES
 from maskmill.masks.mcg.models import load_model, parse_model
 from maskmill.masks.registry import parse_spec
-from maskmill.pipelines.mcg_training import ranker
+from maskmill.pipelines.mcg_training import budget, ranker
 from maskmill.pipelines.mcg_training.ranker import TrainOptions, fold_of, is_measured, list_training_inputs, train
 from maskmill.schemas.errors import InputError, UsageError
 from maskmill.schemas.image import ImageRecord
@@ -144,9 +144,70 @@ def test_too_few_pictures_are_refused(pictures):
         list_training_inputs(options(pictures, "a", limit=4))
 
 
+def test_rows_are_bounded_in_all_and_the_same_whatever_the_blocks_and_their_order(pictures, tmp_path, monkeypatch):
+    """Counted: a bound far below what the pictures give, dealt out evenly, whichever block does a picture and when."""
+    found = {}
+    for name, change in {"free": {}, "four": {"max_rows": 1200}, "five": {"max_rows": 1200, "block": 5}}.items():
+        given = options(pictures, tmp_path / name, **change)
+        items = list_training_inputs(given)
+        if name == "five":
+            monkeypatch.setattr(ranker.beam, "Create", lambda blocks: create(blocks[::-1]))
+        ids, rows, target = ranker.run_stage("contours", items, given, str(tmp_path / name), FLAGS)
+        found[name] = dict(zip(("ids", "rows", "target"), (ids, rows, target), strict=True))
+    assert len(found["four"]["rows"]) == 1200 < len(found["free"]["rows"])
+    assert set(np.unique(found["four"]["ids"], return_counts=True)[1]) == {100}
+    for column in ("ids", "rows", "target"):
+        np.testing.assert_array_equal(found["four"][column], found["five"][column])
+    for key in np.unique(found["free"]["ids"]):
+        free, kept = (found[name]["rows"][found[name]["ids"] == key] for name in ("free", "four"))
+        places = [np.flatnonzero((free == row).all(axis=1))[0] for row in kept]
+        assert (np.diff(places) >= 0).all()  # of the picture's own rows, in their order
+
+
+create = ranker.beam.Create
+FLAGS = ["--runner=FnApiRunner", "--no_save_main_session"]
+
+
+def test_rows_below_the_bound_are_left_alone():
+    found = {"rows": np.arange(12.0).reshape(6, 2), "target": np.arange(6.0)}
+    assert budget.thinned(found, 6, 0) is found
+    fewer = budget.thinned(found, 4, 0)
+    assert (fewer["rows"][:, 0] == 2 * fewer["target"]).all()
+    assert fewer["target"].tolist() == sorted(set(fewer["target"].tolist()))
+    assert len(fewer["target"]) == 4
+
+
+def test_the_plan_says_what_training_takes_and_stays_bounded(pictures):
+    small = ranker.plan(options(pictures, ""))
+    given = options(pictures, "")
+    assert small.pictures == 12
+    assert small.measured == sum(is_measured(given, item.id) for item in list_training_inputs(given))
+    assert small.contour_rows == 12 * budget.CONTOUR_ROWS
+    assert small.candidate_rows == 12 * budget.CANDIDATE_ROWS
+    coco = budget.budget(118_000, 23_600, 5, budget.MAX_ROWS)
+    assert coco.rows_each * coco.pictures <= budget.MAX_ROWS
+    assert coco.contour_rows == coco.candidate_rows == 33 * 118_000
+    assert 2 * 2**30 < coco.memory_bytes < 8 * 2**30
+    assert coco.worker_hours == pytest.approx(
+        (budget.CONTOUR_SECONDS * 118_000 + budget.PROPOSE_SECONDS * 141_600) / 3600
+    )
+    assert budget.budget(2 * 118_000, 23_600, 5, budget.MAX_ROWS).memory_bytes <= coco.memory_bytes * 1.04
+    text = budget.describe(coco)
+    assert "118000 pictures, at most 33 rows of each" in text
+    assert "core-hours" in text
+
+
+def test_more_pictures_than_the_rows_reach_for_are_refused():
+    with pytest.raises(
+        UsageError, match=r"500 rows in all leave 5 for each of 100 pictures.* --max-rows to 800 .* 62 pi"
+    ):
+        budget.rows_each(100, 500)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"max_rows": 10}, r"max-rows must be in 500\.\.20000000, got 10"),
         ({"folds": 1}, r"folds must be in 2\.\.20, got 1"),
         ({"measured": 0.0}, "measured must be"),
         ({"measured": 1.1}, "measured must be"),

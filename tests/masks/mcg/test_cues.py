@@ -67,7 +67,8 @@ def test_samples_are_those_of_remap(shape, distance):
     light, a, b, texture, strength = planes(shape, 5)
     nx, ny = normals(shape)
     out = np.empty((5, *shape), np.float32)
-    cues.side_differences(light, a, b, texture, nx, ny, distance, out[0], out[1], out[2])
+    picture = np.stack([light, a, b, texture], axis=-1)
+    cues.side_differences(picture, nx, ny, distance, out[0], out[1], out[2])
     step = [beside(p, nx, ny, distance) - beside(p, nx, ny, -distance) for p in (light, a, b, texture)]
     np.testing.assert_allclose(out[:3], [np.abs(step[0]), np.hypot(step[1], step[2]), np.abs(step[3])], atol=2e-2)
     cues.peaks(strength, nx, ny, distance, out[3])
@@ -112,4 +113,4 @@ def test_local_histograms(shape):
             np.abs(beside(p, nx, ny, 2.5) - beside(p, nx, ny, -2.5))
             for p in np.moveaxis(bins[..., 6 * c : 6 * c + 6], -1, 0).copy()
         ]
-        np.testing.assert_allclose(found[..., c], np.sum(apart, axis=0), atol=1e-3)
+        np.testing.assert_allclose(found[c], np.sum(apart, axis=0), atol=1e-3)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from maskmill.masks.mcg import features as features_module
+from maskmill.masks.mcg import measures
 from maskmill.masks.mcg.candidates import as_candidates, fill, propose
 from maskmill.masks.mcg.features import CANDIDATE_FEATURES, candidate_features
 from maskmill.masks.mcg.hierarchy import Hierarchy, Tree
@@ -18,7 +18,7 @@ class Scene:
         self.regions = oracle.regions_of(self.hierarchy, self.picture, self.contour)
         groups = propose(self.hierarchy, self.regions, ((60, 200, 200, 200),), 40)
         self.before = as_candidates(groups)
-        groups = fill(groups, self.regions)
+        groups = fill(groups)
         self.candidates = as_candidates(groups)
         self.sets = oracle.sets_of(self.candidates.members)
         self.features = candidate_features(groups, self.candidates, self.regions)
@@ -39,7 +39,7 @@ def test_holes_against_flood_fill_of_the_drawn_mask(oracle):
         before = oracle.sets_of(as_candidates(groups).members)
         masks = [oracle.without_holes(oracle.draw(s, hierarchy.labels)).tobytes() for s in before]
         changed += sum(oracle.draw(s, hierarchy.labels).tobytes() != m for s, m in zip(before, masks, strict=True))
-        after = oracle.sets_of(as_candidates(fill(groups, regions)).members)
+        after = oracle.sets_of(as_candidates(fill(groups)).members)
         assert [oracle.draw(s, hierarchy.labels).tobytes() for s in after] == list(dict.fromkeys(masks))
     assert changed > 50
 
@@ -130,7 +130,7 @@ def test_colour_features_against_the_drawn_mask(scene, oracle):
 def test_the_numbers_are_named_as_the_features():
     for number, name in enumerate(CANDIDATE_FEATURES):
         constant = "PARTS_" if name == "parts" else name.upper()  # how many parts a group may have is PARTS
-        assert getattr(features_module, constant) == number
+        assert getattr(measures, constant) == number
 
 
 def test_boundary_levels_against_the_edges(scene, oracle):

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 
 from maskmill.masks.mcg.hierarchy import (
+    average_linkage,
     build_hierarchy,
     edge_saliency,
     majority_leaf,
     merge_worth,
     monotone,
+    single_linkage,
     watershed_tree,
 )
 from maskmill.masks.mcg.watershed import merge_edges, relabel, touching_regions, watershed_labels
@@ -99,16 +101,32 @@ def test_saliency_is_the_level_at_which_both_ends_first_share_a_node(oracle):
 
 
 def test_average_linkage_merges_the_pair_with_the_smallest_mean_boundary():
-    labels = np.repeat(np.arange(4, dtype=np.int32), 5).reshape(4, 5)
     edges, length = np.array([[0, 1], [1, 2], [2, 3]], np.int32), np.array([5, 5, 5], np.int32)
-    from maskmill.masks.mcg.hierarchy import _linkage
 
-    tree = _linkage(4, edges, np.array([0.3, 0.1, 0.2]), length)
-    assert labels.max() == 3
+    tree = average_linkage(4, edges, np.array([0.3, 0.1, 0.2]), length)
     # 1 and 2 first, then 3 joins at 0.2, then 0 at 0.3.
     assert {int(tree.parent[1]), int(tree.parent[2])} == {4}
     assert tree.parent[3] == tree.parent[4] == 5
     np.testing.assert_allclose(tree.level, [0, 0, 0, 0, 0.1, 0.2, 0.3], atol=1e-7)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5, 1 << 20])
+@pytest.mark.parametrize("seed", range(3))
+def test_single_linkage_is_higras_canonical_tree(seed, levels):
+    """Few levels make ties, where the order of the edges decides."""
+    import higra as hg
+
+    random = np.random.default_rng(seed)
+    labels = np.arange(63, dtype=np.int32).reshape(7, 9)
+    edges, _, _ = touching_regions(labels, np.zeros(labels.shape, np.float32))
+    weight = (random.integers(0, levels, len(edges)) / levels).astype(np.float32)
+    graph = hg.UndirectedGraph(63)
+    graph.add_edges(edges[:, 0].astype(np.int64), edges[:, 1].astype(np.int64))
+    expected, altitude = hg.bpt_canonical(graph, weight.astype(np.float64))
+    tree = single_linkage(63, edges, weight)
+    check_tree(tree, 63)
+    np.testing.assert_array_equal(tree.parent, expected.parents())
+    np.testing.assert_array_equal(tree.level, altitude.astype(np.float32))
 
 
 def test_monotone_lifts_inversions():
