@@ -39,7 +39,7 @@ from maskmill.pipelines.parts.lines import (
 from maskmill.pipelines.parts.plan_lines import Piece, deal, split_evenly, write_piece
 from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.pipelines.reading.patience import patiently
-from maskmill.pipelines.reading.shard_files import Facts, InShards, ShardFile, list_shard
+from maskmill.pipelines.reading.shard_files import Facts, InPieces, ShardFile, list_shard
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError
 from maskmill.schemas.manifest import WORK
@@ -153,10 +153,10 @@ def list_by_workers(
     Raises:
         InputError: a shard cannot be listed, or does not belong to the others; storage stands still for `patience` seconds.
     """
-    if not isinstance(source, InShards):
+    if not isinstance(source, InPieces):
         return None
     shards = patiently(source.find, patience, config.images, config.annotations)
-    if len(shards.files) < MIN_SHARDS:
+    if shards is None or len(shards.files) < MIN_SHARDS:
         return None
     place = storage.join(folder, WORK, f"listing-{secrets.token_hex(4)}")
     listing = Listing(place, source, workers, shards.left)
@@ -182,7 +182,7 @@ class Listing:
     """
 
     place: str
-    source: InShards
+    source: InPieces
     workers: Workers
     left: list[Refusal]
     tasks: int = 0
@@ -194,7 +194,7 @@ class Listing:
         with storage.create(storage.join(self.place, "shards")) as file:
             at = 0
             for number, own in enumerate(split_evenly(len(files), min(len(files), _MOST_TASKS))):
-                named = (json.dumps([files[i].name, files[i].path]).encode() + b"\n" for i in own)
+                named = (json.dumps(dataclasses.astuple(files[i])).encode() + b"\n" for i in own)
                 member = gzip.compress(b"".join(named), 1, mtime=0)
                 file.write(member)
                 found.append((number, at, len(member)))

@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from maskmill.pipelines.reading.class_labels import LabelRange
 from maskmill.pipelines.reading.inputs import Input, Refusal, left_out
@@ -32,10 +32,14 @@ Listed = Input | Refusal
 
 @dataclasses.dataclass(frozen=True, order=True)
 class ShardFile:
-    """One file of the data set: `name` begins the ids of its pictures, `path` opens it."""
+    """One file of the data set: `name` begins the ids of its pictures, `path` opens it.
+
+    Of a folder on gs:// a range of its names: those from `name` on and before `until`; see `bucket_folder.py`.
+    """
 
     name: str
     path: str
+    until: str = ""
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -221,6 +225,17 @@ class Shards:
     files: list[ShardFile]
     left: list[Refusal]
     list_one: Callable[[ShardFile], list[Any]]
+
+
+@runtime_checkable
+class InPieces(Protocol):
+    """A source that others may list for it."""
+
+    def find(self) -> Shards | None:
+        """The pieces; None where there are none. Raises InputError where there is no data set."""
+
+    def conclude(self, facts: Facts) -> None:
+        """Takes note of what was found in all pieces together. Raises InputError where that cannot be."""
 
 
 @dataclasses.dataclass
