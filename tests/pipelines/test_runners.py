@@ -12,7 +12,7 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 from apache_beam.runners.portability import portable_runner
-from clusters import free_port, job_service, portable_cluster, with_pool
+from clusters import free_port, job_server, portable_cluster, with_pool
 from drawn import content, write_coco
 from drill import Drill, DrillError, check_same, lose
 
@@ -115,7 +115,7 @@ def test_a_pool_that_is_killed_in_the_middle_costs_only_what_was_not_committed(t
     drill = Drill(images, annotations, ("fh",), tmp_path, 2, said.append)
     config = BuildConfig("coco", images, ("fh",), annotations=annotations)
     build(config, str(tmp_path / "local"), RunOptions(workers=0, part_size=2), quiet=True)
-    with with_pool(tmp_path, job_service(tmp_path)) as cluster:
+    with with_pool(tmp_path, job_server) as cluster:
         parts = len(drill.sidecars("local"))
         outcome = lose(drill, "broken", cluster, cluster.losses[0], tmp_path / "local", parts)
     assert re.fullmatch(r"lost at \d+ of 12 parts; exit 1 after \d+ s; same command again", outcome)

@@ -9,7 +9,7 @@ again. Where the engine goes on by itself, nobody types anything; where it gives
 committed must be left alone, and the bytes must be the same. 5. Prints a table, with what it cost there more than locally.
 
 With `--keep FOLDER --minutes M` it stops after the scenario that is under way when M minutes are over, with exit code 3; the same
-command goes on with the next one. The table is of all of them (also: make clusters-test MINUTES=4).
+command goes on with the next one. The table is of all of them (also: make clusters-test PIECE=4).
 
 Everything is started here and ended here, however it ends; at the end no process of the drill may be left. Engines: flink
 (twice: as it comes, and with a restart strategy), spark, dask; prism (Beam's runner in Go); portable (Beam's job service in
@@ -36,7 +36,7 @@ from pathlib import Path
 import dasks
 import flink
 import spark
-from clusters import ROOT, Cluster, Loss, end, job_service, with_pool
+from clusters import ROOT, Cluster, Loss, end, job_server, with_pool
 from drawn import content, write_coco
 from fetched import MissingError
 from prism import binary, prism
@@ -427,9 +427,9 @@ def engines(name: str) -> dict[str, Engine]:
 
         return {f"Dask {distributed.__version__}": dasks.dask}
     if name == "prism":
-        program = str(binary())
-        return {"Prism": lambda folder: with_pool(folder, prism(folder, program))}
-    return {"portable": lambda folder: with_pool(folder, job_service(folder))}
+        binary()
+        return {"Prism": lambda folder: with_pool(folder, prism)}
+    return {"portable": lambda folder: with_pool(folder, job_server)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -477,12 +477,14 @@ def main(argv: list[str] | None = None) -> int:
             drill = Drill(images, annotations, masks, folder, args.part_size, meter=meter)
             done = Done.read(folder / "rows.jsonl")
             rows = done.rows
+            if chosen.keys() <= done.whole:
+                print(f"drill: all of it is done and kept in {folder}; another --keep begins anew", file=sys.stderr)
             if not rows:
                 shutil.rmtree(folder / LOCAL, ignore_errors=True)
                 done.add(prepare(drill))
             for name, engine in chosen.items():
                 if name not in done.whole and time.monotonic() < deadline:
-                    code = max(code, _one(drill, name, engine, done, deadline))
+                    code = max(code, run_in_pieces(drill, name, engine, done, deadline))
             if left := chosen.keys() - done.whole:
                 print(
                     f"drill: not done, or not all of it: {', '.join(sorted(left))}; the same command goes on",
@@ -504,7 +506,7 @@ def main(argv: list[str] | None = None) -> int:
     return code or (1 if left else 0)
 
 
-def _one(drill: Drill, name: str, engine: Engine, done: Done, deadline: float) -> int:
+def run_in_pieces(drill: Drill, name: str, engine: Engine, done: Done, deadline: float) -> int:
     """An engine's rows, added to those there are; what goes wrong on one engine is no reason to leave out the next."""
     try:
         with contextlib.closing(run_drill(drill, name, engine, done)) as rows:
