@@ -20,10 +20,11 @@ from maskmill.pipelines.clusters import runners
 from maskmill.pipelines.clusters.checks import check
 from maskmill.pipelines.commands import cli
 from maskmill.pipelines.commands.cli import main
-from maskmill.pipelines.driver import graph, listing
+from maskmill.pipelines.driver import graph
 from maskmill.pipelines.driver.build import build
+from maskmill.pipelines.parts import partition
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
-from maskmill.pipelines.parts.plan import make_plan
+from maskmill.pipelines.parts.plan import load_plan, make_plan
 from maskmill.schemas.errors import DamageError, InputError, UsageError
 
 
@@ -56,20 +57,24 @@ def test_a_portable_cluster_gives_the_same_bytes_and_resumes(portable, coco, ref
     assert content(tmp_path) == reference
 
 
-def test_a_cluster_lists_a_data_set_in_shards(portable, coco, tmp_path, monkeypatch, capsys):
+def test_a_cluster_plans_a_data_set_in_shards(portable, coco, tmp_path, monkeypatch, capsys):
     (tmp_path / "tars").mkdir()
     pictures = sorted(Path(coco.images).iterdir())[:9]
     for number in range(3):
         with tarfile.open(tmp_path / "tars" / f"{number:05d}.tar", "w") as tar:
             for path in pictures[number::3]:
                 tar.add(path, path.name)
-    monkeypatch.setattr(listing, "MIN_SHARDS", 3)
+    for name, value in (("MIN_SHARDS", 3), ("LARGE", 8), ("_IN_RANGE", 3)):
+        monkeypatch.setattr(partition, name, value)
     config = BuildConfig("webdataset", str(tmp_path / "tars"), ("grid(n=2)",))
     build(config, str(tmp_path / "here"), RunOptions(workers=0), quiet=True)
     assert main(command(config, tmp_path / "there", *portable)) == 0, capsys.readouterr().err
-    assert "3 shards are listed on the workers of PortableRunner, so that" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    for what in ("3 lists of 3 shards", "3 ranges of the plan's order", "1 pieces of the plan"):
+        assert f"{what} are made on the workers of PortableRunner, so that a plan can be made" in said
     assert content(tmp_path / "there") == content(tmp_path / "here")
-    assert not list((tmp_path / "there" / "_work" / "listing").iterdir())
+    assert load_plan(str(tmp_path / "there")).digest == load_plan(str(tmp_path / "here")).digest
+    assert not list((tmp_path / "there" / "_work").glob("listing*"))
 
 
 def test_a_job_that_is_left_to_itself_finishes_the_build(portable, coco, reference, tmp_path, capsys):
