@@ -13,7 +13,7 @@ help:
 	@echo "make flink-test  build on a Flink cluster on this machine, kill pools and a machine, compare bytes (Java 17, Maven; 400 MB)"
 	@echo "make spark-test  the same on Spark, an executor killed (Java 17, Maven; fetches 400 MB); make dask-test: on Dask"
 	@echo "make prism-test  the same on Prism, Beam's runner in Go (Go; fetches and compiles it)"
-	@echo "make clusters-test  all of these in one table"
+	@echo "make clusters-test  all of these in one table (PIECE=3: in pieces of three minutes, called again until it is done)"
 	@echo "make docker-check  the steps of the images' Dockerfiles in fresh environments, without a container engine (GBs)"
 	@echo "make processes   every command as a process, REPEATS=50 times: exit codes, and nothing left behind; and on an enemy's folders"
 	@echo "make faults      a failure, a kill or a loss of power at every operation of builds, reports, exports, runs, on disks and buckets (a day; TRIALS=400: some)"
@@ -69,11 +69,15 @@ train-demo: $(VENV)/train demo-out/dataset/manifest.json
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q $(PYTEST_ARGS)
 
+# With PIECE=MINUTES they stop after the scenario under way, keep what is done below KEEP, and go on when called again (exit 3: not done).
+KEEP ?= $(VENV)/drill
+PIECE ?=
+IN_PIECES = $(if $(PIECE),--keep $(KEEP) --minutes $(PIECE))
 flink-test spark-test dask-test prism-test: %-test: $(VENV)/dev
-	$(BIN)/python tests/support/drill.py $*
+	$(BIN)/python tests/support/drill.py $* $(IN_PIECES)
 
 clusters-test: $(VENV)/dev
-	$(BIN)/python tests/support/drill.py flink spark dask portable prism
+	$(BIN)/python tests/support/drill.py flink spark dask portable prism $(IN_PIECES)
 
 REPEATS ?= 50
 processes: $(VENV)/dev

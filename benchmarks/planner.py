@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from unittest import mock
 
 from maskmill.pipelines.parts.config import BuildConfig
-from maskmill.pipelines.parts.plan import load_plan, make_plan, read_part
+from maskmill.pipelines.parts.plan import load_plan, make_plan
+from maskmill.pipelines.parts.plan_lines import read_part
 from maskmill.pipelines.reading import folder, imagenet
 from maskmill.pipelines.reading.location import Location
 

@@ -1,101 +1,216 @@
-"""What a build costs its driver, and its workers' folding, at a million, ten million and a hundred million images.
+"""What a build costs its driver and its workers at a million, ten million and a hundred million images.
 
-    python -m benchmarks.scale [--images 1000000 10000000 100000000] [--scratch FOLDER]
+    python -m benchmarks.scale [--images 1000000 10000000 100000000] [--real-up-to N] [--scratch FOLDER] [--before COMMAND]
 
-No picture is read or built. Names are made up and planned by the real planner, up to ten million of them (`--plan-up-to`; a
-hundred million take as much memory and ten times as long); of more the plan's index is drawn. What building leaves is drawn:
-the sidecars of one piece of parts, which the real code joins and folds, and from that piece the folds and commits of all
+No picture is read or built. Names are made up, in shards of ten thousand as tars would hold them, and planned by the real code:
+workers list, sort and deal them, each group of tasks a process of its own, and the driver is another. What building leaves is
+drawn: the sidecars of one piece of parts, which the real code joins and folds, and from that piece the folds and commits of all
 others, with the ids that were planned. Then the real end of a build checks every id sum, adds up, and writes ledger, table,
-report and manifest; without the report's thumbnails, for which there are no pictures. Every stage is a process of its own.
+report and manifest; without the report's thumbnails, for which there are no pictures.
 
-`fold` is what one worker does for a piece of about 65,536 images, in CPU seconds; a build has as many as there are pieces.
-`plan` and `finish` are the driver's, in CPU seconds, with the largest memory of its process, MB.
+Above `--real-up-to` images workers do a sample of their tasks: so many lists; ranges of their true size, drawn; the pieces that
+lie in those. Numbers of the others are copies, so what is copied is read by the driver as if it had been made. Seconds of
+workers are then those of the sample times how many there are, and marked with ~; everything of the driver is real at every size.
+An engine's own part in three jobs is not here.
 
-Exit code 1 when the driver needs more than `MEMORY_MB`, or a stage grows more than `GROWTH` times faster than the images.
+CPU seconds throughout, with the largest memory of a process, MB: `driver` plans, `finish` ends the build; workers' columns are
+sums over all of them, but `fold` is for one piece of about 65,536 images.
+
+Exit code 1 when the driver needs more than `MEMORY_MB`, or its time grows more than `GROWTH` times faster than the images.
 """
 
 import argparse
 import dataclasses
+import functools
 import gzip
 import json
-import math
 import os
+import pickle
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from benchmarks.planner import ROOT, synthetic_tree
 from maskmill.pipelines.dataset.images_table import ImagesTable
 from maskmill.pipelines.driver.finish import finish_build
 from maskmill.pipelines.folding.fold import Subject
 from maskmill.pipelines.folding.pieces import fold_path, fold_piece, is_one_table, pieces_of, rows_name
 from maskmill.pipelines.measuring.overlap_stats import OverlapStats
+from maskmill.pipelines.parts import partition
 from maskmill.pipelines.parts.assemble import assemble_shard, shard_sidecar_path
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.parts.part import Sidecar, part_path, sidecar_bytes, sidecar_path
-from maskmill.pipelines.parts.part_index import PartIndex, PartTask
-from maskmill.pipelines.parts.plan import (
-    IMAGES_PER_PART,
-    Plan,
-    default_num_shards,
-    load_plan,
-    make_plan,
-    read_part,
-    save_plan,
-    split_evenly,
-)
-from maskmill.pipelines.reading import folder as folder_source
+from maskmill.pipelines.parts.part_index import PartTask
+from maskmill.pipelines.parts.plan import Plan, check_files, load_plan, make_plan
+from maskmill.pipelines.parts.plan_lines import deal, read_part, split_evenly
+from maskmill.pipelines.reading.inputs import Input
+from maskmill.pipelines.reading.location import Location
+from maskmill.pipelines.reading.shard_files import Facts, InShards, ShardFile, Shards
 from maskmill.pipelines.report import write as report
 from maskmill.schemas import storage
 from maskmill.schemas.manifest import Shard, shard_name
 from maskmill.schemas.stats import IOU_UNIT
 
+ROOT = "gs://bucket/pictures"
+IN_SHARD = 10_000
 MEMORY_MB = 2000
 GROWTH = 1.3
 MASKS = ("fh(scales=(500, 1000, 1500))",)
 _EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # sha256 of no bytes
 
 
-def plan(out: str, images: int) -> dict[str, float]:
-    """Plans a folder of made-up names."""
-    with mock.patch.object(folder_source, "list_tree", return_value=synthetic_tree(images)):
-        planned = make_plan(BuildConfig("folder", ROOT, MASKS), out)
+@dataclasses.dataclass
+class MadeUp(InShards):
+    """A data set of names in a bucket, in shards of `IN_SHARD`."""
+
+    count: int = 0
+
+    def find(self) -> Shards:
+        shards = -(-self.count // IN_SHARD)
+        files = [ShardFile(f"{number:06d}.tar", f"{ROOT}/{number:06d}.tar") for number in range(shards)]
+        return Shards(files, [], functools.partial(made_up, count=self.count))
+
+    def conclude(self, facts: Facts) -> None:
+        self.labels = facts.labels("the samples' cls")
+
+
+def made_up(shard: ShardFile, count: int) -> list[Input]:
+    """What is in a shard."""
+    first = int(shard.name[:6]) * IN_SHARD
+    return [
+        Input(f"{shard.name}/{i:09d}.jpg", Location(shard.path, i % IN_SHARD * 98_304 + 512, 98_000), label=i % 1000)
+        for i in range(first, min(first + IN_SHARD, count))
+    ]
+
+
+@dataclasses.dataclass
+class Processes:
+    """Workers as processes, one after the other, so that the memory and time of each are its own.
+
+    Attributes:
+        before: put before each command, such as `nice`.
+        images: of the data set; of more than `real` only a sample is worked on.
+        real: see there.
+        spent: CPU seconds by what was done, times the items there are for each that was done; and `mb`, the largest memory.
+    """
+
+    before: list[str]
+    images: int
+    real: int
+    spent: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def map(self, what: str, function: Callable[[Any], None], items: Sequence[Any], seconds: float) -> None:
+        """See `pipelines.parts.partition.Workers`."""
+        name = what.split()[0]
+        place = function.keywords["place"]  # type: ignore[attr-defined]
+        some = list(items) if self.images <= self.real else sample(name, function, items)
+        for at in range(0, len(some), GROUP[name]):
+            with tempfile.NamedTemporaryFile(suffix=".pickle") as file:
+                pickle.dump((function, some[at : at + GROUP[name]]), file)
+                file.flush()
+                done = _stage(self.before, "work", file.name)
+            self.spent[name] = self.spent.get(name, 0) + done["cpu"] * len(items) / len(some)
+            self.spent["mb"] = max(self.spent.get("mb", 0), done["mb"])
+        if len(some) < len(items):
+            fill_up(name, place, function, items, some)
+
+
+GROUP = {"lists": 100, "ranges": 16, "pieces": 40}  # items of one process
+SAMPLED_RANGES = 2
+
+
+def sample(name: str, function: Any, items: Sequence[Any]) -> list[Any]:
+    """Which items are done where not all are."""
+    if name == "lists":
+        return list(items[:: max(1, len(items) // 10)])
+    if name == "ranges":
+        draw_cuts(**function.keywords)
+        return list(items[:SAMPLED_RANGES])
+    known = function.keywords
+    within = sum(known["counts"][:SAMPLED_RANGES])
+    dealt = deal(known["inputs"], known["shards"])
+    return [number for number in items if dealt[number][1][-1].stop <= within]
+
+
+def draw_cuts(place: str, tasks: int, ranges: int) -> None:
+    """What all tasks have left for the ranges that are sorted: lines of the usual length, with keys as hashes give them."""
+    rng = np.random.default_rng(0)
+    known = json.loads(Path(partition._file(place, "known", 0)).read_text())
+    each = known["facts"]["pictures"]
+    buckets = split_evenly(256, ranges)
+    cuts = np.zeros((257, tasks), "<i8")
+    for task in range(tasks):
+        at, data = 0, b""
+        for bucket in range(buckets[SAMPLED_RANGES - 1].stop):
+            low, high = bucket * each // 256, (bucket + 1) * each // 256
+            keys = sorted(f"{bucket:02x}{rng.bytes(15).hex()}" for _ in range(high - low))
+            lines = (
+                f"{key}{key[:16]}".encode()
+                + made_up(ShardFile(f"{task:06d}.tar", f"{ROOT}/{task:06d}.tar"), task * IN_SHARD + 1)[0].to_json()
+                for key in keys
+            )
+            data += gzip.compress(b"".join(line + b"\n" for line in lines), 1, mtime=0)
+            cuts[bucket + 1, task] = at = len(data)
+        cuts[buckets[SAMPLED_RANGES - 1].stop :, task] = at
+        Path(partition._file(place, "listed", task)).write_bytes(data)
+    Path(place, "cuts").write_bytes(cuts.tobytes())
+
+
+def fill_up(name: str, place: str, function: Any, items: Sequence[Any], some: list[Any]) -> None:
+    """What the driver reads of items that were not done, copied from those that were."""
+    if name == "lists":
+        known = Path(partition._file(place, "known", some[0][0])).read_text()
+        for number in {item[0] for item in items} - {item[0] for item in some}:
+            Path(partition._file(place, "known", number)).write_text(known)
+    elif name == "ranges":
+        known = Path(partition._file(place, "sorted", 0)).read_text()
+        for number in range(SAMPLED_RANGES, len(items)):
+            Path(partition._file(place, "sorted", number)).write_text(known)
+    else:
+        dealt = deal(function.keywords["inputs"], function.keywords["shards"])
+        known = json.loads(Path(partition._file(place, "dealt", 0)).read_text())
+        for number in range(len(some), len(items)):
+            shards = len(dealt[number][1])
+            own = {key: (known[key] * 2)[:shards] for key in ("parts", "ids", "digests")}
+            Path(partition._file(place, "dealt", number)).write_text(json.dumps({**known, **own}))
+
+
+def work(file: str) -> dict[str, float]:
+    """Does what a driver has left to be done."""
+    function, items = pickle.loads(Path(file).read_bytes())
+    for item in items:
+        function(item)
+    return {}
+
+
+def plan(out: str, images: int, real: int, *before: str) -> dict[str, float]:
+    """Plans made-up names by workers."""
+    workers = Processes(list(before), images, real)
+    source = MadeUp(ROOT, count=images)
+    with (
+        mock.patch.object(BuildConfig, "source", return_value=source),
+        mock.patch.multiple(partition, LARGE=0, MIN_SHARDS=1),
+    ):
+        planned = make_plan(BuildConfig("folder", ROOT, MASKS), out, workers=workers)
+    assert planned.inputs == images or images > real
     start = time.process_time()
     assert load_plan(out) == planned
-    return {"load": time.process_time() - start, "shards": planned.num_shards, "parts": planned.num_parts}
-
-
-def draw_plan(out: str, images: int) -> dict[str, float]:
-    """A plan as `plan` would make it, with the lines of its first piece only: the others' parts have sizes and no place."""
-    shards = default_num_shards(images)
-    config = BuildConfig("folder", ROOT, MASKS)
-    whole = dataclasses.replace(config, num_shards=shards)
-    dealt = split_evenly(images, shards)
-    first = pieces_of(SimpleNamespace(inputs=images, num_shards=shards))[0]  # type: ignore[arg-type]
-    count = sum(len(dealt[shard]) for shard in first)
-    with mock.patch.object(folder_source, "list_tree", return_value=synthetic_tree(count)):
-        real = make_plan(dataclasses.replace(config, num_shards=len(first)), out)
-    parts = real.parts.to_json()
-    for own in dealt[len(first) :]:
-        pieces = split_evenly(len(own), max(1, math.ceil(len(own) / IMAGES_PER_PART)))
-        parts.append([[0, 4000, len(piece)] for piece in pieces])
-    ids = [*real.ids, *np.random.default_rng(0).integers(0, 1 << 63, shards - len(first)).tolist()]
-    made = dataclasses.replace(
-        real, config=whole, requested=config, inputs=images, parts=PartIndex(parts, real.digest), ids=tuple(ids)
-    )
-    del parts
-    save_plan(out, made)
-    start = time.process_time()
-    assert load_plan(out) == made
-    return {"load": time.process_time() - start, "shards": made.num_shards, "parts": made.num_parts}
+    check_files(out, planned) if images <= real else None
+    load = time.process_time() - start
+    return {
+        "load": load,
+        "shards": planned.num_shards,
+        "parts": planned.num_parts,
+        **workers.spent,
+        "work mb": workers.spent["mb"],
+    }
 
 
 def draw_sidecar(out: str, made: Plan, task: PartTask, subject: Subject) -> Sidecar:
@@ -157,7 +272,7 @@ def fold(out: str) -> dict[str, float]:
     }
 
 
-def copy(out: str) -> dict[str, float]:
+def copy(out: str, images_planned: int, real: int) -> dict[str, float]:
     """Folds and commits of all other pieces, as copies of the first with the planned ids."""
     made = load_plan(out)
     assert made is not None
@@ -165,11 +280,14 @@ def copy(out: str) -> dict[str, float]:
     rows = Path(out, rows_name(made, 0))
     images = made.parts.images().tolist()
     for index, shards in enumerate(pieces_of(made)):
-        if not index:
+        ids = [[images[shard], made.ids[shard]] for shard in shards]
+        if not index:  # whose lines were drawn where its range was, with hashes that are not those of their ids
+            Path(fold_path(out, made, 0)).write_bytes(gzip.compress(json.dumps({**first, "ids": ids}).encode(), 1))
+            assert first["ids"] == ids or images_planned > real
             continue
         count = sum(images[shard] for shard in shards)
         first["totals"]["written"] = first["stats"]["sums"]["images"] = count
-        first["ids"] = [[images[shard], made.ids[shard]] for shard in shards]
+        first["ids"] = ids
         first |= {"first": shards.start, "shards": [_EMPTY] * len(shards)}
         first["rows"] = [rows_name(made, index), *first["rows"][1:]]
         os.link(rows, Path(out, first["rows"][0]))
@@ -196,15 +314,23 @@ def finish(out: str) -> dict[str, float]:
     return {"pieces": len(pieces_of(made)), "files": len(ImagesTable(out).files), "single": is_one_table(made)}
 
 
-STAGES = {"plan": plan, "draw": draw_plan, "fold": fold, "copy": copy, "finish": finish}
+STAGES = {"plan": plan, "work": work, "fold": fold, "copy": copy, "finish": finish}
 
 
-def _stage(name: str, *args: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.scale", "--stage", name, *args]
+def _stage(before: list[str], name: str, *args: str) -> dict[str, float]:
+    command = [*before, sys.executable, "-m", "benchmarks.scale", "--stage", name, *args]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"the stage {name} {' '.join(args)} ended with {done.returncode}:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+COLUMNS = {
+    "images": (11, ",.0f"), "shards": (8, ",.0f"), "parts": (9, ",.0f"), "pieces": (7, ",.0f"),
+    "list s": (9, ".0f"), "sort s": (9, ".0f"), "deal s": (9, ".0f"), "work MB": (8, ".0f"),
+    "driver s": (9, ".1f"), "MB": (6, ".0f"), "load s": (7, ".2f"), "fold s": (7, ".2f"), "fold MB": (8, ".0f"),
+    "finish s": (9, ".1f"), "end MB": (7, ".0f"),
+}  # fmt: skip
 
 
 def main() -> int:
@@ -212,49 +338,53 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, nargs="+", default=[10**6, 10**7, 10**8], metavar="N")
     parser.add_argument(
-        "--plan-up-to",
-        type=int,
-        default=10_000_000,
-        metavar="N",
-        help="larger sizes are not planned, their plan is drawn",
+        "--real-up-to", type=int, default=10_000_000, metavar="N", help="of more images, workers do a sample"
     )
-    parser.add_argument("--scratch", help="folder with room for 40 bytes an image, and 160 while planning")
-    parser.add_argument("--stage", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--scratch", help="folder with room for 150 bytes an image up to there, and 40 beyond")
+    parser.add_argument("--before", default="", help="put before the command of each process")
+    parser.add_argument("--stage", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.stage:
-        name, out, *numbers = args.stage
+        name, *given = args.stage
         start = time.process_time(), time.perf_counter()
-        found = STAGES[name](out, *map(int, numbers))  # type: ignore[operator]
+        found = STAGES[name](*(int(one) if one.isdigit() else one for one in given))  # type: ignore[operator]
         found |= {"cpu": time.process_time() - start[0], "wall": time.perf_counter() - start[1]}
         found |= {"mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
         print(json.dumps(found))
         return 0
-    print(f"{'images':>11} {'shards':>8} {'parts':>8} {'pieces':>7} {'plan s':>8} {'MB':>6} {'load s':>7} "
-          f"{'join s':>7} {'fold s':>7} {'MB':>6} {'finish s':>9} {'MB':>6}")  # fmt: skip
+    before = args.before.split()
+    print(" ".join(f"{name:>{width}}" for name, (width, _) in COLUMNS.items()))
     spent: dict[str, list[float]] = {"plan": [], "finish": []}
     most = 0.0
     for images in args.images:
         with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
             out = str(Path(scratch, "out"))
-            is_planned = images <= args.plan_up_to
-            planned = _stage("plan" if is_planned else "draw", out, str(images))
-            folded = _stage("fold", out)
-            _stage("copy", out)
-            finished = _stage("finish", out)
-            shutil.rmtree(out)
-        print(
-            f"{images:>11,} {planned['shards']:>8,} {planned['parts']:>8,} {finished['pieces']:>7,} "
-            + (f"{planned['cpu']:>8.1f} {planned['mb']:>6.0f} " if is_planned else f"{'-':>8} {'-':>6} ")
-            + f"{planned['load']:>7.2f} {folded['join']:>7.2f} {folded['fold']:>7.2f} {folded['mb']:>6.0f} "
-            f"{finished['cpu']:>9.1f} {finished['mb']:>6.0f}",
-            flush=True,
-        )
-        spent["plan"] += [planned["cpu"] / images] if is_planned else []
+            # The driver waits for its workers, which `--before` may keep waiting: nothing is put before it.
+            planned = _stage([], "plan", out, str(images), str(args.real_up_to), *before)
+            folded = _stage(before, "fold", out)
+            _stage(before, "copy", out, str(images), str(args.real_up_to))
+            finished = _stage(before, "finish", out)
+            row = {
+                "images": images, "shards": planned["shards"], "parts": planned["parts"], "pieces": finished["pieces"],
+                "list s": planned["lists"], "sort s": planned["ranges"], "deal s": planned["pieces"],
+                "work MB": planned["work mb"], "driver s": planned["cpu"], "MB": planned["mb"], "load s": planned["load"],
+                "fold s": folded["join"] + folded["fold"], "fold MB": folded["mb"], "finish s": finished["cpu"],
+                "end MB": finished["mb"],
+            }  # fmt: skip
+            marked = {"list s", "sort s", "deal s"} if images > args.real_up_to else set()
+            print(
+                " ".join(
+                    f"{('~' if name in marked else '') + format(row[name], kind):>{width}}"
+                    for name, (width, kind) in COLUMNS.items()
+                ),
+                flush=True,
+            )
+        spent["plan"].append(planned["cpu"] / images)
         spent["finish"].append(finished["cpu"] / images)
-        most = max(most, planned["mb"] if is_planned else 0, finished["mb"])
-    growth = max((own[-1] / own[0] for own in spent.values() if own), default=1.0)
+        most = max(most, planned["mb"], finished["mb"])
+    growth = max(own[-1] / own[0] for own in spent.values())
     print(
-        f"largest driver {most:.0f} MB; the dearest stage costs {growth:.2f} times as much an image at the largest size"
+        f"largest driver {most:.0f} MB; its dearest stage costs {growth:.2f} times as much an image at the largest size"
     )
     return 0 if most <= MEMORY_MB and growth <= GROWTH else 1
 

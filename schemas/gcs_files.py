@@ -263,18 +263,31 @@ def remove(path: str) -> None:
         bucket.blob(name).delete(**patience(bucket))
 
 
-def walk(folder: str) -> Iterator[tuple[str, int]]:
-    """Every object whose name begins with the folder's. Raises FileNotFoundError where there is none."""
+def walk(folder: str, first: str = "", end: str = "") -> Iterator[tuple[str, int]]:
+    """Every object whose name begins with the folder's, in the order of names. Raises FileNotFoundError where there is none.
+
+    With `first` or `end` only those from that name on, or before that one, of which there may be none.
+    """
     bucket, prefix = bucket_and_name(folder.rstrip("/") + "/")
-    listed = False
+    bounds = {"start_offset": prefix + first if first else None, "end_offset": prefix + end if end else None}
+    fields = "items(name,size),nextPageToken"
+    listed = bool(first or end)
     with remote_errors(folder):
-        for blob in bucket.list_blobs(prefix=prefix, fields="items(name,size),nextPageToken", **patience(bucket)):
+        for blob in bucket.list_blobs(prefix=prefix, fields=fields, **bounds, **patience(bucket)):
             listed = True
             name = blob.name[len(prefix) :]
             if name and not name.endswith("/"):
                 yield name, int(blob.size or 0)
     if not listed:
         raise FileNotFoundError(errno.ENOENT, "no object has a name that begins so", folder)
+
+
+def next_name(folder: str, beginning: str, first: str) -> str | None:
+    """The first name below a folder that has this beginning and does not come before `first`, in one request."""
+    bucket, prefix = bucket_and_name(folder.rstrip("/") + "/")
+    asked = {"prefix": prefix + beginning, "start_offset": prefix + first, "max_results": 1, "fields": "items(name)"}
+    with remote_errors(folder):
+        return next((blob.name[len(prefix) :] for blob in bucket.list_blobs(**asked, **patience(bucket))), None)
 
 
 def stamps(folder: str) -> dict[str, Stamp]:

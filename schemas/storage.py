@@ -162,6 +162,16 @@ def walk(folder: str) -> Iterator[tuple[str, int]]:
     return _of(folder).walk(folder)
 
 
+def walk_between(folder: str, first: str, end: str) -> Iterator[tuple[str, int]]:
+    """What `walk` gives of a gs:// folder, from the name `first` on and before `end` ("": without that bound)."""
+    return gcs_files.walk(folder, first, end)
+
+
+def next_name(folder: str, beginning: str, first: str) -> str | None:
+    """The first name below a gs:// folder that has this beginning and does not come before `first`; one request."""
+    return gcs_files.next_name(folder, beginning, first)
+
+
 def stamps(folder: str) -> dict[str, Stamp]:
     """Name -> what is known of each file directly in a folder; empty where there is no such folder.
 

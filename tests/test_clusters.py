@@ -11,8 +11,8 @@ from pathlib import Path
 import fetched
 import flink
 import pytest
-from clusters import Killable, free_port, service
-from drill import DrillError, Row, said, table
+from clusters import Cluster, Killable, Loss, free_port, service
+from drill import Done, Drill, DrillError, Row, Spent, run_in_pieces, said, table
 from fetched import MissingError
 from machines import machines
 from processes import MARK, left_over
@@ -116,6 +116,39 @@ def test_a_table_says_where_bytes_differ():
     lines = table(rows).splitlines()
     assert lines[2] == f"| local | 1 host | - | 4 images | {'a' * 12} = | 2 s |  |"
     assert lines[3] == f"| X | 2 | pool | done | {'b' * 12} differs | 3 s | +1 |"
+
+
+class TwoLosses:
+    """An engine that builds by copying; how often each scenario was run."""
+
+    def __init__(self, monkeypatch, folder):
+        self.ran = []
+        content = {"a": b"x"}
+        monkeypatch.setattr("drill.content", lambda folder: content)
+        monkeypatch.setattr("drill.lose", lambda drill, out, *args: self.ran.append(out) or "lost")
+        monkeypatch.setattr("drill.leave", lambda drill, out, *args: self.ran.append(out) or "left")
+        monkeypatch.setattr(Drill, "build", lambda drill, out, *flags: self.ran.append(out) or Spent(1, 1))
+        monkeypatch.setattr(Drill, "sidecars", lambda drill, out: {})
+        self.drill = Drill("", "", (), folder, 1, say=lambda line: None)
+
+    @contextlib.contextmanager
+    def __call__(self, folder):
+        losses = [Loss(what, lambda: None, lambda: None, heals=True) for what in ("pool", "server")]
+        yield Cluster([], losses, [], "1")
+
+
+def test_a_drill_in_pieces_does_each_scenario_once(monkeypatch, tmp_path):
+    engine = TwoLosses(monkeypatch, tmp_path)
+    path = tmp_path / "rows.jsonl"
+    Done.read(path).add(Row("local", "1 host", "-", "4 images", "a" * 64, 2.0))
+    for pieces in range(1, 6):
+        done = Done.read(path)
+        assert len(done.rows) == min(pieces, 5)
+        assert run_in_pieces(engine.drill, "X", engine, done, 0.0) == 0  # the deadline is over after each
+    assert engine.ran == ["X/out", "X/left", "X/pool-lost", "X/server-lost"]
+    assert Done.read(path).whole == {"X"}
+    assert [row.scenario for row in Done.read(path).rows] == ["clean", "clean", "detach", "pool", "server"]
+    assert table(Done.read(path).rows).count("\n") == 6
 
 
 def test_a_failed_job_that_says_more_than_a_sentence_is_no_success(tmp_path):

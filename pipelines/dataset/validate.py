@@ -1,5 +1,6 @@
 """Every byte and every record of a data set, checked against its manifest and its checksums."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import google_crc32c
 
 from maskmill.pipelines.dataset.checksums import load_checksums, read_file
+from maskmill.pipelines.dataset.id_set import IdSet, hash_of
 from maskmill.pipelines.dataset.images_table import ImagesTable, iou_units_column
 from maskmill.pipelines.dataset.stored_picture import check_picture, check_size, decode_picture
 from maskmill.schemas import storage
@@ -134,19 +136,19 @@ class _Records:
     Attributes:
         dataset, deep: see `find_damage`.
         table: the rows beside them; None where they cannot be read.
-        seen: id -> shard of the records so far.
+        seen: ids of the records so far, and their shards' numbers.
         masks: layer -> masks so far.
         instances: annotations so far that are no crowds.
     """
 
     def __init__(self, dataset: Dataset, table: _Table | None, deep: bool):
         self.dataset, self.table, self.deep = dataset, table, deep
-        self.seen: dict[str, str] = {}
+        self.seen = IdSet()
         self.masks: Counter = Counter()
         self.instances = 0
 
     def check_shard(self, index: int) -> Iterator[str]:
-        """Framing, schema, RLE, areas, overlaps, pictures and rows of one shard, and that no id comes twice."""
+        """Framing, schema, RLE, areas, overlaps, pictures and rows of one shard."""
         manifest, shard = self.dataset.manifest, self.dataset.manifest.shards[index]
         rows = None
         try:
@@ -163,13 +165,28 @@ class _Records:
                 row = rows[number] if rows and number < len(rows) else None
                 for line in self._check(example, row):
                     yield f"{where}: {line}"
-                if example.filename in self.seen:
-                    yield f"{where}: the same id is in {self.seen[example.filename]}"
-                self.seen[example.filename] = shard.name
+                self.seen.add(example.filename, index)
         except DamageError as error:
             yield str(error)
         except OSError as error:
             yield f"{shard.name}: cannot be read ({error.strerror or error})"
+
+    def check_ids(self) -> Iterator[str]:
+        """That no id comes twice. Where hashes do, the records of their shards are read once more."""
+        repeated = self.seen.repeated()
+        first: dict[str, str] = {}
+        for index in sorted({index for places in repeated.values() for index in places}):
+            shard = self.dataset.manifest.shards[index]
+            with contextlib.suppress(DamageError, OSError):  # which has been said
+                for number, example in enumerate(
+                    read_shard(self.dataset.folder, shard, len(self.dataset.manifest.layers))
+                ):
+                    name = example.filename
+                    if hash_of(name) not in repeated:
+                        continue
+                    if name in first:
+                        yield f"{shard.name}: record {number} ({name}): the same id is in {first[name]}"
+                    first.setdefault(name, shard.name)
 
     def _check(self, example: ImageExample, row: tuple[str, tuple] | None) -> Iterator[str]:
         for layer, masks in zip(self.dataset.manifest.layers, example.masks, strict=True):
@@ -296,5 +313,8 @@ def find_damage(dataset: Dataset, *, deep: bool = False) -> Iterator[str]:
         for line in itertools.chain(check_shard_bytes(folder, shard, sizes[shard.name]), records.check_shard(index)):
             whole = False
             yield line
+    for line in records.check_ids():
+        whole = False
+        yield line
     if whole and records.table is not None:
         yield from _check_sums(records, records.table)

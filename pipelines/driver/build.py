@@ -153,6 +153,9 @@ def _remove_incomplete(folder: str, idle_s: float) -> None:
                 storage.remove(os.path.join(place, name))
     for place in glob.glob(os.path.join(glob.escape(folder), WORK, f"planning-*{storage.INCOMPLETE}")):
         shutil.rmtree(place, ignore_errors=True)  # a plan's lines, which may be many gigabytes
+    if not idle_s:
+        for place in glob.glob(os.path.join(glob.escape(folder), WORK, "listing-*")):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _clear(folder: str) -> None:
@@ -216,11 +219,11 @@ def plan_or_resume(
         say = (lambda line: None) if quiet else _say
         if cluster is not None:
             from maskmill.pipelines.driver.inner_tars import listed_by_workers  # Beam takes a second to import
-            from maskmill.pipelines.driver.listing import let_workers_list
+            from maskmill.pipelines.driver.listing import OnWorkers
 
-            ready = functools.partial(let_workers_list, folder=folder, runner=cluster, say=say)
+            workers = None if cluster.has("template_location") else OnWorkers(cluster, say)  # a template runs nothing
             with listed_by_workers(cluster, folder):
-                return make_plan(config, folder, part_size, functools.partial(_pace, folder), say, patience, ready)
+                return make_plan(config, folder, part_size, functools.partial(_pace, folder), say, patience, workers)
         return make_plan(config, folder, part_size, say=say, patience=patience)
     refuse_other(plan, config, folder)
     verify_prepared(plan.config.masks, folder)

@@ -21,6 +21,8 @@ from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, UsageError
 from maskmill.schemas.manifest import WORK
 
+FILES = 16  # of a data set in more shards so many are listed here; workers list them all when it is built
+
 
 @dataclasses.dataclass
 class _Known:
@@ -171,15 +173,18 @@ def _memory(config: BuildConfig, found: Found) -> str:
 
 
 def _pace(config: BuildConfig, out: str, known: _Known) -> str:
-    cost = known.estimate = estimate(config, out, usable_cores())
+    cost = known.estimate = estimate(config, out, usable_cores(), most_files=FILES)
     if cost.seconds_per_image is None or cost.core_seconds is None:
         raise InputError(
             f"of {cost.sampled} pictures none could be built; see why with a small build here: maskmill build --limit 20"
         )
     failed = f", {cost.sample_failures} of {cost.sampled} failed" if cost.sample_failures else ""
+    about = ""
+    if cost.listed < cost.there:
+        about = f"by {cost.listed} of {cost.there:,} files, the others were not looked at: about "
     return (
-        f"{cost.to_build:,} of {amount(cost.inputs, 'input')} to build, {cost.seconds_per_image:.3f} s each on a core of this "
-        f"machine{failed}: {work(cost.core_seconds)}"
+        f"{about}{cost.to_build:,} of {amount(cost.inputs, 'input')} to build, {cost.seconds_per_image:.3f} s each on a core "
+        f"of this machine{failed}: {work(cost.core_seconds)}"
     )
 
 

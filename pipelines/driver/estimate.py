@@ -7,13 +7,14 @@ import shutil
 import tempfile
 import time
 
+from maskmill.pipelines.driver.sampled import Sampled
 from maskmill.pipelines.parts import memory
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.parts.image_builder import ImageBuilder
 from maskmill.pipelines.parts.isolation import ChildProcess
 from maskmill.pipelines.parts.plan import IMAGES_PER_PART, default_num_shards, list_prepared
-from maskmill.pipelines.parts.preparing import prepared_folder
-from maskmill.pipelines.reading.inputs import Input, Refusal
+from maskmill.pipelines.parts.preparing import has_prepared, prepared_folder
+from maskmill.pipelines.reading.inputs import Input, Refusal, Source
 from maskmill.pipelines.reading.patience import PATIENCE_S
 from maskmill.pipelines.reading.read_ahead import read_one
 from maskmill.schemas import storage
@@ -39,6 +40,8 @@ class Estimate:
         worker_bytes: memory of a worker, at most: for the largest picture that `max_pixels` lets through.
         machine_bytes: memory of this machine.
         large_pixels: from how many pixels on pictures are built one at a time here.
+        listed, there: files of the data set that were listed, and that there are; where they differ, numbers of images are
+            those of the files listed, times how many more there are.
     """
 
     inputs: int
@@ -56,6 +59,8 @@ class Estimate:
     worker_bytes: int
     machine_bytes: int
     large_pixels: int
+    listed: int = 1
+    there: int = 1
 
     @property
     def core_seconds(self) -> float | None:
@@ -104,7 +109,9 @@ def seconds_per_image(config: BuildConfig, lines: list[bytes], prepared: str = "
     return sum(seconds[1:]) / len(seconds[1:]) if len(seconds) > 1 else None
 
 
-def estimate(config: BuildConfig, out: str, cores: int, part_size: int = 0, patience: float = PATIENCE_S) -> Estimate:
+def estimate(
+    config: BuildConfig, out: str, cores: int, part_size: int = 0, patience: float = PATIENCE_S, most_files: int = 0
+) -> Estimate:
     """Lists the inputs and builds a random sample of them in this process; writes nothing.
 
     Args:
@@ -113,13 +120,19 @@ def estimate(config: BuildConfig, out: str, cores: int, part_size: int = 0, pati
         cores: for the hours.
         part_size: images per part; 0 means the default.
         patience: seconds for which storage may stand still, and that reading one picture may take.
+        most_files: of a data set in more shards only so many are listed; 0 lists all.
     """
     with tempfile.TemporaryDirectory(prefix="maskmill-plan-") as scratch:
-        return _estimate(config, out, cores, part_size, patience, scratch)
+        source: Source = config.source()
+        # Masks made elsewhere are joined with all pictures, or it is not known whether they are theirs.
+        if most_files and not has_prepared(config.masks):
+            source = Sampled(source, most_files)
+        return _estimate(config, source, out, cores, part_size, patience, scratch)
 
 
-def _estimate(config: BuildConfig, out: str, cores: int, part_size: int, patience: float, scratch: str) -> Estimate:
-    source = config.source()
+def _estimate(
+    config: BuildConfig, source: Source, out: str, cores: int, part_size: int, patience: float, scratch: str
+) -> Estimate:
     config, lines, refused = list_prepared(config, source, scratch, patience=patience)
     builder = ImageBuilder(config.settings(prepared_folder(scratch)))
     builder.warm_up()  # compiling the kernels would otherwise use up the time for the sample
@@ -141,13 +154,15 @@ def _estimate(config: BuildConfig, out: str, cores: int, part_size: int, patienc
         if time.perf_counter() - begin > SAMPLE_SECONDS:
             break
     steady = seconds[1:] or seconds  # the first one pays for loading compiled code
+    some = source if isinstance(source, Sampled) else Sampled(source, 0)
+    to_build = min(some.about(len(lines)), config.limit or some.about(len(lines)))
     return Estimate(
-        inputs=len(lines) + len(refused),
-        to_build=len(lines),
-        refused=dict(sorted(collections.Counter(r.reason for r in refused).items())),
+        inputs=to_build + some.about(len(refused)),
+        to_build=to_build,
+        refused={why: some.about(n) for why, n in sorted(collections.Counter(r.reason for r in refused).items())},
         labels=source.labels,
-        shards=config.num_shards or default_num_shards(len(lines)),
-        parts=-(-len(lines) // (part_size or IMAGES_PER_PART)),
+        shards=config.num_shards or default_num_shards(to_build),
+        parts=-(-to_build // (part_size or IMAGES_PER_PART)),
         sampled=len(seconds) + failures,
         sample_failures=failures,
         seconds_per_image=sum(steady) / len(steady) if steady else None,
@@ -157,4 +172,6 @@ def _estimate(config: BuildConfig, out: str, cores: int, part_size: int, patienc
         worker_bytes=memory.worker_bytes(builder.generators, config.max_pixels),
         machine_bytes=memory.machine_bytes(),
         large_pixels=memory.large_pixels(builder.generators, cores),
+        listed=some.listed,
+        there=some.there,
     )

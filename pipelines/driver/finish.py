@@ -16,7 +16,8 @@ from maskmill.pipelines.measuring.stage_times import StageTimes
 from maskmill.pipelines.measuring.statistics import ReportStats
 from maskmill.pipelines.parts.assemble import load_shards
 from maskmill.pipelines.parts.generators import Prepared, parse_specs
-from maskmill.pipelines.parts.plan import Plan, read_refused
+from maskmill.pipelines.parts.plan import Plan
+from maskmill.pipelines.parts.plan_lines import read_refused
 from maskmill.pipelines.reading.decode import DECODER
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError

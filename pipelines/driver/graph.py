@@ -265,6 +265,7 @@ def run(
         Whether the job ran; False when it was only started, or written down as a template: then it finishes the build itself.
     """
     beam_options = PipelineOptions(flags)
+    _plan.cache_clear()  # one of the same digest may have been dealt into other parts meanwhile, by --overwrite
     alone = options.detach or bool(beam_options.view_as(GoogleCloudOptions).template_location)
     pipeline = make_pipeline(beam_options)
     pieces = (

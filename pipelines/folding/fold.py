@@ -15,8 +15,9 @@ from maskmill.pipelines.measuring.series import Series, series_of
 from maskmill.pipelines.measuring.stage_times import StageTimes
 from maskmill.pipelines.measuring.statistics import ReportStats, Row
 from maskmill.pipelines.parts.generators import parse_specs
+from maskmill.pipelines.parts.lines import id_key
 from maskmill.pipelines.parts.part import Sidecar
-from maskmill.pipelines.parts.plan import Plan, id_key
+from maskmill.pipelines.parts.plan import Plan
 from maskmill.schemas.manifest import File
 from maskmill.schemas.mask import Layer
 from maskmill.schemas.stats import LayerSums

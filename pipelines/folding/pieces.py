@@ -17,7 +17,8 @@ from maskmill.pipelines.dataset.images_table import ONE_TABLE, ROWS_PER_GROUP, I
 from maskmill.pipelines.folding.fold import Fold, IdSum, Subject
 from maskmill.pipelines.parts.assemble import forget_unreadable, load_parts, load_shard
 from maskmill.pipelines.parts.part_index import DIGEST_DIGITS
-from maskmill.pipelines.parts.plan import Plan, read_part, split_evenly
+from maskmill.pipelines.parts.plan import Plan
+from maskmill.pipelines.parts.plan_lines import read_part, shards_of_pieces
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError
 from maskmill.schemas.manifest import WORK, images_piece
@@ -27,7 +28,7 @@ PIECES = "pieces"
 
 @functools.lru_cache(maxsize=4)
 def _pieces(inputs: int, shards: int, images: int) -> tuple[range, ...]:
-    return tuple(split_evenly(shards, max(1, min(shards, round(inputs / images)))))
+    return tuple(shards_of_pieces(inputs, shards, images))
 
 
 def pieces_of(plan: Plan) -> tuple[range, ...]:

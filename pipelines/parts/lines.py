@@ -5,17 +5,47 @@ byte of their key, which is a hash, so that the files are of one size; each is s
 all. Memory is then a few hundred megabytes and time per line the same, however many there are.
 """
 
+import bisect
 import contextlib
+import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+from maskmill.pipelines.reading.inputs import Refusal
+
 HELD_BYTES = 512 << 20
 KEY_BYTES, ID_BYTES = 16, 8
-_BUCKETS = 256
+BUCKETS = 256
 _OBJECT_BYTES = 64  # of a bytes object beside its content, and of its place in a list
-_HEX = 2 * (KEY_BYTES + ID_BYTES)
+_HEX = 2 * (KEY_BYTES + ID_BYTES)  # length of both as text, with which an entry begins that lies in a file
+
+
+def order_key(seed: int, identity: str, together: str = "") -> bytes:
+    """Where an input comes in the order of records: 16 bytes, uniform and independent of all other inputs.
+
+    Inputs that are read `together` (see `Input`) share the first half: their group is shuffled, and they within it.
+    """
+    key = hashlib.sha256(f"{seed}\0{identity}".encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES]
+    return order_key(seed, together)[: KEY_BYTES // 2] + key[: KEY_BYTES // 2] if together else key
+
+
+def id_key(seed: int, identity: str) -> int:
+    """What an id is counted by: 64 bits, those with which the order key of an input begins that is read by itself."""
+    return int.from_bytes(order_key(seed, identity)[:ID_BYTES], "big")
+
+
+def keys(seed: int, identity: str, together: str) -> tuple[bytes, bytes]:
+    """`order_key`, and `id_key` as bytes."""
+    key = order_key(seed, identity, together)
+    return key, key[KEY_BYTES // 2 :] if together else key[:ID_BYTES]
+
+
+def duplicate(line: bytes) -> Refusal:
+    """What becomes of the second line with an id."""
+    return Refusal(json.loads(line)["id"], "list", "duplicate_id", "another input has the same id")
 
 
 class Lines:
@@ -58,6 +88,24 @@ class Lines:
                 files[bucket].write(b"%b%b\n" % (entry[:head].hex().encode(), entry[head:]))
         self._held, self._held_bytes = [], 0
 
+    def buckets(self) -> Iterator[list[bytes]]:
+        """Instead of `settle`: all entries by the first byte of their key, those of each byte in order, duplicates included.
+
+        Entries are as in files; see `without_duplicates` and `parse_entry`.
+        """
+        self._held.sort()
+        if self._folder is not None:
+            self._spill()
+        at = 0
+        for bucket in range(BUCKETS):
+            if self._folder is not None:
+                yield sorted(self._read(bucket))
+                continue
+            end = bisect.bisect_right(self._held, bucket, at, key=lambda entry: entry[0])
+            head = KEY_BYTES + ID_BYTES
+            yield [b"%b%b" % (entry[:head].hex().encode(), entry[head:]) for entry in self._held[at:end]]
+            at = end
+
     def settle(self) -> list[bytes]:
         """Brings the lines into order and takes duplicates out: the first by its line is kept, the others are returned."""
         duplicates: list[bytes] = []
@@ -67,9 +115,9 @@ class Lines:
             self._length = len(self._held)
             return duplicates
         self._spill()
-        for bucket in range(_BUCKETS):
+        for bucket in range(BUCKETS):
             entries = sorted(self._read(bucket))
-            entries = _without_duplicates(entries, 2 * KEY_BYTES, _HEX, duplicates)
+            entries = without_duplicates(entries, duplicates)
             self._write(bucket, entries)
             self._counts.append(len(entries))
         self._length = sum(self._counts)
@@ -101,7 +149,7 @@ class Lines:
             yield int.from_bytes(entry[KEY_BYTES:head], "big"), entry[head:]
         for bucket, count in enumerate(self._counts):
             for entry in self._read(bucket)[:count] if count else ():
-                yield int(entry[2 * KEY_BYTES : _HEX], 16), entry[_HEX:]
+                yield with_hash(entry)
 
     def head(self, count: int) -> list[bytes]:
         """The first few lines."""
@@ -125,6 +173,22 @@ class Lines:
             self._write(bucket, entries)
             self._counts[bucket] = len(entries)
         self._length = len(self._held) + sum(self._counts)
+
+
+def parse_entry(entry: bytes) -> tuple[bytes, bytes, bytes]:
+    """An entry of a file as (key, id's hash, line)."""
+    key = 2 * KEY_BYTES
+    return bytes.fromhex(entry[:key].decode()), bytes.fromhex(entry[key:_HEX].decode()), entry[_HEX:]
+
+
+def with_hash(entry: bytes) -> tuple[int, bytes]:
+    """An entry of a file as (id's hash as a whole number, line)."""
+    return int(entry[2 * KEY_BYTES : _HEX], 16), entry[_HEX:]
+
+
+def without_duplicates(entries: list[bytes], duplicates: list[bytes]) -> list[bytes]:
+    """Sorted entries of a file, the first of each key; the lines of the others are added to `duplicates`."""
+    return _without_duplicates(entries, 2 * KEY_BYTES, _HEX, duplicates)
 
 
 def _without_duplicates(entries: list[bytes], key: int, head: int, duplicates: list[bytes]) -> list[bytes]:

@@ -18,7 +18,7 @@ import google_crc32c
 from maskmill.pipelines.measuring.overlap_stats import OverlapAccumulator, OverlapStats
 from maskmill.pipelines.parts.image_builder import Built
 from maskmill.pipelines.parts.part_index import DIGEST_DIGITS, PartTask
-from maskmill.pipelines.parts.plan import read_part
+from maskmill.pipelines.parts.plan_lines import read_part
 from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.pipelines.reading.read_ahead import read_ahead
 from maskmill.schemas import storage

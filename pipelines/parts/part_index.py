@@ -8,6 +8,12 @@ from typing import overload
 import numpy as np
 
 DIGEST_DIGITS = 8  # of the plan's digest, in names
+ONLY = -1  # instead of a piece's number: the plan is not in pieces
+
+
+def lines_name(piece: int) -> str:
+    """Where the lines of a piece lie, below `_work`."""
+    return "plan.jsonl.gz" if piece == ONLY else f"plan/{piece:05d}.jsonl.gz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +22,10 @@ class PartTask:
 
     Attributes:
         shard, part: indices.
-        offset, size: the gzip member in `plan.jsonl.gz`, bytes.
+        offset, size: the gzip member in the file of its piece, bytes.
         images: how many lines it holds.
         plan_digest: identity of the plan; a sidecar with another one is not this part.
+        piece: which file its lines are in; see `lines_name`.
     """
 
     shard: int
@@ -27,6 +34,7 @@ class PartTask:
     size: int
     images: int
     plan_digest: str
+    piece: int = ONLY
 
     @property
     def name(self) -> str:
@@ -40,9 +48,10 @@ class PartIndex(Sequence[tuple[PartTask, ...]]):
     Args:
         shards: per shard, per part: offset, size, images.
         plan_digest: of the plan.
+        pieces: the first shard of each piece; () where the plan is not in pieces.
     """
 
-    def __init__(self, shards: Iterable[Iterable[Sequence[int]]], plan_digest: str):
+    def __init__(self, shards: Iterable[Iterable[Sequence[int]]], plan_digest: str, pieces: Sequence[int] = ()):
         counts: list[int] = []
 
         def numbers() -> Iterator[tuple[int, int, int]]:
@@ -56,6 +65,7 @@ class PartIndex(Sequence[tuple[PartTask, ...]]):
         self._numbers = np.fromiter(numbers(), np.dtype((np.int64, 3)))
         self._firsts = np.cumsum([0, *counts], dtype=np.int64)
         self.plan_digest = plan_digest
+        self.pieces = np.asarray(pieces, np.int64)
 
     def __len__(self) -> int:
         return len(self._firsts) - 1
@@ -72,8 +82,9 @@ class PartIndex(Sequence[tuple[PartTask, ...]]):
         shard = index % len(self)
         first, end = self._firsts[shard : shard + 2].tolist()
         rows = self._numbers[first:end].tolist()
+        piece = self._piece(shard)
         return tuple(
-            PartTask(shard, part, offset, size, images, self.plan_digest)
+            PartTask(shard, part, offset, size, images, self.plan_digest, piece)
             for part, (offset, size, images) in enumerate(rows)
         )
 
@@ -81,7 +92,7 @@ class PartIndex(Sequence[tuple[PartTask, ...]]):
         if not isinstance(other, PartIndex):
             return NotImplemented
         same = np.array_equal(self._numbers, other._numbers) and np.array_equal(self._firsts, other._firsts)
-        return same and self.plan_digest == other.plan_digest
+        return same and np.array_equal(self.pieces, other.pieces) and self.plan_digest == other.plan_digest
 
     def __hash__(self) -> int:
         return hash((self.plan_digest, len(self)))
@@ -104,7 +115,16 @@ class PartIndex(Sequence[tuple[PartTask, ...]]):
         """A part by its number through all shards."""
         shard = int(np.searchsorted(self._firsts, number, side="right")) - 1
         offset, size, images = self._numbers[number].tolist()
-        return PartTask(shard, number - int(self._firsts[shard]), offset, size, images, self.plan_digest)
+        part = number - int(self._firsts[shard])
+        return PartTask(shard, part, offset, size, images, self.plan_digest, self._piece(shard))
+
+    def _piece(self, shard: int) -> int:
+        return int(np.searchsorted(self.pieces, shard, side="right")) - 1  # `ONLY` where there are none
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files of lines, by name."""
+        ends = (self._numbers[:, 0] + self._numbers[:, 1])[self._firsts[[*self.pieces[1:], len(self)]] - 1].tolist()
+        return {lines_name(number if len(self.pieces) else ONLY): end for number, end in enumerate(ends)}
 
     def to_json(self) -> list[list[list[int]]]:
         """The numbers, nested by shard."""

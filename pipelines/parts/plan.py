@@ -1,36 +1,42 @@
 """The plan: every input, in the order of its record, dealt into shards and parts, before anything is built.
 
-`_work/plan.jsonl.gz` holds one line per input; each part is a gzip member of its own, so a worker reads its lines and no
-others, and a work item is a few numbers however large the annotations are. `_work/plan.json` is the index, written last.
+There is a line per input (`plan_lines.py`); a work item is a few numbers however large the annotations are. `_work/plan.json`
+is the index, written last. The lines are put into order here, in bounded memory, or by a cluster's workers (`partition.py`): the
+plan is the same, byte for byte.
 
 Order: inputs are sorted by the hash of seed and id. That is a shuffle that does not depend on how the inputs were listed,
 and a random choice of them when only the first are taken.
 """
 
+import contextlib
 import dataclasses
-import gzip
 import hashlib
-import itertools
 import json
 import math
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable
 
+from maskmill.pipelines.parts import plan_lines
 from maskmill.pipelines.parts.config import BuildConfig
-from maskmill.pipelines.parts.lines import ID_BYTES, KEY_BYTES, Lines
-from maskmill.pipelines.parts.part_index import PartIndex, PartTask
-from maskmill.pipelines.parts.preparing import paths_of_masks, prepare
+from maskmill.pipelines.parts.lines import Lines, duplicate, keys
+from maskmill.pipelines.parts.part_index import ONLY, PartIndex, PartTask, lines_name
+from maskmill.pipelines.parts.partition import Listing, Workers, list_by_workers
+from maskmill.pipelines.parts.plan_lines import (
+    REFUSED,
+    Piece,
+    damaged,
+    deal,
+    write_piece,
+    write_refused,
+)
+from maskmill.pipelines.parts.preparing import has_prepared, paths_of_masks, prepare
 from maskmill.pipelines.parts.provenance import mask_packages, versions
-from maskmill.pipelines.reading.inputs import Input, Refusal, Source
+from maskmill.pipelines.reading.inputs import Refusal, Source
 from maskmill.pipelines.reading.patience import PATIENCE_S, patiently
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError, UsageError
 from maskmill.schemas.manifest import WORK, digest
 
 PLAN = "plan.json"
-LINES = "plan.jsonl.gz"
-REFUSED = "refused.jsonl"
 FORMAT = 1
 
 IMAGES_PER_SHARD = 1000
@@ -90,22 +96,8 @@ class Plan:
         return self.seconds_per_image * self.inputs * tasks / max(1, self.num_parts)
 
 
-def order_key(seed: int, identity: str, together: str = "") -> bytes:
-    """Where an input comes in the order of records: 16 bytes, uniform and independent of all other inputs.
-
-    Inputs that are read `together` (see `Input`) share the first half: their group is shuffled, and they within it.
-    """
-    key = hashlib.sha256(f"{seed}\0{identity}".encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES]
-    return order_key(seed, together)[: KEY_BYTES // 2] + key[: KEY_BYTES // 2] if together else key
-
-
-def id_key(seed: int, identity: str) -> int:
-    """What an id is counted by: 64 bits, those with which the order key of an input begins that is read by itself."""
-    return int.from_bytes(order_key(seed, identity)[:ID_BYTES], "big")
-
-
 def list_inputs(
-    config: BuildConfig, source: Source, *, beyond_limit: bool = False, scratch: str | None = None
+    config: BuildConfig, source: Source | Listing, *, beyond_limit: bool = False, scratch: str | None = None
 ) -> tuple[Lines, list[Refusal]]:
     """All inputs of a source as plan lines in the order of their records, and those refused.
 
@@ -114,24 +106,25 @@ def list_inputs(
     """
     lines = Lines(scratch)
     refused: list[Refusal] = []
-    for item in source.list_inputs():
-        if isinstance(item, Refusal):
-            refused.append(item)
-        else:
-            key = order_key(config.seed, item.id, item.together)
-            own = key[KEY_BYTES // 2 :] if item.together else key[:ID_BYTES]
-            lines.add(key, own, item.to_json())
-    for line in lines.settle():
-        refused.append(Refusal(json.loads(line)["id"], "list", "duplicate_id", "another input has the same id"))
+    if isinstance(source, Listing):
+        source.fill(lines)
+        refused += source.refused()
+    else:
+        for item in source.list_inputs():
+            if isinstance(item, Refusal):
+                refused.append(item)
+            else:
+                lines.add(*keys(config.seed, item.id, item.together), item.to_json())
+    refused += map(duplicate, lines.settle())
     if config.limit and not beyond_limit:
         lines.cut(config.limit)
-    refused.sort(key=lambda r: (r.id, r.reason, r.message))
+    refused.sort(key=dataclasses.astuple)
     return lines, refused
 
 
 def list_prepared(
     config: BuildConfig,
-    source: Source,
+    source: Source | Listing,
     folder: str,
     say: Callable[[str], None] = lambda line: None,
     patience: float = PATIENCE_S,
@@ -156,11 +149,6 @@ def default_num_shards(images: int) -> int:
     return max(1, math.ceil(images / IMAGES_PER_SHARD), min(16, images // MIN_SHARD_IMAGES))
 
 
-def split_evenly(count: int, pieces: int) -> list[range]:
-    """0..count-1 as `pieces` consecutive ranges whose lengths differ by at most one."""
-    return [range(i * count // pieces, (i + 1) * count // pieces) for i in range(pieces)]
-
-
 def images_per_part(seconds: float | None) -> int:
     """How many images make about `PART_SECONDS` of work, where one takes `seconds`; the default where that is unknown.
 
@@ -177,7 +165,7 @@ def make_plan(
     pace: Callable[[BuildConfig, list[bytes]], float | None] = lambda config, lines: None,
     say: Callable[[str], None] = lambda line: None,
     patience: float = PATIENCE_S,
-    ready: Callable[[Source], None] = lambda source: None,
+    workers: Workers | None = None,
 ) -> Plan:
     """Lists the inputs and writes the plan below `folder`.
 
@@ -188,43 +176,103 @@ def make_plan(
         pace: seconds per image, measured on some of the lines, or None; see `pipelines.driver.estimate.seconds_per_image`.
         say: told what was found out, a line at a time.
         patience: seconds for which storage that is listed may stand still.
-        ready: called with the source before it is listed.
+        workers: where there are any, they list a data set that lies in many shards, and plan it where it is large.
 
     Raises:
         InputError: the data set cannot be read, does not answer, has no inputs at all, or masks to be imported are not its own.
         UsageError: more shards than images.
     """
     source = config.source()
-    ready(source)
-    requested = config
-    config, lines, refused = list_prepared(config, source, folder, say, patience)
-    if not lines and not refused:
+    with contextlib.ExitStack() as stack:
+        listed = None
+        if workers is not None:
+            listed = list_by_workers(config, source, folder, workers, patience)
+        if listed is not None:
+            stack.callback(listed.remove)
+            listed.conclude()
+            if listed.is_large and not has_prepared(config.masks):
+                return _by_workers(config, folder, listed, source, part_size, pace)
+        requested = config
+        config, lines, refused = list_prepared(config, listed or source, folder, say, patience)
+        resolved = _resolve(config, len(lines), bool(refused))
+        seconds = pace(config, lines.head(_HEAD))
+        size = part_size or images_per_part(seconds)
+        waiting = lines.with_hashes()
+        written = [
+            write_piece(folder, number, waiting, [len(dealt) for dealt in own], size)
+            for number, own in deal(len(lines), resolved.num_shards)
+        ]
+        return _settle(folder, requested, resolved, source, len(lines), written, refused, seconds)
+
+
+def _resolve(config: BuildConfig, inputs: int, is_refused: bool) -> BuildConfig:
+    if not inputs and not is_refused:
         raise InputError(f"{config.images} holds no pictures")
-    shards = config.num_shards or default_num_shards(len(lines))
-    if lines and shards > len(lines):
-        raise UsageError(f"--num-shards {shards} is more than the {len(lines)} images there are")
-    seconds = pace(config, lines.head(_HEAD))
-    resolved = dataclasses.replace(config, num_shards=shards)
-    software = {**versions(), **mask_packages(config.masks)}
-    dealt = _deal(folder, lines, shards, part_size or images_per_part(seconds), digest([resolved.to_dict(), software]))
-    for refusal in refused:
-        dealt.identity.update(json.dumps(dataclasses.astuple(refusal)).encode() + b"\n")
-    plan_digest = dealt.identity.hexdigest()
-    ledger = b"".join(json.dumps(dataclasses.asdict(r)).encode() + b"\n" for r in refused)
-    storage.write_bytes(storage.join(folder, WORK, REFUSED), ledger)
+    shards = config.num_shards or default_num_shards(inputs)
+    if inputs and shards > inputs:
+        raise UsageError(f"--num-shards {shards} is more than the {inputs} images there are")
+    return dataclasses.replace(config, num_shards=shards)
+
+
+def _by_workers(
+    config: BuildConfig,
+    folder: str,
+    listed: Listing,
+    source: Source,
+    part_size: int,
+    pace: Callable[[BuildConfig, list[bytes]], float | None],
+) -> Plan:
+    """A plan whose lines this process never holds: workers sort ranges of the order, and write its pieces."""
+    ordered = listed.sort()
+    inputs = min(ordered.inputs, config.limit or ordered.inputs)
+    resolved = _resolve(config, inputs, is_refused=True)
+    seconds = pace(config, ordered.head(min(_HEAD, inputs)))
+    size = part_size or images_per_part(seconds)
+    written = ordered.deal(folder, inputs, resolved.num_shards, size)
+    return _settle(folder, config, resolved, source, inputs, written, ordered.refused(), seconds)
+
+
+def _settle(
+    folder: str,
+    requested: BuildConfig,
+    resolved: BuildConfig,
+    source: Source,
+    inputs: int,
+    written: Iterable[Piece],
+    refused: Iterable[Refusal],
+    seconds: float | None,
+) -> Plan:
+    """The plan of pieces that are written, and its index."""
+    software = {**versions(), **mask_packages(resolved.masks)}
+    identity = hashlib.sha256(digest([resolved.to_dict(), software]).encode())
+    parts: list[list[list[int]]] = []
+    ids: list[int] = []
+    starts: list[int] = []
+    sha256: list[str] = []
+    for piece in written:
+        starts.append(len(parts))
+        sha256.append(piece.sha256)
+        parts += piece.parts
+        ids += piece.ids
+        for own in piece.digests:
+            identity.update(bytes.fromhex(own))
+    names = [lines_name(number) for number in range(len(sha256))] if len(sha256) > 1 else [lines_name(ONLY)]
+    count, ledger = write_refused(folder, refused)
+    identity.update(bytes.fromhex(ledger))
+    plan_digest = identity.hexdigest()
     plan = Plan(
         requested=requested,
         config=resolved,
         categories={str(k): v for k, v in sorted(source.categories.items())},
         labels=source.labels,
-        inputs=len(lines),
-        refused=len(refused),
+        inputs=inputs,
+        refused=count,
         versions=software,
-        parts=PartIndex(dealt.parts, plan_digest),
+        parts=PartIndex(parts, plan_digest, starts if len(starts) > 1 else ()),
         digest=plan_digest,
         seconds_per_image=round(seconds or 0.0, 4),
-        files={LINES: dealt.sha256, REFUSED: hashlib.sha256(ledger).hexdigest()},
-        ids=tuple(dealt.ids),
+        files={**dict(zip(names, sha256, strict=True)), REFUSED: ledger},
+        ids=tuple(ids),
     )
     save_plan(folder, plan)
     return plan
@@ -234,43 +282,9 @@ def save_plan(folder: str, plan: Plan) -> None:
     """Writes `plan.json`, which says that the files beside it are whole."""
     fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)} | {"format": FORMAT}
     fields |= {"requested": plan.requested.to_dict(), "config": plan.config.to_dict(), "parts": plan.parts.to_json()}
+    fields |= {"pieces": plan.parts.pieces.tolist()} if len(plan.parts.pieces) else {}
     fields["self"] = digest(fields)
     storage.write_bytes(storage.join(folder, WORK, PLAN), json.dumps(fields, sort_keys=True).encode() + b"\n")
-
-
-@dataclasses.dataclass
-class _Dealt:
-    """Lines dealt into shards and parts, and written: their numbers, digests, and the identity of the inputs so far."""
-
-    identity: Any
-    sha256: str
-    parts: list[list[tuple[int, int, int]]]
-    ids: list[int]
-
-
-def _deal(folder: str, lines: Lines, shards: int, part_size: int, asked: str) -> _Dealt:
-    identity, lines_sha = hashlib.sha256(asked.encode()), hashlib.sha256()
-    parts: list[list[tuple[int, int, int]]] = []
-    ids: list[int] = []
-    offset = 0
-    with storage.create(storage.join(folder, WORK, LINES)) as file:
-        waiting = lines.with_hashes()
-        for images in split_evenly(len(lines), shards):
-            own: list[tuple[int, int, int]] = []
-            total = 0
-            for piece in split_evenly(len(images), max(1, math.ceil(len(images) / part_size))):
-                taken = list(itertools.islice(waiting, len(piece)))
-                total += sum(id_hash for id_hash, _ in taken)
-                block = b"".join(line + b"\n" for _, line in taken)
-                identity.update(block)
-                member = gzip.compress(block, compresslevel=6, mtime=0)
-                file.write(member)
-                lines_sha.update(member)
-                own.append((offset, len(member), len(piece)))
-                offset += len(member)
-            parts.append(own)
-            ids.append(total % (1 << 8 * ID_BYTES))
-    return _Dealt(identity, lines_sha.hexdigest(), parts, ids)
 
 
 def load_plan(folder: str) -> Plan | None:
@@ -287,14 +301,14 @@ def load_plan(folder: str) -> Plan | None:
             raise ValueError("it does not match its own digest")
         if fields.pop("format") != FORMAT:
             raise DamageError(f"{path} was written by another version of maskmill; build with --overwrite")
-        fields["parts"] = PartIndex(fields["parts"], fields["digest"])
+        fields["parts"] = PartIndex(fields["parts"], fields["digest"], fields.pop("pieces", ()))
         fields["ids"] = tuple(fields.get("ids", ()))
         fields |= {name: BuildConfig.from_dict(fields[name]) for name in ("requested", "config")}
         return Plan(**fields)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def check_files(folder: str, plan: Plan) -> None:
@@ -303,53 +317,7 @@ def check_files(folder: str, plan: Plan) -> None:
     Raises:
         DamageError: one is missing or has other bytes.
     """
-    for name, sha256 in sorted(plan.files.items()):
-        path = storage.join(folder, WORK, name)
-        try:
-            if hashlib.sha256(storage.read_bytes(path)).hexdigest() != sha256:
-                raise _damaged(path, f"its bytes are not those that {PLAN} states")
-        except FileNotFoundError as error:
-            raise _damaged(path, "it is missing") from error
-
-
-def _damaged(path: str, why: str | Exception) -> DamageError:
-    return DamageError(f"{path} cannot be read ({why}); build with --overwrite, which plans and builds anew")
-
-
-def read_part(folder: str, task: PartTask) -> list[Input]:
-    """The inputs of one part, in the order of their records.
-
-    Raises:
-        DamageError: the lines are missing or damaged.
-    """
-    path = storage.join(folder, WORK, LINES)
-    try:
-        member = storage.read_bytes(path, task.offset, task.size)
-    except FileNotFoundError as error:
-        raise _damaged(path, "it is missing") from error
-    try:
-        items = [Input.from_json(line) for line in gzip.decompress(member).splitlines()]
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:  # the first are gzip's own
-        raise _damaged(path, error) from error
-    if len(items) != task.images:
-        raise _damaged(path, f"part {task.name} has {len(items)} inputs, not {task.images}")
-    return items
-
-
-def read_refused(folder: str) -> Iterator[Refusal]:
-    """Inputs refused while listing.
-
-    Raises:
-        DamageError: the lines are missing or damaged.
-    """
-    path = storage.join(folder, WORK, REFUSED)
-    try:
-        for line in storage.read_bytes(path).splitlines():
-            yield Refusal(**json.loads(line))
-    except FileNotFoundError as error:
-        raise _damaged(path, "it is missing") from error
-    except (ValueError, TypeError) as error:
-        raise _damaged(path, error) from error
+    plan_lines.check_files(folder, plan.files, plan.parts.sizes(), PLAN)
 
 
 def difference(old: dict, new: dict) -> Iterable[str]:

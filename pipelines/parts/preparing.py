@@ -66,6 +66,11 @@ def prepare(
     return dataclasses.replace(config, masks=tuple(specs)), lines, everyone
 
 
+def has_prepared(specs: Sequence[str]) -> bool:
+    """Whether a generator looks at all pictures before a build."""
+    return any(isinstance(generator, Prepared) for generator in parse_specs(list(specs)))
+
+
 def _picture(line: bytes, *, is_coco: bool) -> tuple[str, str]:
     fields = json.loads(line)
     return fields["id"], fields.get("source_id", "") if is_coco else ""

@@ -40,8 +40,8 @@ def _named(name: str) -> tuple[str, str]:
 class LabelRange:
     """The labels met so far, for the manifest's words on them: many data sets count from 1, some from 0."""
 
-    def __init__(self) -> None:
-        self.low, self.high = 2**63, -1
+    def __init__(self, low: int = 2**63, high: int = -1):
+        self.low, self.high = low, high
 
     def add(self, label: int) -> None:
         if label >= 0:

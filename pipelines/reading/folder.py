@@ -3,8 +3,12 @@
 import dataclasses
 from collections.abc import Iterator
 
+from maskmill.pipelines.reading.bucket_folder import find_ranges, walk_range
 from maskmill.pipelines.reading.inputs import Input, Refusal
-from maskmill.pipelines.reading.tree import list_tree
+from maskmill.pipelines.reading.location import Location
+from maskmill.pipelines.reading.shard_files import Facts, Listed, ShardFile, Shards
+from maskmill.pipelines.reading.tree import is_archive, list_tree
+from maskmill.schemas import storage
 
 # Endings of files that people keep beside pictures. Everything else is opened and decided by content.
 _TEXT = "txt md rst json jsonl csv tsv xml yaml yml html htm pdf doc docx log ini"
@@ -34,5 +38,26 @@ class Folder:
     labels: str = "none"
 
     def list_inputs(self) -> Iterator[Input | Refusal]:
-        for name, found in list_tree(self.images):
-            yield found if isinstance(found, Refusal) else skip_other_files(name) or Input(name, found)
+        yield from map(_settle, list_tree(self.images))
+
+    def find(self) -> Shards | None:
+        """Ranges of names on gs://, where there are many."""
+        if not storage.is_remote(self.images) or is_archive(self.images):
+            return None
+        try:
+            return Shards(find_ranges(self.images), [], list_pictures)
+        except OSError:
+            return None  # whoever lists the tree says why
+
+    def conclude(self, facts: Facts) -> None:
+        """Nothing depends on what was found."""
+
+
+def list_pictures(shard: ShardFile) -> list[Listed]:
+    """What is in a range of names."""
+    return list(map(_settle, walk_range(shard)))
+
+
+def _settle(listed: tuple[str, Location | Refusal]) -> Listed:
+    name, found = listed
+    return found if isinstance(found, Refusal) else skip_other_files(name) or Input(name, found)

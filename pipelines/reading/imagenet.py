@@ -8,7 +8,9 @@ of all synsets is given (`--synsets`, or `synsets.txt` / `LOC_synset_mapping.txt
 import dataclasses
 import io
 import re
+import tempfile
 from collections.abc import Iterator
+from typing import BinaryIO, cast
 
 from maskmill.pipelines.reading.folder import skip_other_files
 from maskmill.pipelines.reading.inputs import Input, Refusal
@@ -18,6 +20,7 @@ from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError
 
 _SYNSET = re.compile(r"^n\d{8}$")
+_HELD = 2_000_000  # files in memory while it is not known which labels there are; 0.3 kB each
 _LISTS = ("synsets.txt", "LOC_synset_mapping.txt")
 
 
@@ -98,6 +101,34 @@ def _read_text(path: str) -> str:
         raise InputError(f"{path} cannot be read as text: {error}") from error
 
 
+class _Files:
+    """Files in the order in which they came: the first in memory, the others as lines of a temporary file."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[str, Location]] = []
+        self._beyond: BinaryIO | None = None
+
+    def add(self, name: str, location: Location) -> None:
+        if len(self._held) < _HELD:
+            self._held.append((name, location))
+            return
+        if self._beyond is None:
+            beyond = tempfile.TemporaryFile(prefix="maskmill-files-")  # noqa: SIM115  # it goes with this object
+            self._beyond = cast("BinaryIO", beyond)
+        self._beyond.write(Input(name, location).to_json() + b"\n")
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def __iter__(self) -> Iterator[tuple[str, Location]]:
+        yield from self._held
+        if self._beyond is not None:
+            self._beyond.seek(0)
+            for line in self._beyond:
+                item = Input.from_json(line)
+                yield item.id, cast("Location", item.location)
+
+
 @dataclasses.dataclass
 class ImageNet:
     """The `imagenet` data set.
@@ -124,7 +155,7 @@ class ImageNet:
 
     def list_inputs(self) -> Iterator[Input | Refusal]:
         order, names = self._known_synsets()
-        files: list[tuple[str, Location]] = []
+        files, synsets = _Files(), set[str]()
         lost: set[str] = set()
         for name, found in list_tree(self.images):
             if isinstance(found, Refusal):
@@ -134,12 +165,13 @@ class ImageNet:
             elif skipped := skip_other_files(name):
                 yield skipped
             else:
-                files.append((name, found))
+                files.add(name, found)
+                synsets.add(_synset_of(name))
         if self.ground_truth:
             by_file = self._match_ground_truth(files, read_ground_truth(self.ground_truth, order))
             present = set(by_file.values())
         else:
-            present = ({_synset_of(name) for name, _ in files} | lost) - {""}
+            present = (synsets | lost) - {""}
             if files and not present:
                 raise InputError(
                     f"{self.images} has no synset folders (n01440764/...); for the flat validation set give "
@@ -153,7 +185,7 @@ class ImageNet:
             synset = by_file.get(name, "") if self.ground_truth else _synset_of(name)
             yield Input(name, location, "", index.get(synset, -1), synset, names.get(synset, ""))
 
-    def _match_ground_truth(self, files: list[tuple[str, Location]], rows: list[tuple[str, str]]) -> dict[str, str]:
+    def _match_ground_truth(self, files: _Files, rows: list[tuple[str, str]]) -> dict[str, str]:
         if rows and rows[0][0]:
             table = dict(rows)
             return {

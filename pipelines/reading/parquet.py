@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from maskmill.pipelines.reading.class_labels import LabelRange, as_class
+from maskmill.pipelines.reading.class_labels import as_class
 from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.pipelines.reading.names import spelled
 from maskmill.pipelines.reading.row_group import MAX_ROW_GROUP_BYTES, Cell, open_parquet
-from maskmill.pipelines.reading.shard_files import InShards, Listed, ShardFile, find_shards
+from maskmill.pipelines.reading.shard_files import Classes, Facts, InShards, Listed, ShardFile, Shards, find_shards
 from maskmill.schemas.errors import InputError
 
 PICTURE_COLUMNS = ("image", "img", "jpg", "jpeg", "png")  # in the order in which one of several is chosen
@@ -104,31 +104,20 @@ class Parquet(InShards):
         images: folder of .parquet files, one of them, or a pattern.
     """
 
-    def list_inputs(self) -> Iterator[Listed]:
+    def find(self) -> Shards:
         shards, left = find_shards(self.images, ".parquet files", lambda name: name.endswith(".parquet"))
-        yield from left
-        labels = LabelRange()
-        first: Columns | None = None
-        for shard, (columns, *listed) in self.list_shards(shards, list_file):
-            assert isinstance(columns, Columns)
-            first = first or columns
-            if (columns.label, columns.names) != (first.label, first.names):
-                raise InputError(
-                    f"{shard.path} and {shards[0].path} have other classes; build data sets that differ one by one"
-                )
-            for item in listed:
-                assert not isinstance(item, Columns)
-                if isinstance(item, Input):
-                    labels.add(item.label)
-                yield item
-        self.labels = labels.words(f"the column {first.label if first else ''}")
+        return Shards(shards, left, list_file)
+
+    def conclude(self, facts: Facts) -> None:
+        self.labels = facts.labels(f"the column {facts.classes.label if facts.classes else ''}")
 
 
-def list_file(shard: ShardFile) -> list[Columns | Listed]:
+def list_file(shard: ShardFile) -> list[Classes | Listed]:
+    """The classes that a file states, and its rows."""
     try:
         with open_parquet(shard.path) as file:
             columns = find_columns(file.schema_arrow, shard.path)
-            return [columns, *_list_rows(shard, file, columns)]
+            return [Classes(columns.label, columns.names), *_list_rows(shard, file, columns)]
     except (ValueError, NotImplementedError, KeyError) as error:  # pyarrow's
         raise InputError(f"{shard.path} is damaged or no parquet file: {str(error).splitlines()[0]}") from error
 

@@ -4,6 +4,7 @@ Data sets lie in buckets as files of some hundred megabytes each, that hold many
 handed out, several at a time where they are far away; what is in one is for the module of its format to say.
 """
 
+import abc
 import dataclasses
 import fnmatch
 import functools
@@ -11,8 +12,9 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from maskmill.pipelines.reading.class_labels import LabelRange
 from maskmill.pipelines.reading.inputs import Input, Refusal, left_out
 from maskmill.pipelines.reading.names import spelled
 from maskmill.pipelines.reading.tar_index import DamagedArchive
@@ -30,10 +32,14 @@ Listed = Input | Refusal
 
 @dataclasses.dataclass(frozen=True, order=True)
 class ShardFile:
-    """One file of the data set: `name` begins the ids of its pictures, `path` opens it."""
+    """One file of the data set: `name` begins the ids of its pictures, `path` opens it.
+
+    Of a folder on gs:// a range of its names: those from `name` on and before `until`; see `bucket_folder.py`.
+    """
 
     name: str
     path: str
+    until: str = ""
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -130,38 +136,143 @@ def _with_names(paths: list[str]) -> list[ShardFile]:
     return [ShardFile(spelled("/".join(path.split("/")[common:])), path) for path in paths]
 
 
-Lister = Callable[[Callable[[ShardFile], list[Any]], list[ShardFile]], Iterable[list[Any]]]
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """What a shard says of its classes.
 
-
-def list_here(list_one: Callable[[ShardFile], list[_Result]], shards: list[ShardFile]) -> Iterator[list[_Result]]:
-    """What `list_one` says of each shard, in order; those on gs:// are looked at several at a time.
-
-    Raises:
-        InputError: a shard is missing, cannot be read or is damaged.
+    Attributes:
+        label: where they stand, such as a column's name; "" where nowhere.
+        names: of the classes, by number; () where the shard has none.
     """
-    return storage.in_parallel(functools.partial(list_shard, list_one), shards, shards[0].path)
+
+    label: str
+    names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What is known of some shards together; facts of more shards are added in the order of the shards.
+
+    Attributes:
+        path: of the first shard.
+        pictures, records: inputs found, and whatever else was found with them.
+        low, high: of their labels; `high` is -1 where there are none.
+        lacking: what the last record said that has no picture.
+        classes: which the shards state; None where they state none.
+    """
+
+    path: str = ""
+    pictures: int = 0
+    records: int = 0
+    low: int = 2**63
+    high: int = -1
+    lacking: str = ""
+    classes: Classes | None = None
+
+    @classmethod
+    def of(cls, shard: ShardFile, listed: Iterable["Listed | Classes"]) -> "Facts":
+        """Of one shard, by what was found in it."""
+        pictures = records = 0
+        labels = LabelRange()
+        lacking, classes = "", None
+        for one in listed:
+            if isinstance(one, Classes):
+                classes = one
+                continue
+            records += 1
+            if isinstance(one, Input):
+                pictures += 1
+                labels.add(one.label)
+            elif one.reason == "not_found":
+                lacking = one.message
+        return cls(shard.path, pictures, records, labels.low, labels.high, lacking, classes)
+
+    def __add__(self, other: "Facts") -> "Facts":
+        """Raises InputError where shards that state classes state others."""
+        if self.classes is not None and other.classes is not None and self.classes != other.classes:
+            raise InputError(f"{other.path} and {self.path} have other classes; build data sets that differ one by one")
+        return Facts(
+            self.path or other.path,
+            self.pictures + other.pictures,
+            self.records + other.records,
+            min(self.low, other.low),
+            max(self.high, other.high),
+            other.lacking or self.lacking,
+            self.classes or other.classes,
+        )
+
+    def labels(self, where: str) -> str:
+        """See `LabelRange.words`."""
+        return LabelRange(self.low, self.high).words(where)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Facts":
+        """The inverse of `dataclasses.asdict`, as JSON gives it back."""
+        stated = fields.pop("classes")
+        return cls(**fields, classes=stated and Classes(stated["label"], tuple(stated["names"])))
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """A data set in pieces, each of which can be listed by itself, anywhere.
+
+    Attributes:
+        files: the pieces, in order.
+        left: what lies beside them.
+        list_one: what is in a piece; can be pickled. It raises as `list_shard` does.
+    """
+
+    files: list[ShardFile]
+    left: list[Refusal]
+    list_one: Callable[[ShardFile], list[Any]]
+
+
+@runtime_checkable
+class InPieces(Protocol):
+    """A source that others may list for it."""
+
+    def find(self) -> Shards | None:
+        """The pieces; None where there are none. Raises InputError where there is no data set."""
+
+    def conclude(self, facts: Facts) -> None:
+        """Takes note of what was found in all pieces together. Raises InputError where that cannot be."""
 
 
 @dataclasses.dataclass
-class InShards:
-    """A data set in shards, each of which can be listed by itself.
+class InShards(abc.ABC):
+    """A data set in shards.
 
     Attributes:
         images: where it is; see each.
         categories, labels: see `pipelines.reading.inputs.Source`.
-        lister: who lists them, as `list_here` does; `pipelines.driver.listing` lets workers do it.
     """
 
     images: str
     categories: dict[int, str] = dataclasses.field(default_factory=dict)
     labels: str = "none"
-    lister: Lister = dataclasses.field(default=list_here, kw_only=True, repr=False, compare=False)
 
-    def list_shards(
-        self, shards: list[ShardFile], list_one: Callable[[ShardFile], list[_Result]]
-    ) -> Iterator[tuple[ShardFile, list[_Result]]]:
-        """What `list_one`, which can be pickled, says of each shard, in order. Raises InputError; see `list_here`."""
-        yield from zip(shards, self.lister(list_one, shards), strict=True)
+    @abc.abstractmethod
+    def find(self) -> Shards:
+        """The shards. Raises InputError where there are none."""
+
+    @abc.abstractmethod
+    def conclude(self, facts: Facts) -> None:
+        """Takes note of what was found in all shards together. Raises InputError where that cannot be."""
+
+    def list_inputs(self) -> Iterator[Listed]:
+        """Every input, in the order of the shards; those on gs:// are looked at several at a time.
+
+        Raises:
+            InputError: a shard is missing, cannot be read or is damaged, or does not belong to the others.
+        """
+        shards = self.find()
+        yield from shards.left
+        facts = Facts()
+        listed = storage.in_parallel(functools.partial(list_shard, shards.list_one), shards.files, shards.files[0].path)
+        for shard, found in zip(shards.files, listed, strict=True):
+            facts += Facts.of(shard, found)
+            yield from (one for one in found if not isinstance(one, Classes))
+        self.conclude(facts)
 
 
 def list_shard(list_one: Callable[[ShardFile], list[_Result]], shard: ShardFile) -> list[_Result]:

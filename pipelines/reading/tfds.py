@@ -4,15 +4,14 @@ Pictures, classes and file names are taken; boxes are not, they are no masks. Te
 """
 
 import dataclasses
+import functools
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
-from maskmill.pipelines.reading.class_labels import LabelRange
-from maskmill.pipelines.reading.example_index import Features
-from maskmill.pipelines.reading.shard_files import InShards, Listed, ShardFile
-from maskmill.pipelines.reading.tfrecords import list_all
+from maskmill.pipelines.reading.example_index import Features, list_examples
+from maskmill.pipelines.reading.shard_files import Facts, InShards, ShardFile, Shards
+from maskmill.pipelines.reading.tfrecords import check_pictures
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError
 
@@ -31,21 +30,21 @@ class Tfds(InShards):
 
     split: str = dataclasses.field(kw_only=True)
 
-    def list_inputs(self) -> Iterator[Listed]:
+    def find(self) -> Shards:
         info = self._read("dataset_info.json")
-        shards, records = self._shards(info)
+        shards, self._records = self._shards(info)
         features = self._features(self._read("features.json"))
-        labels = LabelRange()
-        count = 0
-        for item in list_all(self, shards, features, labels):
-            count += 1
-            yield item
-        if count != records:
+        self._label = features.label
+        return Shards(shards, [], functools.partial(list_examples, features=features))
+
+    def conclude(self, facts: Facts) -> None:
+        check_pictures(facts)
+        if facts.records != self._records:
             raise InputError(
-                f"{self.images} holds {count} records of split {self.split}, but its dataset_info.json says {records}; "
-                "prepare it again"
+                f"{self.images} holds {facts.records} records of split {self.split}, but its dataset_info.json says "
+                f"{self._records}; prepare it again"
             )
-        self.labels = labels.words(f"the feature {features.label}")
+        self.labels = facts.labels(f"the feature {self._label}")
 
     def _read(self, name: str) -> dict:
         path = storage.join(self.images, name)

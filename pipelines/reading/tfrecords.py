@@ -3,12 +3,9 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator
 
-from maskmill.pipelines.reading.class_labels import LabelRange
 from maskmill.pipelines.reading.example_index import Features, list_examples
-from maskmill.pipelines.reading.inputs import Input, Refusal
-from maskmill.pipelines.reading.shard_files import InShards, Listed, ShardFile, find_shards
+from maskmill.pipelines.reading.shard_files import Facts, InShards, Shards, find_shards
 from maskmill.schemas.errors import InputError
 
 CUSTOMARY = Features(
@@ -22,24 +19,10 @@ CUSTOMARY = Features(
 _IS_TFRECORD = re.compile(r"\.tfrecords?(-\d+-of-\d+)?$|-\d{5}-of-\d{5}(\.tfrecords?)?$")
 
 
-def list_all(source: InShards, shards: list[ShardFile], features: Features, labels: LabelRange) -> Iterator[Listed]:
-    """Every record of a source's TFRecords.
-
-    Raises:
-        InputError: a file is damaged, or no record of any has a picture.
-    """
-    pictures = 0
-    last: Refusal | None = None
-    for _, listed in source.list_shards(shards, functools.partial(list_examples, features=features)):
-        for item in listed:
-            if isinstance(item, Input):
-                pictures += 1
-                labels.add(item.label)
-            elif item.reason == "not_found":
-                last = item
-            yield item
-    if last is not None and not pictures:
-        raise InputError(f"{shards[0].path} and the like hold no pictures: {last.message}")
+def check_pictures(facts: Facts) -> None:
+    """Raises InputError where no record of any file has a picture."""
+    if facts.lacking and not facts.pictures:
+        raise InputError(f"{facts.path} and the like hold no pictures: {facts.lacking}")
 
 
 @dataclasses.dataclass
@@ -50,9 +33,10 @@ class TfRecords(InShards):
         images: folder of TFRecords, one of them, or a pattern.
     """
 
-    def list_inputs(self) -> Iterator[Listed]:
+    def find(self) -> Shards:
         shards, left = find_shards(self.images, "TFRecords", lambda name: bool(_IS_TFRECORD.search(name)))
-        yield from left
-        labels = LabelRange()
-        yield from list_all(self, shards, CUSTOMARY, labels)
-        self.labels = labels.words(f"the records' {CUSTOMARY.label}")
+        return Shards(shards, left, functools.partial(list_examples, features=CUSTOMARY))
+
+    def conclude(self, facts: Facts) -> None:
+        check_pictures(facts)
+        self.labels = facts.labels(f"the records' {CUSTOMARY.label}")

@@ -9,10 +9,10 @@ import json
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from maskmill.pipelines.reading.class_labels import NO_CLASS, Class, LabelRange, as_class
+from maskmill.pipelines.reading.class_labels import NO_CLASS, Class, as_class
 from maskmill.pipelines.reading.inputs import Input, Refusal, left_out
 from maskmill.pipelines.reading.location import Location
-from maskmill.pipelines.reading.shard_files import InShards, Listed, ShardFile, find_shards
+from maskmill.pipelines.reading.shard_files import Facts, InShards, Listed, ShardFile, Shards, find_shards
 from maskmill.pipelines.reading.tar_index import list_tar
 from maskmill.schemas import storage
 from maskmill.schemas.sparse import open_sparse
@@ -47,16 +47,12 @@ class WebDataset(InShards):
         images: folder of .tar files, one of them, or a pattern.
     """
 
-    def list_inputs(self) -> Iterator[Listed]:
+    def find(self) -> Shards:
         shards, left = find_shards(self.images, ".tar files", lambda name: name.endswith(".tar"))
-        yield from left
-        labels = LabelRange()
-        for _, listed in self.list_shards(shards, list_samples):
-            for item in listed:
-                if isinstance(item, Input):
-                    labels.add(item.label)
-                yield item
-        self.labels = labels.words("the samples' cls, json or txt")
+        return Shards(shards, left, list_samples)
+
+    def conclude(self, facts: Facts) -> None:
+        self.labels = facts.labels("the samples' cls, json or txt")
 
 
 def list_samples(shard: ShardFile) -> list[Listed]:

@@ -5,13 +5,19 @@ import os
 import pytest
 from archives import tar_bytes
 
-from maskmill.pipelines.clusters.runners import Runner
+from maskmill.pipelines.clusters.runners import LOCAL, Runner
 from maskmill.pipelines.driver.inner_tars import listed_by_workers
+from maskmill.pipelines.driver.listing import OnWorkers
+from maskmill.pipelines.parts import partition
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.parts.plan import make_plan
-from maskmill.pipelines.reading import tar_index
+from maskmill.pipelines.reading import bucket_folder, tar_index
+from maskmill.pipelines.reading.bucket_folder import find_ranges, walk_range
 from maskmill.pipelines.reading.example_index import list_records
+from maskmill.pipelines.reading.folder import Folder
 from maskmill.pipelines.reading.imagenet import ImageNet
+from maskmill.pipelines.reading.inputs import Refusal
+from maskmill.pipelines.reading.shard_files import ShardFile
 from maskmill.pipelines.reading.tree import list_tree
 from maskmill.pipelines.reading.webdataset import WebDataset
 from maskmill.schemas import operations, storage
@@ -134,3 +140,59 @@ def test_a_damaged_tar_inside_is_told_of_as_on_a_disk(gcs, tmp_path):
     told = [sorted(map(repr, list_tree(path))) for path in ("gs://mill/train.tar", str(tmp_path / "train.tar"))]
     assert told[0] == [line.replace(str(tmp_path), "gs://mill") for line in told[1]]
     assert sum("the tar inside is damaged" in line for line in told[0]) == 1
+
+
+NAMES = [
+    "a",
+    "ab",
+    "aé",
+    "a\ud7ff",
+    "a\U0010ffff",
+    "b/.hidden/x.jpg",
+    "b/c.txt",
+    *(f"n{i % 7}/p_{i:05d}.jpg" for i in range(300)),
+]
+
+
+def test_a_folder_is_cut_into_ranges_of_names(gcs, monkeypatch):
+    """Each name is in one range, with the ranges of one listing; few names are one range."""
+    for name in NAMES:
+        storage.write_bytes(f"gs://mill/set/{name}", b"x")
+    storage.write_bytes("gs://mill/setting", b"beside it")
+    assert find_ranges("gs://mill/set") == [ShardFile("", "gs://mill/set")]
+    monkeypatch.setattr(bucket_folder, "FEW", 10)
+    for enough in (1, 5, 20):
+        monkeypatch.setattr(bucket_folder, "ENOUGH", enough)
+        before = len(gcs.requests)
+        ranges = find_ranges("gs://mill/set")
+        assert enough <= len(ranges) <= 10 * enough + 10
+        assert len(gcs.requests) - before < 12 * len(ranges) + 30
+        found = [name for one in ranges for name, _ in walk_range(one)]
+        assert found == sorted(NAMES)
+    source = Folder("gs://mill/set")
+    shards = source.find()
+    listed = [one for shard in shards.files for one in shards.list_one(shard)]
+    assert listed == sorted(source.list_inputs(), key=lambda one: one.id)
+    assert {one.reason for one in listed if isinstance(one, Refusal)} == {"not_taken", "unsupported_format"}
+    assert Folder("gs://mill/nothing").find() is Folder("/local").find() is Folder("gs://mill/a.zip").find() is None
+
+
+def test_a_folder_on_a_bucket_is_planned_in_ranges(gcs, tmp_path, monkeypatch):
+    for name in NAMES[:40]:
+        storage.write_bytes(f"gs://mill/set/{name}", b"x")
+    config = BuildConfig("folder", "gs://mill/set", ("grid(n=2)",))
+    here = make_plan(config, str(tmp_path / "here"))
+    for module, name, value in (
+        (bucket_folder, "FEW", 10),
+        (bucket_folder, "ENOUGH", 5),
+        (partition, "MIN_SHARDS", 2),
+        (partition, "LARGE", 0),
+    ):
+        monkeypatch.setattr(module, name, value)
+    said: list[str] = []
+    workers = OnWorkers(Runner(LOCAL, ()), said.append)
+    there = make_plan(config, "gs://mill/out", workers=workers)
+    assert there == here
+    assert len(said) == 3
+    assert sorted(storage.names("gs://mill/out/_work")) == sorted(os.listdir(tmp_path / "here" / "_work"))
+    assert not [name for name, _ in storage.walk("gs://mill/out") if "listing" in name]

@@ -7,7 +7,10 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from archives import tar_bytes
 from clusters import free_port, job_service, pool_flags, service, worker_pool
 from stand_ins import FLINK, rest, write_java
 
@@ -16,8 +19,13 @@ from maskmill.pipelines.clusters.runners import Runner, choose
 from maskmill.pipelines.commands.cli import main
 from maskmill.pipelines.driver import check, probe
 from maskmill.pipelines.driver.build import build
+from maskmill.pipelines.driver.estimate import estimate
+from maskmill.pipelines.driver.sampled import Sampled
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.part import PARTS
+from maskmill.pipelines.reading import webdataset
+from maskmill.pipelines.reading.imagenet import ImageNet
+from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError
 
 
@@ -45,6 +53,39 @@ def test_a_build_here_is_checked_and_priced(coco, tmp_path, capsys):
     assert main([*command, "--out", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [["ok", name] for name in list(found)[:5]]
+
+
+def test_of_many_files_some_are_listed_and_it_is_said(tmp_path, capsys, monkeypatch):
+    """40 tars of 3 pictures and a line of the ledger each, beside one file that is none; the plan counts all of them."""
+    images = tmp_path / "images"
+    images.mkdir()
+    png = cv2.imencode(".png", np.full((8, 8, 3), 7, np.uint8))[1].tobytes()
+    for i in range(40):
+        (images / f"{i:02d}.tar").write_bytes(tar_bytes({f"{n}.png": png for n in range(3)} | {"x.left": b"?"}))
+    (images / "notes.txt").write_text("beside them")
+    looked = []
+    usual = webdataset.list_samples
+    monkeypatch.setattr(webdataset, "list_samples", lambda shard: looked.append(shard.name) or usual(shard))
+    config = BuildConfig("webdataset", str(images), ("grid(n=2)",))
+    command = ["cluster", "check", "--dataset", "webdataset", "--images", config.images, "--masks", "grid(n=2)"]
+    assert main([*command, "--out", str(tmp_path / "out"), "--json"]) == 0
+    found = {row["about"]: row["text"] for row in json.loads(capsys.readouterr().out)}
+    assert found["pace"].startswith(
+        "by 16 of 40 files, the others were not looked at: about 120 of 162 inputs to build"
+    )
+    assert len(looked) == 16
+    cost = estimate(config, "", 1)
+    assert (cost.inputs, cost.to_build, cost.listed, cost.there) == (161, 120, 1, 1)
+    assert len(looked) == 56
+
+
+def test_of_many_tars_inside_a_tar_some_are_listed(gcs):
+    inner = {f"n{i:08d}.tar": tar_bytes({f"n{i:08d}_{n}.JPEG": b"x" for n in range(2)}) for i in range(20)}
+    storage.write_bytes("gs://mill/train.tar", tar_bytes(inner))
+    some = Sampled(ImageNet("gs://mill/train.tar"), 4)
+    found = list(some.list_inputs())
+    assert {one.synset for one in found} == {f"n{i:08d}" for i in (0, 5, 10, 15)}
+    assert (some.about(len(found)), some.listed, some.there, some.labels) == (40, 4, 20, "")
 
 
 @pytest.fixture(scope="module")

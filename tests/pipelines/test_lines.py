@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from maskmill.pipelines.parts import lines as lines_module
 from maskmill.pipelines.parts.config import BuildConfig
-from maskmill.pipelines.parts.lines import Lines
-from maskmill.pipelines.parts.plan import id_key, load_plan, make_plan, order_key, read_part, read_refused
+from maskmill.pipelines.parts.lines import Lines, id_key, order_key
+from maskmill.pipelines.parts.plan import load_plan, make_plan
+from maskmill.pipelines.parts.plan_lines import read_part, read_refused
 from maskmill.pipelines.reading.inputs import Input
 from maskmill.pipelines.reading.location import Location
 

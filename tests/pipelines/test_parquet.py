@@ -14,6 +14,7 @@ from sources import GRID, built, left, photo, taken
 
 from maskmill.pipelines.parts import plan
 from maskmill.pipelines.parts.config import BuildConfig
+from maskmill.pipelines.parts.lines import order_key
 from maskmill.pipelines.reading import row_group
 from maskmill.pipelines.reading.inputs import Input
 from maskmill.pipelines.reading.parquet import Parquet
@@ -124,7 +125,7 @@ def test_row_groups_are_read_about_once(tmp_path, monkeypatch):
         assert time.monotonic() < until, kept  # none is kept once the threads that read from it have ended
         time.sleep(0.01)
     # The control: in the order of other sources a part of 128 reads all 20 row groups, most of them several times.
-    scattered = sorted(items, key=lambda item: plan.order_key(0, item.id))
+    scattered = sorted(items, key=lambda item: order_key(0, item.id))
     assert rows_read_per_picture(scattered[:128] + items[128:], 1) > rows_read_per_picture(items, 1) + 4
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from batches import same, take
 from drawn import write_coco
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,11 +20,16 @@ from maskmill.pipelines.dataset.validate import find_damage
 from maskmill.pipelines.driver import graph
 from maskmill.pipelines.driver.build import build, forget_failures
 from maskmill.pipelines.folding import pieces
+from maskmill.pipelines.parts import plan_lines
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.part_index import PartIndex
 from maskmill.schemas import manifest as manifest_module
+from maskmill.schemas.errors import DamageError
 from maskmill.schemas.manifest import load_manifest
 from maskmill.schemas.reader import Dataset
+from maskmill.training.config import DataConfig
+from maskmill.training.data_set import open_data_set
+from maskmill.training.input import Batches
 from maskmill.training.order import Order
 
 RUN = RunOptions(workers=0, part_size=3)
@@ -48,6 +54,7 @@ def as_large(patch: pytest.MonkeyPatch) -> None:
     """As if 40 pictures and 7 shards were many, and 10 pictures a piece."""
     patch.setattr(pieces, "ROWS_PER_GROUP", 10)
     patch.setattr(pieces, "ONE_TABLE", 20)
+    patch.setattr(plan_lines, "IMAGES_PER_PIECE", 10)
     patch.setattr(manifest_module, "SHARDS_INSIDE", 3)
 
 
@@ -72,7 +79,8 @@ def test_the_same_shards_and_sums_whatever_the_pieces(small, large):
     assert json.loads((large / "manifest.json").read_text())["shards"] == []
     assert sorted(os.listdir(large / "images")) == [f"{i:05d}.parquet" for i in range(4)]
     assert not (large / "images.parquet").exists()
-    assert len(os.listdir(large / "_work" / "pieces")) == 4
+    assert len(os.listdir(large / "_work" / "pieces")) == len(os.listdir(large / "_work" / "plan")) == 4
+    assert (small / "_work" / "plan.jsonl.gz").exists()
     assert len(os.listdir(small / "_work" / "pieces")) == 2
     documents = [json.loads((folder / "report.json").read_text()) for folder in (small, large)]
     for document in documents:
@@ -101,6 +109,93 @@ def test_readers_see_no_difference(small, large, tmp_path, capsys):
     assert main(["validate", str(large)]) == 0
     assert main(["view", str(large), ids[2], "--out", str(tmp_path / "view.png")]) == 0
     capsys.readouterr()
+
+
+EXPORTS = {
+    "coco": ["coco"],
+    "coco of annotations": ["coco", "--gt"],
+    "coco-results": ["coco-results"],
+    "webdataset": ["webdataset", "--gt"],
+    "parquet": ["parquet", "--gt"],
+    "label-png": ["label-png", "--layers", "grid-5"],
+}
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_exports_are_the_same_bytes(name, small, large, tmp_path):
+    kind, *flags = EXPORTS[name]
+    found = []
+    for number, folder in enumerate((small, large)):
+        to = tmp_path / str(number) / ("all.json" if kind == "coco" else "all")
+        to.parent.mkdir()
+        assert main(["export", str(folder), "--format", kind, "--to", str(to), *flags]) == 0
+        found.append(
+            {path.relative_to(to.parent): path.read_bytes() for path in to.parent.rglob("*") if path.is_file()}
+        )
+    assert found[0] == found[1]
+    assert found[0]
+
+
+def test_a_comparison_says_the_same(small, large, tmp_path, capsys):
+    said, pages = [], []
+    for number, (old, new) in enumerate(((small, small), (large, large), (small, large))):
+        page = tmp_path / f"{number}.html"
+        assert main(["compare", str(old), str(new), "--json", "--html", str(page)]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+        pages.append(page.read_bytes())
+    for one in said:
+        one.pop("sides", None)
+    assert said[0] == said[1] == said[2]
+    assert said[0]["images"]["compared"] == 39
+    assert all(len(page) > 10_000 for page in pages)
+
+
+def test_masks_come_back_into_a_large_form(config, large, tmp_path, monkeypatch, capsys):
+    """Exported from one and imported into another, which is large as well; every mask is on its own picture."""
+    results = tmp_path / "grid-5.json"
+    assert main(["export", str(large), "--format", "coco-results", "--to", str(results), "--layers", "grid-5"]) == 0
+    as_large(monkeypatch)
+    out = tmp_path / "out"
+    given = ["--dataset", "coco", "--images", config.images, "--annotations", config.annotations, "--num-shards", "7"]
+    said = ["import", str(results), *given, "--layer", "again", "--out", str(out), "--workers", "0", "--part-size", "3"]
+    assert main([*said, "--max-failure-rate", "0.5"]) == 0
+    assert "matched" in capsys.readouterr().err
+    assert sorted(os.listdir(out / "images"))[0] == "00000.parquet"
+    assert list(find_damage(Dataset.open(str(out)))) == []
+    wanted = {example.filename: sorted(example.masks[1].counts) for example in Dataset.open(str(large))}
+    found = {example.filename: sorted(example.masks[0].counts) for example in Dataset.open(str(out))}
+    assert found == wanted
+
+
+def test_the_trainer_draws_the_same_batches(small, large):
+    config = DataConfig(image_size=32, layers=("grid-5",))
+    (one, _), (many, _) = (open_data_set(str(folder), config) for folder in (small, large))
+    assert one.num_records == many.num_records == 39
+    drawn = []
+    for folder in (small, large):
+        batches = Batches(str(folder), config, global_batch=4, seed=0)
+        drawn.append(take(batches, 0, 3))
+    assert all(same(*pair) for pair in zip(*drawn, strict=True))
+
+
+@pytest.mark.parametrize("name", ["plan/00002.jsonl.gz", "plan.json"])
+def test_a_damaged_plan_in_pieces_is_said(name, config, tmp_path, monkeypatch, capsys):
+    as_large(monkeypatch)
+    build(config, str(tmp_path), RUN, quiet=True)
+    (tmp_path / "manifest.json").unlink()
+    path = tmp_path / "_work" / name
+    whole = path.read_bytes()
+    for few in (64, 1):  # of many pieces only the sizes are looked at before workers read them
+        monkeypatch.setattr(plan_lines, "_FEW", few)
+        path.write_bytes(whole[:-9])
+        with pytest.raises(DamageError, match=rf"{name} cannot be read \(.*\); build with --overwrite"):
+            build(config, str(tmp_path), RUN, quiet=True)
+    path.unlink()
+    if name != "plan.json":  # without which there is no plan, and a new one is made
+        with pytest.raises(DamageError, match=r"\(it is missing\)"):
+            build(config, str(tmp_path), RUN, quiet=True)
+    path.write_bytes(whole)
+    build(config, str(tmp_path), RUN, quiet=True)
 
 
 @pytest.mark.parametrize("name", ["images/00002.parquet", "shards.parquet"])

@@ -14,10 +14,8 @@ from maskmill.pipelines.parts.plan import (
     list_inputs,
     load_plan,
     make_plan,
-    read_part,
-    read_refused,
-    split_evenly,
 )
+from maskmill.pipelines.parts.plan_lines import read_part, read_refused, split_evenly
 from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.pipelines.reading.location import Location
 from maskmill.schemas.errors import DamageError, InputError, UsageError

@@ -12,7 +12,7 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 from apache_beam.runners.portability import portable_runner
-from clusters import free_port, job_service, portable_cluster, with_pool
+from clusters import free_port, job_server, portable_cluster, with_pool
 from drawn import content, write_coco
 from drill import Drill, DrillError, check_same, lose
 
@@ -20,10 +20,11 @@ from maskmill.pipelines.clusters import runners
 from maskmill.pipelines.clusters.checks import check
 from maskmill.pipelines.commands import cli
 from maskmill.pipelines.commands.cli import main
-from maskmill.pipelines.driver import graph, listing
+from maskmill.pipelines.driver import graph
 from maskmill.pipelines.driver.build import build
+from maskmill.pipelines.parts import partition
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
-from maskmill.pipelines.parts.plan import make_plan
+from maskmill.pipelines.parts.plan import load_plan, make_plan
 from maskmill.schemas.errors import DamageError, InputError, UsageError
 
 
@@ -56,20 +57,24 @@ def test_a_portable_cluster_gives_the_same_bytes_and_resumes(portable, coco, ref
     assert content(tmp_path) == reference
 
 
-def test_a_cluster_lists_a_data_set_in_shards(portable, coco, tmp_path, monkeypatch, capsys):
+def test_a_cluster_plans_a_data_set_in_shards(portable, coco, tmp_path, monkeypatch, capsys):
     (tmp_path / "tars").mkdir()
     pictures = sorted(Path(coco.images).iterdir())[:9]
     for number in range(3):
         with tarfile.open(tmp_path / "tars" / f"{number:05d}.tar", "w") as tar:
             for path in pictures[number::3]:
                 tar.add(path, path.name)
-    monkeypatch.setattr(listing, "MIN_SHARDS", 3)
+    for name, value in (("MIN_SHARDS", 3), ("LARGE", 8), ("_IN_RANGE", 3)):
+        monkeypatch.setattr(partition, name, value)
     config = BuildConfig("webdataset", str(tmp_path / "tars"), ("grid(n=2)",))
     build(config, str(tmp_path / "here"), RunOptions(workers=0), quiet=True)
     assert main(command(config, tmp_path / "there", *portable)) == 0, capsys.readouterr().err
-    assert "3 shards are listed on the workers of PortableRunner, so that" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    for what in ("3 lists of 3 shards", "3 ranges of the plan's order", "1 pieces of the plan"):
+        assert f"{what} are made on the workers of PortableRunner, so that a plan can be made" in said
     assert content(tmp_path / "there") == content(tmp_path / "here")
-    assert not list((tmp_path / "there" / "_work" / "listing").iterdir())
+    assert load_plan(str(tmp_path / "there")).digest == load_plan(str(tmp_path / "here")).digest
+    assert not list((tmp_path / "there" / "_work").glob("listing*"))
 
 
 def test_a_job_that_is_left_to_itself_finishes_the_build(portable, coco, reference, tmp_path, capsys):
@@ -115,7 +120,7 @@ def test_a_pool_that_is_killed_in_the_middle_costs_only_what_was_not_committed(t
     drill = Drill(images, annotations, ("fh",), tmp_path, 2, said.append)
     config = BuildConfig("coco", images, ("fh",), annotations=annotations)
     build(config, str(tmp_path / "local"), RunOptions(workers=0, part_size=2), quiet=True)
-    with with_pool(tmp_path, job_service(tmp_path)) as cluster:
+    with with_pool(tmp_path, job_server) as cluster:
         parts = len(drill.sidecars("local"))
         outcome = lose(drill, "broken", cluster, cluster.losses[0], tmp_path / "local", parts)
     assert re.fullmatch(r"lost at \d+ of 12 parts; exit 1 after \d+ s; same command again", outcome)

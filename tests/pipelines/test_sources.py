@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.io
 
+from maskmill.pipelines.reading import imagenet
 from maskmill.pipelines.reading.coco import Coco
 from maskmill.pipelines.reading.folder import Folder
 from maskmill.pipelines.reading.imagenet import ImageNet
@@ -149,11 +150,17 @@ def imagenet_tree(root, synsets=("n00000003", "n00000001")) -> str:
     return str(root / "train")
 
 
+@pytest.fixture(params=[1, 10])
+def held(request, monkeypatch) -> None:
+    """How many of ImageNet's files are in memory; the others are on disk."""
+    monkeypatch.setattr(imagenet, "_HELD", request.param)
+
+
 def labels(source) -> dict[str, tuple]:
     return {i.id: (i.label, i.synset, i.text) for i in source.list_inputs() if isinstance(i, Input)}
 
 
-def test_labels_follow_sorted_synsets(tmp_path):
+def test_labels_follow_sorted_synsets(tmp_path, held):
     source = ImageNet(imagenet_tree(tmp_path))
     assert labels(source) == {
         "n00000001/n00000001_1.JPEG": (0, "n00000001", ""),
@@ -172,7 +179,7 @@ def test_a_subset_keeps_the_labels_of_the_whole(where, tmp_path):
     assert source.labels == "0..2 in sorted order of all 3 of the list given"
 
 
-def test_the_published_tar_of_tars(tmp_path):
+def test_the_published_tar_of_tars(tmp_path, held):
     inner = {f"n0000000{i}.tar": tar_bytes({f"n0000000{i}_7.JPEG": b"%d" % i}) for i in (2, 1)}
     path = tmp_path / "ILSVRC2012_img_train.tar"
     path.write_bytes(tar_bytes(inner))
@@ -189,7 +196,7 @@ def flat_val(root) -> str:
 
 
 @pytest.mark.parametrize("form", ["kaggle", "pairs", "synsets"])
-def test_flat_validation_with_its_ground_truth(form, tmp_path):
+def test_flat_validation_with_its_ground_truth(form, tmp_path, held):
     root, truth = flat_val(tmp_path), tmp_path / "truth"
     truth.write_text(
         {

@@ -129,6 +129,17 @@ class Killable:
         self._running.close()
 
 
+def killable(stack: contextlib.ExitStack, *starts: Callable[[], contextlib.AbstractContextManager]) -> Killable:
+    """Processes that go together."""
+
+    @contextlib.contextmanager
+    def start() -> Iterator[list[subprocess.Popen]]:
+        with contextlib.ExitStack() as started:
+            yield [started.enter_context(one()) for one in starts]
+
+    return Killable(start, stack)
+
+
 @dataclasses.dataclass(frozen=True)
 class Loss:
     """Something that goes in the middle of a build.
@@ -170,13 +181,23 @@ def pool_flags(pool: int) -> list[str]:
     return ["--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}"]
 
 
+def job_flags(port: int) -> list[str]:
+    """Beam's flags for a job server at a port, without those of a pool."""
+    return ["--runner=PortableRunner", f"--job_endpoint=localhost:{port}"]
+
+
+def job_server(folder: Path, port: int) -> contextlib.AbstractContextManager[subprocess.Popen]:
+    """Beam's portable job service, in Python."""
+    command = [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main", "-p", str(port)]
+    return service(command, port=port, log=folder / "jobs.log")
+
+
 @contextlib.contextmanager
 def job_service(folder: Path) -> Iterator[list[str]]:
-    """Beam's portable job service, in Python; gives Beam's flags for it, without those of a pool."""
+    """`job_server` at any port; gives `job_flags`."""
     port = free_port()
-    command = [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main", "-p", str(port)]
-    with service(command, port=port, log=folder / "jobs.log"):
-        yield ["--runner=PortableRunner", f"--job_endpoint=localhost:{port}"]
+    with job_server(folder, port):
+        yield job_flags(port)
 
 
 @contextlib.contextmanager
@@ -188,16 +209,14 @@ def portable_cluster(folder: Path, **environment: str) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def with_pool(folder: Path, service: contextlib.AbstractContextManager[list[str]]) -> Iterator[Cluster]:
-    """A job service of its own kind (`service` gives its flags) with one pool of workers, which can be lost."""
-    port = free_port()
-    with service as flags, contextlib.ExitStack() as stack:
-
-        @contextlib.contextmanager
-        def start():
-            with worker_pool(folder, port) as process:
-                yield [process]
-
-        pool = Killable(start, stack)
-        loss = Loss("pool", pool.kill, pool.replace, heals=False)
-        yield Cluster([*flags, *pool_flags(port)], [loss], [], "1 pool")
+def with_pool(folder: Path, server: Callable[[Path, int], contextlib.AbstractContextManager]) -> Iterator[Cluster]:
+    """A job server of its own kind, at the port that it is given, with one pool of workers; both can be lost."""
+    pool_port, port = free_port(), free_port()
+    with contextlib.ExitStack() as stack:
+        jobs = killable(stack, lambda: server(folder, port))
+        pool = killable(stack, lambda: worker_pool(folder, pool_port))
+        losses = [
+            Loss("pool", pool.kill, pool.replace, heals=False),
+            Loss("job server", jobs.kill, jobs.replace, heals=False),
+        ]
+        yield Cluster([*job_flags(port), *pool_flags(pool_port)], losses, [], "1 pool")

@@ -8,6 +8,9 @@ can lose: builds into a new folder, kills it once a quarter of the parts is comm
 again. Where the engine goes on by itself, nobody types anything; where it gives up, the same command is typed again, what was
 committed must be left alone, and the bytes must be the same. 5. Prints a table, with what it cost there more than locally.
 
+With `--keep FOLDER --minutes M` it stops after the scenario that is under way when M minutes are over, with exit code 3; the same
+command goes on with the next one. The table is of all of them (also: make clusters-test PIECE=4).
+
 Everything is started here and ended here, however it ends; at the end no process of the drill may be left. Engines: flink
 (twice: as it comes, and with a restart strategy), spark, dask; prism (Beam's runner in Go); portable (Beam's job service in
 Python, nothing to be fetched).
@@ -33,7 +36,7 @@ from pathlib import Path
 import dasks
 import flink
 import spark
-from clusters import ROOT, Cluster, Loss, end, job_service, with_pool
+from clusters import ROOT, Cluster, Loss, end, job_server, with_pool
 from drawn import content, write_coco
 from fetched import MissingError
 from prism import binary, prism
@@ -42,6 +45,7 @@ from processes import MARK, CpuMeter, left_over
 ENGINES = ("flink", "spark", "dask", "portable", "prism")
 _PATIENCE_S = 900
 _UNTIL_ANOTHER_COMES_S = 5.0
+NOT_DONE = 3
 
 
 class DrillError(Exception):
@@ -187,6 +191,7 @@ class Row:
         wall_s, cpu_s: of all that ran, the start of the job included.
         more: what it cost more than locally: all processes' CPU time; and of an image, the start left out.
         image_ms: CPU milliseconds an image, the start left out; None where it was too short to be seen.
+        scenario: which of the engine's it was: clean, detach, or what was lost.
     """
 
     engine: str
@@ -198,6 +203,55 @@ class Row:
     cpu_s: float = 0.0
     more: str = ""
     image_ms: float | None = None
+    scenario: str = "clean"
+
+
+LOCAL = "local"
+
+
+@dataclasses.dataclass
+class Done:
+    """Rows so far, kept in a file so that a drill can be run in pieces.
+
+    Attributes:
+        path: of the file, a line for each row, and one for each engine of which all rows are there.
+        rows: in the order in which they were made; the local build is the first.
+        whole: engines of which nothing is left to be done.
+    """
+
+    path: Path
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    whole: set[str] = dataclasses.field(default_factory=set)
+
+    @classmethod
+    def read(cls, path: Path) -> "Done":
+        """What the file says; nothing where there is none."""
+        done = cls(path)
+        for line in path.read_text().splitlines() if path.exists() else ():
+            fields = json.loads(line)
+            if "whole" in fields:
+                done.whole.add(fields["whole"])
+            else:
+                done.rows.append(Row(**fields))
+        return done
+
+    def _write(self, fields: dict) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps(fields) + "\n")
+
+    def add(self, row: Row) -> None:
+        """Keeps a row."""
+        self.rows.append(row)
+        self._write(dataclasses.asdict(row))
+
+    def close(self, engine: str) -> None:
+        """Nothing of this engine is left to be done."""
+        self.whole.add(engine)
+        self._write({"whole": engine})
+
+    def has(self, engine: str, scenario: str) -> bool:
+        """Whether a row is there."""
+        return any((row.engine, row.scenario) == (engine, scenario) for row in self.rows)
 
 
 def table(rows: list[Row]) -> str:
@@ -226,35 +280,47 @@ def prepare(drill: Drill) -> Row:
     images = f"{records} images, {parts} parts"
     more = "" if spent.image_ms is None else f"{spent.image_ms:.0f} CPU ms an image"
     own = digest(drill.folder / "local")
-    return Row("local", "1 host", "-", images, own, spent.wall_s, spent.cpu_s, more, spent.image_ms)
+    return Row(LOCAL, "1 host", "-", images, own, spent.wall_s, spent.cpu_s, more, spent.image_ms)
 
 
-def run_drill(drill: Drill, name: str, engine: Engine, local: Row) -> Iterator[Row]:
-    """The drill on one engine; see the head of this file. DrillError where anything is not as it must be."""
-    reference = drill.folder / "local"
-    parts = len(drill.sidecars("local"))
+def run_drill(drill: Drill, name: str, engine: Engine, done: Done) -> Iterator[Row]:
+    """The drill on one engine, less what is done; see the head of this file. DrillError where anything is not as it must be."""
+    reference, local = drill.folder / LOCAL, done.rows[0]
+    parts = len(drill.sidecars(LOCAL))
     folder = drill.folder / name.replace(" ", "-")
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
+
+    def begin(scenario: str, out: str) -> bool:
+        """Whether it is still to be done; what an interrupted drill has left of it is removed."""
+        if done.has(name, scenario):
+            return False
+        shutil.rmtree(folder / out, ignore_errors=True)
+        return True
+
     with engine(folder) as cluster:
         drill = dataclasses.replace(drill, at=cluster.at)
-        spent = drill.build(f"{folder.name}/out", *cluster.flags)
-        check_same(folder / "out", reference, f"the build on {name}")
-        more = f"{spent.cpu_s - local.cpu_s:+.0f} CPU s in all"
-        if spent.image_ms is not None and local.image_ms is not None:
-            more += f", {spent.image_ms - local.image_ms:+.0f} CPU ms an image once it runs"
-        own = digest(folder / "out")
-        yield Row(name, cluster.machines, "-", "done", own, spent.wall_s, spent.cpu_s, more, spent.image_ms)
-        if cluster.detaches:
+        if begin("clean", "out"):
+            spent = drill.build(f"{folder.name}/out", *cluster.flags)
+            check_same(folder / "out", reference, f"the build on {name}")
+            more = f"{spent.cpu_s - local.cpu_s:+.0f} CPU s in all"
+            if spent.image_ms is not None and local.image_ms is not None:
+                more += f", {spent.image_ms - local.image_ms:+.0f} CPU ms an image once it runs"
+            own = digest(folder / "out")
+            yield Row(name, cluster.machines, "-", "done", own, spent.wall_s, spent.cpu_s, more, spent.image_ms)
+        if cluster.detaches and begin("detach", "left"):
             start = time.monotonic()
             outcome = leave(drill, f"{folder.name}/left", cluster, reference)
             wall = time.monotonic() - start
-            yield Row(name, cluster.machines, "-", outcome, digest(folder / "left"), wall)
+            yield Row(name, cluster.machines, "-", outcome, digest(folder / "left"), wall, scenario="detach")
         for loss in cluster.losses:
-            out = f"{folder.name}/{loss.what}-lost"
-            start = time.monotonic()
-            outcome = lose(drill, out, cluster, loss, reference, parts)
-            wall = time.monotonic() - start
-            yield Row(name, cluster.machines, loss.what, outcome, digest(drill.folder / out), wall)
+            if begin(loss.what, f"{loss.what}-lost"):
+                out = f"{folder.name}/{loss.what}-lost"
+                start = time.monotonic()
+                outcome = lose(drill, out, cluster, loss, reference, parts)
+                wall = time.monotonic() - start
+                own = digest(drill.folder / out)
+                yield Row(name, cluster.machines, loss.what, outcome, own, wall, scenario=loss.what)
+    done.close(name)
 
 
 def leave(drill: Drill, out: str, cluster: Cluster, reference: Path) -> str:
@@ -361,13 +427,13 @@ def engines(name: str) -> dict[str, Engine]:
 
         return {f"Dask {distributed.__version__}": dasks.dask}
     if name == "prism":
-        program = str(binary())
-        return {"Prism": lambda folder: with_pool(folder, prism(folder, program))}
-    return {"portable": lambda folder: with_pool(folder, job_service(folder))}
+        binary()
+        return {"Prism": lambda folder: with_pool(folder, prism)}
+    return {"portable": lambda folder: with_pool(folder, job_server)}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0 when all went as it must, 1 when not, 4 when something cannot be fetched."""
+    """Returns 0 when all went as it must, 1 when not, 3 when time ran out before the end, 4 when something cannot be fetched."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("engines", nargs="*", default=["portable"], metavar="ENGINE", help=f"of {', '.join(ENGINES)}")
     parser.add_argument(
@@ -380,14 +446,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--drawn", type=int, default=0, help="draw so many pictures (default: 120 where there are none)"
     )
-    parser.add_argument("--keep", default="", metavar="FOLDER", help="keep outputs and logs there")
+    parser.add_argument("--keep", default="", metavar="FOLDER", help="keep outputs, logs and the table's rows there")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, metavar="M", help="begin no scenario after so long; needs --keep"
+    )
     args = parser.parse_args(argv)
+    if args.minutes and not args.keep:
+        parser.error("--minutes needs --keep FOLDER, where the next run finds what is done")
+    deadline = time.monotonic() + args.minutes * 60 if args.minutes else float("inf")
     if unknown := set(args.engines) - set(ENGINES):
         parser.error(f"there is no engine {min(unknown)!r}; there are {', '.join(ENGINES)}")
     mark = os.environ[MARK] = uuid.uuid4().hex
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that everything is ended then, too
     signal.signal(signal.SIGINT, signal.default_int_handler)  # even when started in the background
-    code, rows = 0, []
+    code, rows = 0, list[Row]()
     try:
         # Fetches what is missing, before anything else takes its time.
         chosen = {name: engine for word in args.engines for name, engine in engines(word).items()}
@@ -397,14 +469,28 @@ def main(argv: list[str] | None = None) -> int:
             if source and os.path.isdir(source) and not args.drawn:
                 images, annotations = (os.path.abspath(os.path.join(source, n)) for n in ("images", "instances.json"))
             else:
+                shutil.rmtree(folder / "drawn", ignore_errors=True)  # the same is drawn again
                 images, annotations = write_coco(folder / "drawn", args.drawn or 120, 480, 640)
             masks = tuple(args.masks or ("fh(scales=(500,1000,1500))", "gt()"))
             meter = CpuMeter()
             meter.start()
             drill = Drill(images, annotations, masks, folder, args.part_size, meter=meter)
-            rows.append(prepare(drill))
+            done = Done.read(folder / "rows.jsonl")
+            rows = done.rows
+            if chosen.keys() <= done.whole:
+                print(f"drill: all of it is done and kept in {folder}; another --keep begins anew", file=sys.stderr)
+            if not rows:
+                shutil.rmtree(folder / LOCAL, ignore_errors=True)
+                done.add(prepare(drill))
             for name, engine in chosen.items():
-                code = max(code, _one(drill, name, engine, rows))
+                if name not in done.whole and time.monotonic() < deadline:
+                    code = max(code, run_in_pieces(drill, name, engine, done, deadline))
+            if left := chosen.keys() - done.whole:
+                print(
+                    f"drill: not done, or not all of it: {', '.join(sorted(left))}; the same command goes on",
+                    file=sys.stderr,
+                )
+                code = code or NOT_DONE
     except MissingError as error:
         print(f"drill: {error}", file=sys.stderr)
         code = 4
@@ -412,20 +498,23 @@ def main(argv: list[str] | None = None) -> int:
         code = getattr(stop, "code", 130)
     if rows:
         print(f"\n{table(rows)}")
-    deadline = time.monotonic() + 10
-    while (left := left_over(mark)) and time.monotonic() < deadline:
+    until = time.monotonic() + 10
+    while (left := left_over(mark)) and time.monotonic() < until:
         time.sleep(0.2)  # grandchildren that notice their parent's end by themselves
     if left:
         print(f"drill: processes are left over: {left}", file=sys.stderr)
     return code or (1 if left else 0)
 
 
-def _one(drill: Drill, name: str, engine: Engine, rows: list[Row]) -> int:
+def run_in_pieces(drill: Drill, name: str, engine: Engine, done: Done, deadline: float) -> int:
     """An engine's rows, added to those there are; what goes wrong on one engine is no reason to leave out the next."""
     try:
-        for row in run_drill(drill, name, engine, rows[0]):
-            drill.say(f"{name}: {row.killed}: {row.outcome}, {row.wall_s:.0f} s, {row.digest}")
-            rows.append(row)
+        with contextlib.closing(run_drill(drill, name, engine, done)) as rows:
+            for row in rows:
+                drill.say(f"{name}: {row.killed}: {row.outcome}, {row.wall_s:.0f} s, {row.digest}")
+                done.add(row)
+                if time.monotonic() > deadline:
+                    break
     except (DrillError, AssertionError, MissingError) as error:
         print(f"drill: {name}: {error}", file=sys.stderr)
         return 1

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from clusters import Cluster, Killable, Loss, free_port, pool_flags, service, worker_pool
+from clusters import Cluster, Loss, free_port, killable, pool_flags, service, worker_pool
 from fetched import OPENS, MissingError, package, runner_jars
 from machines import Machines, machines
 
@@ -142,18 +142,10 @@ def flink(folder: Path, heals: bool) -> Iterator[Cluster]:
         programs = _Flink(folder, hosts, heals)
         stack.enter_context(programs.jobmanager())
 
-        def thing(*starts):
-            @contextlib.contextmanager
-            def start():
-                with contextlib.ExitStack() as started:
-                    yield [started.enter_context(one()) for one in starts]
-
-            return Killable(start, stack)
-
         # On one host both TaskManagers share its one pool; apart, each machine has its own.
-        thing(lambda: programs.taskmanager("b"), lambda: programs.pool("b"))
-        worker = thing(lambda: programs.taskmanager("c"))
-        pool = thing(lambda: programs.pool("c")) if hosts.apart else None
+        killable(stack, lambda: programs.taskmanager("b"), lambda: programs.pool("b"))
+        worker = killable(stack, lambda: programs.taskmanager("c"))
+        pool = killable(stack, lambda: programs.pool("c")) if hosts.apart else None
         stack.enter_context(programs.job_server())
         programs.wait_for_slots(2)
         losses = []

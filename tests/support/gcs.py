@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from http.server import HTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from gcp_storage_emulator.handlers.buckets import create_bucket
 from gcp_storage_emulator.server import RequestHandler
@@ -36,7 +37,7 @@ class Gcs:
         self.fault: Callable[[str, str], int | str | None] = lambda method, path: None
         self.answered: Callable[[str, str], None] = lambda method, path: None
         self.requests: list[tuple[str, str]] = []
-        self._storage = Storage(use_memory_fs=True)
+        self._storage = _Bounded(use_memory_fs=True)
         self._storage_lock = threading.Lock()
         self._server = _Threading(("127.0.0.1", 0), functools.partial(_handler(self), self._storage))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -55,6 +56,21 @@ class Gcs:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Bounded(Storage):
+    """The emulator's storage, which otherwise lists all names, whatever the bounds.
+
+    Attributes:
+        bounds: the first name of a listing, and the one before which it ends; "" for none. Set before each answer.
+    """
+
+    bounds = ("", "")
+
+    def get_file_list(self, *args, **kwargs):
+        files, prefixes = super().get_file_list(*args, **kwargs)
+        first, end = self.bounds
+        return [file for file in files if first <= file["name"] and (not end or file["name"] < end)], prefixes
 
 
 class _Body:
@@ -96,7 +112,9 @@ def _handler(gcs: Gcs) -> type[RequestHandler]:
                 else:
                     self.rfile = io.BytesIO(body)
                     self.wfile = answers if fault is None else _Body(answers, fault)
+                    asked = parse_qs(urlsplit(self.path).query)
                     with gcs._storage_lock:
+                        gcs._storage.bounds = tuple(asked.get(n, [""])[0] for n in ("startOffset", "endOffset"))
                         usual()
             self.rfile, self.wfile = requests, answers
             self.close_connection |= fault in ("torn", "lost")

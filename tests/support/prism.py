@@ -3,10 +3,9 @@
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-from clusters import free_port, service
+from clusters import service
 from fetched import MissingError, cache
 
 
@@ -30,11 +29,7 @@ def binary() -> Path:
     return folder / "prism"
 
 
-@contextlib.contextmanager
-def prism(folder: Path, program: str = "") -> Iterator[list[str]]:
-    """The service and Beam's flags for it, without those of a pool. `program` is Prism, if it is here already."""
-    port = free_port()
-    command = [program or str(binary()), "-job_port", str(port), "-serve_http=false", "-log_kind", "text"]
-    with service(command, port=port, log=folder / "prism.log"):
-        # By the portable interface, as any other service: PrismRunner would start one of its own.
-        yield ["--runner=PortableRunner", f"--job_endpoint=localhost:{port}"]
+def prism(folder: Path, port: int) -> contextlib.AbstractContextManager[subprocess.Popen]:
+    """The service, to be asked by the portable interface, as any other: PrismRunner would start one of its own."""
+    command = [str(binary()), "-job_port", str(port), "-serve_http=false", "-log_kind", "text"]
+    return service(command, port=port, log=folder / "prism.log")

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from clusters import Cluster, Loss, children, free_port, pool_flags, service, worker_pool
+from clusters import Cluster, Loss, children, free_port, killable, pool_flags, service, worker_pool
 from fetched import OPENS, package, runner_jars
 
 SPARK = os.environ.get("MASKMILL_SPARK", "3.5.5")
@@ -48,13 +48,16 @@ def spark(folder: Path) -> Iterator[Cluster]:
         command = program("800m", jars, "org.apache.beam.runners.spark.SparkJobServerDriver", "--job-host", "127.0.0.1")
         command += ["--job-port", str(job_port), "--artifact-port", "0", "--expansion-port", "0"]
         command += ["--spark-master-url", master, "--artifacts-dir", str(folder / "artifacts")]
-        stack.enter_context(service(command, port=job_port, log=folder / "spark-jobs.log", **places))
+        jobs = killable(stack, lambda: service(command, port=job_port, log=folder / "spark-jobs.log", **places))
         stack.enter_context(worker_pool(folder, pool_port))
 
         def kill() -> None:
             os.kill(children(workers[1].pid)[0], signal.SIGKILL)
 
         # Its worker starts another executor by itself.
-        loss = Loss("executor", kill, lambda: None, heals=True)
+        losses = [
+            Loss("executor", kill, lambda: None, heals=True),
+            Loss("job server", jobs.kill, jobs.replace, heals=False),  # with it goes Spark's driver
+        ]
         flags = ["--runner=PortableRunner", f"--job_endpoint=localhost:{job_port}"]
-        yield Cluster([*flags, *pool_flags(pool_port)], [loss], [], "1 host, 2 executors")
+        yield Cluster([*flags, *pool_flags(pool_port)], losses, [], "1 host, 2 executors")
