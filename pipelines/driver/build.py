@@ -126,6 +126,7 @@ def _lock(folder: str, idle_s: float = 0.0) -> Iterator[None]:
         storage.write_bytes(storage.join(folder, WORK, "lock"), b"")
         yield
         return
+    _refuse_links(folder)
     os.makedirs(os.path.join(folder, WORK), exist_ok=True)
     with open(os.path.join(folder, WORK, "lock"), "w") as file:
         try:
@@ -134,6 +135,17 @@ def _lock(folder: str, idle_s: float = 0.0) -> Iterator[None]:
             raise UsageError(f"another build is writing to {folder}; wait for it, or choose another --out") from None
         _remove_incomplete(folder, idle_s)
         yield
+
+
+def _refuse_links(folder: str) -> None:
+    """Raises InputError where a folder that a build empties is a link: what it leads to may be anybody's."""
+    for name in (WORK, IMAGES_FOLDER):
+        path = os.path.join(folder, name)
+        if os.path.islink(path):
+            raise InputError(
+                f"{path} is a link to {os.readlink(path)}, and a build removes files from this folder; remove the link, or give "
+                "another --out"
+            )
 
 
 def _remove_incomplete(folder: str, idle_s: float) -> None:

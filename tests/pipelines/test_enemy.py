@@ -241,6 +241,24 @@ def test_an_enemys_folder_is_refused_in_one_sentence(attack, sound, folder, tmp_
     assert re.search(words, said), said
 
 
+@pytest.mark.parametrize("name", ["_work", "images"])
+@pytest.mark.parametrize("words", [("--overwrite",), ()])
+def test_nothing_is_removed_through_a_link(name, words, folder, tmp_path, capsys):
+    """A folder whose `_work` or `images` leads to the user's own files costs none of them."""
+    theirs = tmp_path / "theirs"
+    (theirs / "parts").mkdir(parents=True)
+    for path in ("00000.parquet", "parts/letter.incomplete", "plan.json"):
+        (theirs / path).write_text("mine")
+    before = sorted(theirs.rglob("*"))
+    (folder / name).symlink_to(theirs)
+    images, annotations = write_coco(tmp_path / "data", 6)
+    given = ["--dataset", "coco", "--images", images, "--annotations", annotations, "--masks", "grid(n=2)"]
+    assert main(["build", *given, *words, "--workers", "0", "--out", str(folder)]) == 4
+    told = capsys.readouterr().err
+    assert f"{folder / name} is a link to {theirs}, and a build removes files from this folder; remove the link" in told
+    assert sorted(theirs.rglob("*")) == before
+
+
 def test_a_configuration_of_brackets_is_refused(tmp_path):
     for content in (b"[" * 2000, b"a: " + b"{b: " * 2000, b"images: 2024-99-99", b"\xff\xfe\0"):
         (tmp_path / "recipe.yaml").write_bytes(content)
