@@ -17,6 +17,7 @@ from maskmill.pipelines.parts import memory
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.generators import parse_specs
 from maskmill.pipelines.parts.plan import difference, images_per_part, load_plan
+from maskmill.pipelines.reading.location import MAX_FILE_BYTES
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, UsageError
 from maskmill.schemas.manifest import WORK
@@ -159,7 +160,10 @@ def _memory(config: BuildConfig, found: Found) -> str:
     """A worker with the largest picture, against what a worker has."""
     generators = parse_specs(list(config.masks))
     most, idle = memory.worker_bytes(generators, config.max_pixels), memory.BASE_BYTES
-    needs = f"a worker takes {volume(idle)}, and {volume(most)} for a picture of {config.max_pixels:,} pixels"
+    needs = (
+        f"a worker takes {volume(idle)}, and {volume(most)} for a picture of {config.max_pixels:,} pixels, "
+        f"{volume(memory.FILE_BYTES)} more for a file of {volume(MAX_FILE_BYTES)}, the largest that is read"
+    )
     if found.slot_bytes is None:
         raise Doubt(f"{needs}; what the workers have is not known here")
     if found.slot_bytes < 2 * idle:

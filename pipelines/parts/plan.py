@@ -22,7 +22,8 @@ from maskmill.pipelines.parts.lines import ID_BYTES, KEY_BYTES, Lines
 from maskmill.pipelines.parts.part_index import PartIndex, PartTask
 from maskmill.pipelines.parts.preparing import paths_of_masks, prepare
 from maskmill.pipelines.parts.provenance import mask_packages, versions
-from maskmill.pipelines.reading.inputs import Input, Refusal, Source
+from maskmill.pipelines.reading.inputs import Input, Refusal, Source, within_limits
+from maskmill.pipelines.reading.location import MAX_FILE_BYTES
 from maskmill.pipelines.reading.patience import PATIENCE_S, patiently
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError, UsageError
@@ -114,7 +115,7 @@ def list_inputs(
     """
     lines = Lines(scratch)
     refused: list[Refusal] = []
-    for item in source.list_inputs():
+    for item in within_limits(source.list_inputs()):
         if isinstance(item, Refusal):
             refused.append(item)
         else:
@@ -200,6 +201,8 @@ def make_plan(
     config, lines, refused = list_prepared(config, source, folder, say, patience)
     if not lines and not refused:
         raise InputError(f"{config.images} holds no pictures")
+    if large := sum(refusal.reason == "too_large" for refusal in refused):
+        say(f"{large:,} inputs are not read: files of more than {MAX_FILE_BYTES >> 20} MB (too_large in the ledger)")
     shards = config.num_shards or default_num_shards(len(lines))
     if lines and shards > len(lines):
         raise UsageError(f"--num-shards {shards} is more than the {len(lines)} images there are")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from maskmill.pipelines.reading.example_record import ExampleRecord
-from maskmill.pipelines.reading.location import Location
+from maskmill.pipelines.reading.location import MAX_FILE_BYTES, Location, too_large
 from maskmill.pipelines.reading.names import escape_surrogates
 from maskmill.pipelines.reading.row_group import Cell
 
@@ -118,6 +118,18 @@ def lost(name: str, message: str) -> Refusal:
 def left_out(name: str, message: str) -> Refusal:
     """A file or link that is plainly not meant as a picture: counted and named, but no failure."""
     return Refusal(name, "list", "not_taken", message, 0, "skipped")
+
+
+def too_large_to_read(name: str, size: int) -> Refusal:
+    """A file of more bytes than any picture needs, where listing tells: nobody has to begin to read it."""
+    return Refusal(name, "list", "too_large", str(too_large("list", size)))
+
+
+def within_limits(listed: Iterator[Input | Refusal]) -> Iterator[Input | Refusal]:
+    """The same, with those refused whose archive says that they are larger than `MAX_FILE_BYTES`."""
+    for item in listed:
+        too_much = isinstance(item, Input) and item.location.stated > MAX_FILE_BYTES
+        yield too_large_to_read(item.id, item.location.stated) if too_much else item  # type: ignore[union-attr]
 
 
 class Source(Protocol):

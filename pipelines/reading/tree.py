@@ -7,8 +7,8 @@ is ever unpacked and any worker can read any picture. A tar inside a tar (ImageN
 from collections.abc import Iterator
 
 from maskmill.pipelines.reading.folder_index import list_folder
-from maskmill.pipelines.reading.inputs import HIDDEN, Refusal, left_out
-from maskmill.pipelines.reading.location import Location
+from maskmill.pipelines.reading.inputs import HIDDEN, Refusal, left_out, too_large_to_read
+from maskmill.pipelines.reading.location import MAX_FILE_BYTES, Location
 from maskmill.pipelines.reading.names import is_hidden
 from maskmill.pipelines.reading.tar_index import DamagedArchive, list_tar
 from maskmill.pipelines.reading.zip_index import list_zip
@@ -41,9 +41,13 @@ def list_tree(
             with open_sparse(path) as stream:
                 yield from list_zip(path, stream, size) if path.endswith(".zip") else list_tar(path, stream, 0, size)
         elif storage.is_remote(path):
-            for name, _ in storage.walk(path):
-                hidden = is_hidden(name)
-                yield name, left_out(name, HIDDEN) if hidden else Location(storage.join(path, *name.split("/")))
+            for name, size in storage.walk(path):
+                if is_hidden(name):
+                    yield name, left_out(name, HIDDEN)
+                elif size > MAX_FILE_BYTES:
+                    yield name, too_large_to_read(name, size)
+                else:
+                    yield name, Location(storage.join(path, *name.split("/")))
         else:
             yield from list_folder(path)
     except FileNotFoundError as error:

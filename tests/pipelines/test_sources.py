@@ -104,7 +104,7 @@ def test_unreadable_files_have_a_reason(location, reason):
 def test_a_file_too_large_to_be_a_picture_is_not_kept_in_memory(tmp_path, monkeypatch):
     (tmp_path / "large.jpg").write_bytes(b"x" * 101)
     monkeypatch.setattr("maskmill.pipelines.reading.location.MAX_FILE_BYTES", 100)
-    with pytest.raises(ImageError, match="more than 100 bytes") as caught:
+    with pytest.raises(ImageError, match="has 101 bytes, the limit is 100") as caught:
         Location(str(tmp_path / "large.jpg")).read()
     assert caught.value.reason == "too_large"
 
