@@ -20,6 +20,7 @@ from maskmill.schemas.manifest import (
     FAILURES,
     IMAGES,
     IMAGES_FOLDER,
+    INFO_JSON,
     MANIFEST,
     REPORT_HTML,
     REPORT_JSON,
@@ -28,6 +29,8 @@ from maskmill.schemas.manifest import (
     digest,
     images_files,
     is_shard_name,
+    marked_splits,
+    split_mark,
 )
 from maskmill.schemas.reader import Dataset, read_shard
 from maskmill.schemas.stats import IOU_UNIT
@@ -261,6 +264,29 @@ def check_files(folder: str, manifest: Manifest, sizes: dict[str, int]) -> Itera
                 yield f"{name}: {sizes[name]} bytes, the manifest says {expected[name]}"
             elif read_file(folder, name).sha256 != wanted[name]:
                 yield f"{name}: its checksum is not that of {MANIFEST if name in expected else CHECKSUMS}"
+        except OSError as error:
+            yield f"{name}: cannot be read ({error.strerror or error})"
+
+
+def find_damage_above(folder: str) -> Iterator[str]:
+    """What is not as it was written of the files above several splits."""
+    try:
+        checksums = load_checksums(folder)
+    except (DamageError, OSError) as error:
+        yield str(error)
+        return
+    if checksums is None:
+        yield f"{CHECKSUMS}: missing from {folder}; the build command of a split writes it again"
+        return
+    sizes = storage.sizes(folder)
+    for name in sorted({INFO_JSON, *map(split_mark, marked_splits(folder))} - set(checksums)):
+        yield f"{CHECKSUMS}: has no line of {name}"
+    for name, sha256 in sorted(checksums.items()):
+        try:
+            if name not in sizes:
+                yield f"{name}: missing, or not a regular file"
+            elif read_file(folder, name).sha256 != sha256:
+                yield f"{name}: its checksum is not that of {CHECKSUMS}"
         except OSError as error:
             yield f"{name}: cannot be read ({error.strerror or error})"
 
