@@ -15,7 +15,7 @@ from typing import Any
 
 from maskmill.pipelines.reading.location import MAX_FILE_BYTES, too_large
 from maskmill.schemas import storage
-from maskmill.schemas.errors import ImageError
+from maskmill.schemas.errors import ImageError, one_line
 
 MAX_ROW_GROUP_BYTES = 512 << 20  # of its column of pictures, unpacked; libraries of the field write 100 MB at most
 
@@ -60,7 +60,7 @@ class Cell:
         except FileNotFoundError as error:
             raise ImageError("not_found", "read", f"no file at {self.path}") from error
         except (OSError, ValueError, IndexError, KeyError, NotImplementedError) as error:  # the rest are pyarrow's
-            reason = getattr(error, "strerror", None) or error
+            reason = one_line(getattr(error, "strerror", None) or error)
             raise ImageError("unreadable", "read", f"{where} cannot be read: {reason}") from error
         if data is None:
             text = f"{where} holds no bytes; of a picture that is a file of its own, or nowhere"
