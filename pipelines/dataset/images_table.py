@@ -212,12 +212,18 @@ class ImagesTable:
         stages: what was timed, in the order of the columns.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, records: int | None = None):
         """Opens the first file: a local one by its path, row group by row group; one on gs:// is read into memory.
+
+        Args:
+            folder: the data set's, local or gs://.
+            records: how many the data set has, where it is known: a file of a few megabytes can hold a billion rows, and one of
+                more rows than that is not read.
 
         Raises:
             DamageError: there is none, or it is not as it was written. OSError: it cannot be read.
         """
+        self._records = records
         self.folder = folder
         self.files = images_files(folder) or [IMAGES]
         self._first = self._open(self.files[0])
@@ -227,9 +233,13 @@ class ImagesTable:
         path = storage.join(self.folder, *name.split("/"))
         try:
             if storage.is_remote(path):
-                return pq.ParquetFile(pa.BufferReader(storage.read_bytes(path)))
-            with storage.open_read(path):  # a regular file that is there; its absence is ours to explain
-                return pq.ParquetFile(path)
+                file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path)))
+            else:
+                with storage.open_read(path):  # a regular file that is there; its absence is ours to explain
+                    file = pq.ParquetFile(path)
+            if self._records is not None and file.metadata.num_rows > self._records:
+                raise ValueError(f"it has {file.metadata.num_rows} rows, the data set {self._records} records")
+            return file
         except FileNotFoundError:
             raise DamageError(f"{name} is missing from {self.folder}") from None
         except _UNREADABLE as error:

@@ -68,7 +68,7 @@ class _Table:
     """`images.parquet` beside the records: its rows by shard, in one pass, and what they add up to."""
 
     def __init__(self, dataset: Dataset):
-        table = ImagesTable(dataset.folder)
+        table = ImagesTable(dataset.folder, len(dataset))
         layers = [layer.name for layer in dataset.manifest.layers]
         self.num_rows = table.num_rows
         self.sums: Counter = Counter()
