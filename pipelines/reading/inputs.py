@@ -120,16 +120,13 @@ def left_out(name: str, message: str) -> Refusal:
     return Refusal(name, "list", "not_taken", message, 0, "skipped")
 
 
-def too_large_to_read(name: str, size: int) -> Refusal:
-    """A file of more bytes than any picture needs, where listing tells: nobody has to begin to read it."""
-    return Refusal(name, "list", "too_large", str(too_large("list", size)))
-
-
 def within_limits(listed: Iterator[Input | Refusal]) -> Iterator[Input | Refusal]:
-    """The same, with those refused whose archive says that they are larger than `MAX_FILE_BYTES`."""
+    """The same, with those refused that listing knows to be larger than `MAX_FILE_BYTES`: nobody has to begin to read them."""
     for item in listed:
-        too_much = isinstance(item, Input) and item.location.stated > MAX_FILE_BYTES
-        yield too_large_to_read(item.id, item.location.stated) if too_much else item  # type: ignore[union-attr]
+        if isinstance(item, Input) and item.location.stated > MAX_FILE_BYTES:
+            yield Refusal(item.id, "list", "too_large", str(too_large("list", item.location.stated)))
+        else:
+            yield item
 
 
 class Source(Protocol):

@@ -27,7 +27,8 @@ class Location:
     Attributes:
         path: file path, local or gs://.
         offset: first byte within `path`; -1 when the file is `path` itself.
-        size: stored bytes; 0 for a file of its own, so that a plan does not change when a broken file is mended.
+        size: stored bytes; 0 for a file of its own, so that a plan does not change when a broken file is mended, but where
+            listing says that it is larger than `MAX_FILE_BYTES`.
         deflated: whether the bytes are a raw deflate stream (zip), and then `plain` is the size once inflated.
         plain: bytes once inflated.
         crc: CRC-32 of the file's bytes that a zip states, or -1.
@@ -75,7 +76,7 @@ class Location:
 
     @property
     def stated(self) -> int:
-        """How many bytes the file has, as its archive says; 0 for a file of its own."""
+        """How many bytes the file has, as its archive or bucket says; 0 where that is not known."""
         return max(self.size, self.plain)
 
     def _read_file(self, admit: Callable[[int], None]) -> bytes:

@@ -7,7 +7,7 @@ is ever unpacked and any worker can read any picture. A tar inside a tar (ImageN
 from collections.abc import Iterator
 
 from maskmill.pipelines.reading.folder_index import list_folder
-from maskmill.pipelines.reading.inputs import HIDDEN, Refusal, left_out, too_large_to_read
+from maskmill.pipelines.reading.inputs import HIDDEN, Refusal, left_out
 from maskmill.pipelines.reading.location import MAX_FILE_BYTES, Location
 from maskmill.pipelines.reading.names import is_hidden
 from maskmill.pipelines.reading.tar_index import DamagedArchive, list_tar
@@ -44,10 +44,9 @@ def list_tree(
             for name, size in storage.walk(path):
                 if is_hidden(name):
                     yield name, left_out(name, HIDDEN)
-                elif size > MAX_FILE_BYTES:
-                    yield name, too_large_to_read(name, size)
-                else:
-                    yield name, Location(storage.join(path, *name.split("/")))
+                else:  # a size is told where no picture has it; what the file is, is for others to say
+                    told = size if size > MAX_FILE_BYTES else 0
+                    yield name, Location(storage.join(path, *name.split("/")), size=told)
         else:
             yield from list_folder(path)
     except FileNotFoundError as error:

@@ -9,7 +9,7 @@ import tracemalloc
 import zipfile
 
 import pytest
-from archives import picture
+from archives import picture, tar_bytes
 
 from maskmill.pipelines.commands.cli import main
 from maskmill.pipelines.parts import isolation, memory
@@ -17,9 +17,11 @@ from maskmill.pipelines.parts.config import Settings
 from maskmill.pipelines.parts.generators import parse_specs
 from maskmill.pipelines.reading import location, read_ahead
 from maskmill.pipelines.reading.example_record import ExampleRecord
-from maskmill.pipelines.reading.inputs import Input, Refusal
+from maskmill.pipelines.reading.folder import Folder
+from maskmill.pipelines.reading.inputs import Input, Refusal, within_limits
 from maskmill.pipelines.reading.location import Location
 from maskmill.pipelines.reading.tree import list_tree
+from maskmill.pipelines.reading.webdataset import WebDataset
 from maskmill.schemas import example_pb2
 from maskmill.schemas.errors import ImageError
 from maskmill.schemas.tfrecord import frame
@@ -169,6 +171,20 @@ def test_what_listing_knows_to_be_too_large_is_in_the_ledger_before_anything_is_
     assert "1 inputs are not read: files of more than 256 MB (too_large in the ledger)" in capsys.readouterr().err
     (line,) = map(json.loads, (tmp_path / "o" / "failures.jsonl").read_text().splitlines())
     assert (line["id"], line["stage"], line["reason"], line["outcome"]) == ("huge.png", "list", "too_large", "failed")
+
+
+def test_large_files_in_a_bucket_are_refused_as_pictures_and_taken_as_shards(gcs, monkeypatch):
+    for module in ("inputs", "tree"):
+        monkeypatch.setattr(f"maskmill.pipelines.reading.{module}.MAX_FILE_BYTES", 2000)
+    location.storage.write_bytes("gs://mill/in/a.png", picture())
+    location.storage.write_bytes("gs://mill/in/huge.png", bytes(2001))
+    location.storage.write_bytes("gs://mill/in/x.tar", tar_bytes({"1.png": picture(), "2.png": picture()}))
+    listed = {item.id: item for item in within_limits(Folder("gs://mill/in").list_inputs())}
+    assert isinstance(listed["a.png"], Input)
+    assert (listed["huge.png"].reason, listed["huge.png"].outcome) == ("too_large", "failed")
+    assert (listed["x.tar"].reason, listed["x.tar"].outcome) == ("unsupported_format", "skipped")
+    taken = [item.id for item in within_limits(WebDataset("gs://mill/in").list_inputs()) if isinstance(item, Input)]
+    assert taken == ["x.tar/1.png", "x.tar/2.png"]
 
 
 def test_a_record_of_strangers_costs_twice_its_bytes(tmp_path):
