@@ -18,6 +18,7 @@ from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.generators import parse_specs
 from maskmill.pipelines.parts.plan import difference, images_per_part, load_plan
 from maskmill.pipelines.reading.location import MAX_FILE_BYTES
+from maskmill.pipelines.reading.patience import opened
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, UsageError
 from maskmill.schemas.manifest import WORK
@@ -52,14 +53,14 @@ def _questions(config: BuildConfig, out: str, run: RunOptions, quick: bool, job:
     known = _Known(Found(run.workers or usable_cores(), memory.machine_bytes() // usable_cores()))
     if not runner.is_local:
         known.found = Found()
-    yield Question("software", lambda: _software(config, out))
+    yield Question("software", lambda: opened(out, lambda: _software(config, out)))
     asked = list(questions(runner, paths_of_workers(config, out), known.found))
     yield from asked
-    yield Question("pictures", lambda: _pictures(config, known))
+    yield Question("pictures", lambda: opened(config.images, lambda: _pictures(config, known)))
     for option in ("annotations", "ground_truth", "synsets"):
         if path := getattr(config, option):
-            yield Question(option.replace("_", "-"), lambda path=path: _file(path))  # type: ignore[misc]
-    yield Question("output", lambda: _writable(out, storage.join(out, WORK)))
+            yield Question(option.replace("_", "-"), lambda path=path: opened(path, lambda: _file(path)))  # type: ignore[misc]
+    yield Question("output", lambda: opened(out, lambda: _writable(out, storage.join(out, WORK))))
     if runner.name == "DataflowRunner" and storage.is_remote(temporary := runner.option("temp_location")):
         yield Question("temporary", lambda: _writable(temporary, temporary), ("options",))
     if job:

@@ -15,7 +15,7 @@ from maskmill.pipelines.parts.plan import IMAGES_PER_PART, default_num_shards, l
 from maskmill.pipelines.parts.preparing import prepared_folder
 from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.pipelines.reading.location import MAX_FILE_BYTES
-from maskmill.pipelines.reading.patience import PATIENCE_S
+from maskmill.pipelines.reading.patience import PATIENCE_S, patiently
 from maskmill.pipelines.reading.read_ahead import read_one
 from maskmill.schemas import storage
 
@@ -158,7 +158,7 @@ def _estimate(config: BuildConfig, out: str, cores: int, part_size: int, patienc
         seconds_per_image=sum(steady) / len(steady) if steady else None,
         bytes_per_image=sum(sizes) / len(sizes) if sizes else None,
         cores=cores,
-        free_bytes=free_space(out),
+        free_bytes=patiently(lambda: free_space(out), patience, out),
         worker_bytes=memory.worker_bytes(builder.generators, config.max_pixels),
         file_limit=MAX_FILE_BYTES,
         file_bytes=memory.FILE_BYTES,

@@ -10,7 +10,7 @@ from drawn import write_coco
 
 from maskmill.pipelines.commands.cli import main
 from maskmill.pipelines.dataset import leftovers
-from maskmill.pipelines.driver import build
+from maskmill.pipelines.driver import build, estimate
 from maskmill.pipelines.reading import folder_index, patience
 from maskmill.pipelines.reading.patience import patiently
 from maskmill.schemas import local_files, storage
@@ -158,6 +158,7 @@ class Gone:
         (["report", "OUT", "--out", "PLACE"], "PLACE"),
         (["report", "OUT", "--out", "PLACE", "--annotations", "TRUTH"], "TRUTH"),
     ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_every_command_gives_up_a_mount_that_does_not_answer(
     command, dead, finished, tmp_path, monkeypatch, capsys, gone
@@ -198,3 +199,28 @@ def test_an_output_that_answers_is_left_in_peace(tmp_path):
     with patience.watched(str(tmp_path / "none"), 0.4, told.append):
         time.sleep(1.2)
     assert told == []
+
+
+def test_a_plan_gives_up_the_output_that_it_measures(finished, tmp_path, monkeypatch, capsys, gone):
+    monkeypatch.setattr(estimate, "free_space", lambda folder: gone.wait())
+    words = ["plan", "--dataset", "folder", "--images", str(finished / "images"), "--masks", "grid(n=2)"]
+    assert main([*words, "--out", str(tmp_path), "--image-timeout", "2"]) == 4
+    assert f"{tmp_path} has not answered for 2 s; is its storage gone?" in capsys.readouterr().err
+
+
+def test_a_check_before_a_cluster_gives_up_what_does_not_answer(finished, tmp_path, monkeypatch, capsys, gone):
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(local_files, "os", Gone(tmp_path, gone))
+    words = [
+        "--dataset",
+        "folder",
+        "--images",
+        str(finished / "images"),
+        "--masks",
+        "grid(n=2)",
+        "--out",
+        str(tmp_path),
+    ]
+    assert main(["cluster", "check", *words, "--quick"]) == 4
+    said = capsys.readouterr()
+    assert f"{tmp_path} has not answered for 0.5 s" in said.out + said.err
