@@ -70,7 +70,8 @@ class _Table:
     def __init__(self, dataset: Dataset):
         table = ImagesTable(dataset.folder, len(dataset))
         layers = [layer.name for layer in dataset.manifest.layers]
-        self.num_rows = table.num_rows
+        if table.num_rows != len(dataset):
+            raise DamageError(f"{IMAGES}: its {table.num_rows} rows are not the {len(dataset)} records of the shards")
         self.sums: Counter = Counter()
         self.reencoded: Counter = Counter()
         self._shared = [*_SHARED, *(f"{name}/masks" for name in layers)]
@@ -308,8 +309,6 @@ def find_damage(dataset: Dataset, *, deep: bool = False) -> Iterator[str]:
     table = None
     try:
         table = _Table(dataset)
-        if table.num_rows != manifest.num_records:
-            yield f"{IMAGES}: its {table.num_rows} rows are not the {manifest.num_records} records of the shards"
     except DamageError as error:
         yield str(error)
     records = _Records(dataset, table, deep)

@@ -127,7 +127,9 @@ def _lock(folder: str, idle_s: float = 0.0) -> Iterator[None]:
         yield
         return
     os.makedirs(os.path.join(folder, WORK), exist_ok=True)
-    with open(os.path.join(folder, WORK, "lock"), "w") as file:
+    # Without waiting, as opening a pipe would: the folder may come from elsewhere.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(os.path.join(folder, WORK, "lock"), flags, 0o666), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

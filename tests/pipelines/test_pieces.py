@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import types
 from pathlib import Path
@@ -128,6 +129,18 @@ def test_a_table_of_more_shards_than_a_data_set_has_is_not_read(large, tmp_path,
     monkeypatch.setattr(shard_table, "MAX_SHARDS", 6)
     assert main(["status", str(tmp_path / "copy")]) == 5
     assert "cannot be read: it has 7 rows, and no data set more than 6 shards" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["compare", "COPY", "SMALL"], ["view", "COPY", "1"], ["export", "COPY", "--format", "coco", "--to", "TO.json"]],
+)
+def test_a_missing_piece_is_missed_by_every_reader(command, large, small, tmp_path, capsys):
+    shutil.copytree(large, tmp_path / "copy")
+    (tmp_path / "copy" / "images" / "00001.parquet").unlink()
+    places = {"COPY": tmp_path / "copy", "SMALL": small, "TO.json": tmp_path / "to.json"}
+    assert main([str(places.get(word, word)) for word in command]) == 5
+    assert re.search(r"has \d+ rows(,? and the data set| for) 39 records", capsys.readouterr().err)
 
 
 def test_an_index_of_more_rows_than_records_is_not_used(small, tmp_path):
