@@ -89,3 +89,9 @@ class ImageError(MaskmillError):
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         # Exceptions pickle by args alone; workers send these across processes.
         return type(self), (self.reason, self.stage, str(self))
+
+
+def one_line(said: object) -> str:
+    """What a library says, in one line of printable text: pyarrow's errors have several, and bytes of the file in them."""
+    text = " ".join(str(said).split())[:300]
+    return text if text.isprintable() else ascii(text)[1:-1]

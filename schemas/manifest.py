@@ -308,6 +308,12 @@ def marked_splits(folder: str) -> list[str]:
     return sorted(name.removeprefix(first).removesuffix(last) for name in names)
 
 
+def splits_below(folder: str) -> list[str]:
+    """The splits of a data set of several, where `folder` is the one above them; else []."""
+    # Asked for one file before all are listed: it may be a folder of a million pictures.
+    return marked_splits(folder) if storage.exists(storage.join(folder, INFO_JSON)) else []
+
+
 def load_manifest(folder: str) -> Manifest:
     """The manifest of a build's folder.
 
@@ -326,8 +332,7 @@ def load_manifest(folder: str) -> Manifest:
             raise InputError(
                 f"{folder} has no {MANIFEST}: its build has not finished; the same build command resumes it"
             ) from None
-        # Asked for one file before all are listed: it may be a folder of a million pictures.
-        if storage.exists(storage.join(folder, INFO_JSON)) and (splits := marked_splits(folder)):
+        if splits := splits_below(folder):
             raise InputError(
                 f"{folder} holds the split{'s' if len(splits) > 1 else ''} {', '.join(splits)}, each a data set; name one: "
                 f"{storage.join(folder, splits[0])}"

@@ -52,6 +52,8 @@ def _of_table(folder: str, manifest: Manifest) -> np.ndarray | None:
         for name in images_files(folder) or [IMAGES]:
             # From memory: pyarrow's own opening of a path would wait at a pipe, and knows no gs://.
             file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(storage.join(folder, *name.split("/")))))
+            if file.metadata.num_rows > manifest.num_records:  # a small file can hold a billion rows
+                return None
             table = file.read(["shard", "record_bytes"], use_threads=False)
             for column, name_of in zip(columns, ("shard", "record_bytes"), strict=True):
                 column.append(table.column(name_of).to_numpy().astype(np.int64))

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int64, Integer, Shaped
+    from jaxtyping import Bool, Int64, Integer, Shaped, UInt8
 
 # 2**31 pixels is far beyond what any decoder here accepts; it keeps every sum in range of int64 and of pycocotools' uint32.
 MAX_PIXELS = 2**31 - 1
+_BLOCK = 1 << 20  # codes, or runs, that are worked on at once
 _GROUPS = 7  # of a number, which hold 35 bits; a run has at most 31 and a difference 32
 
 
@@ -51,7 +52,7 @@ def check_runs(runs: np.ndarray, height: int, width: int) -> Int64[np.ndarray, "
     if values.dtype.kind not in "iu":
         raise RleError(f"runs must be integers, got {values.dtype}")
     # uint64 beyond int64 would wrap to negative and be caught just below; object arrays (huge Python ints) fail above.
-    values = values.astype(np.int64)
+    values = values.astype(np.int64, copy=False)
     if values.min() < 0:
         raise RleError(f"run {int(values.argmin())} is negative ({int(values.min())})")
     if values.max() > height * width or int(values.sum()) != height * width:
@@ -76,28 +77,48 @@ def decode_counts(counts: bytes, height: int, width: int) -> Int64[np.ndarray, "
         raise RleError(f"compressed counts must be bytes, got {type(counts).__name__}")
     if len(counts) > _GROUPS * (height * width + 1):  # before any array is made of it
         raise RleError(f"compressed counts of {len(counts)} bytes are longer than any mask of {height} x {width} needs")
-    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    codes = np.frombuffer(counts, np.uint8)
     if codes.size == 0:
         raise RleError("compressed counts are empty")
-    if codes.min() < 0 or codes.max() > 63:
-        bad = int(np.argmax((codes < 0) | (codes > 63)))
+    codes = codes - np.uint8(48)  # what is below 48 wraps to above 63
+    if codes.max() > 63:
+        bad = int(np.argmax(codes > 63))
         raise RleError(f"byte {bad} of the compressed counts is {counts[bad]}, outside 48..111")
-    last = (codes & 32) == 0
-    if not last[-1]:
+    if codes[-1] & 32:
         raise RleError("compressed counts end in the middle of a number")
-    ends = np.flatnonzero(last)
+    values = _numbers(codes) if codes.size <= _BLOCK else _by_blocks(codes)
+    # Undo the differences: runs 1, 3, 5, ... and 2, 4, 6, ... are two independent running sums (run 0 stands alone).
+    np.cumsum(values[1::2], out=values[1::2])
+    np.cumsum(values[2::2], out=values[2::2])
+    return check_runs(values, height, width)
+
+
+def _by_blocks(codes: UInt8[np.ndarray, " codes"]) -> Int64[np.ndarray, " numbers"]:
+    """`_numbers`, of so many codes at a time that its arrays, which are sixty times as large, stay small."""
+    values = np.empty(np.count_nonzero(codes & 32 == 0), np.int64)
+    begin = at = 0
+    while begin < codes.size:
+        block = codes[begin : begin + _BLOCK]
+        ends = np.flatnonzero(block & 32 == 0)
+        if not ends.size:
+            raise RleError(f"a number of {_BLOCK} groups or more is longer than any run")
+        values[at : at + ends.size] = _numbers(block[: ends[-1] + 1])
+        begin, at = begin + int(ends[-1]) + 1, at + ends.size
+    return values
+
+
+def _numbers(codes: UInt8[np.ndarray, " codes"]) -> Int64[np.ndarray, " numbers"]:
+    """Groups of five bits, the last one of them whole, to the numbers that they make."""
+    ends = np.flatnonzero(codes & 32 == 0)
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
     if lengths.max() > _GROUPS:
         raise RleError(f"a number of {int(lengths.max())} groups is longer than any run")
     place = np.arange(codes.size) - np.repeat(starts, lengths)
-    values = np.add.reduceat((codes & 31) << (5 * place), starts)
+    values = np.add.reduceat((codes & 31).astype(np.int64) << (5 * place), starts)
     negative = (codes[ends] & 16) != 0
     values[negative] -= np.int64(1) << (5 * lengths[negative])
-    # Undo the differences: runs 1, 3, 5, ... and 2, 4, 6, ... are two independent running sums (run 0 stands alone).
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return check_runs(values, height, width)
+    return values
 
 
 def encode_runs(runs: Integer[np.ndarray, " runs"]) -> bytes:
@@ -111,14 +132,15 @@ def encode_runs(runs: Integer[np.ndarray, " runs"]) -> bytes:
     """
     values = np.array(runs, np.int64)
     values[3:] = values[3:] - np.asarray(runs, np.int64)[1:-2]
-    pieces = []
-    for value in values.tolist():
-        more = True
-        while more:
-            code = value & 31
-            value >>= 5
-            more = value != (-1 if code & 16 else 0)
-            pieces.append(48 + (code | 32 if more else code))
+    pieces = bytearray()
+    for begin in range(0, values.size, _BLOCK):
+        for value in values[begin : begin + _BLOCK].tolist():
+            more = True
+            while more:
+                code = value & 31
+                value >>= 5
+                more = value != (-1 if code & 16 else 0)
+                pieces.append(48 + (code | 32 if more else code))
     return bytes(pieces)
 
 

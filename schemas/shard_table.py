@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SHARD_TABLE = "shards.parquet"
+MAX_SHARDS = 1_000_000
 
 
 def table_bytes(rows: Sequence[Mapping[str, str | int]], columns: Mapping[str, type]) -> bytes:
@@ -23,14 +24,15 @@ def table_bytes(rows: Sequence[Mapping[str, str | int]], columns: Mapping[str, t
 
 
 def table_rows(data: bytes, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The inverse, of the columns named. Raises ValueError where it is no such file."""
+    """The inverse, of the columns named. Raises ValueError where it is no such file, or one of more than `MAX_SHARDS`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        rows: list[dict[str, Any]] = (
-            pq.ParquetFile(pa.BufferReader(data)).read(list(columns), use_threads=False).to_pylist()
-        )
+        file = pq.ParquetFile(pa.BufferReader(data))
+        if file.metadata.num_rows > MAX_SHARDS:  # a small file can hold a billion rows
+            raise ValueError(f"it has {file.metadata.num_rows} rows, and no data set more than {MAX_SHARDS} shards")
+        rows: list[dict[str, Any]] = file.read(list(columns), use_threads=False).to_pylist()
     except (OSError, ValueError, KeyError, pa.ArrowException, MemoryError, OverflowError) as error:
         raise ValueError((str(error).splitlines() or [type(error).__name__])[0][:300]) from error
     return rows

@@ -27,10 +27,16 @@ def masked_crc(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def frame_ends(payload: bytes) -> tuple[bytes, bytes]:
+    """What stands before and behind a payload in the file."""
+    length = _LENGTH.pack(len(payload))
+    return length + _CRC.pack(masked_crc(length)), _CRC.pack(masked_crc(payload))
+
+
 def frame(payload: bytes) -> bytes:
     """One record as it stands in the file."""
-    length = _LENGTH.pack(len(payload))
-    return b"".join((length, _CRC.pack(masked_crc(length)), payload, _CRC.pack(masked_crc(payload))))
+    before, behind = frame_ends(payload)
+    return b"".join((before, payload, behind))
 
 
 def read_records(

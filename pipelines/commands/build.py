@@ -29,10 +29,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Builds and prints the summary."""
-    from maskmill.pipelines.commands.cli import DONE, TOO_MANY_FAILURES, on_interrupt, print_json
+    from maskmill.pipelines.commands.cli import DONE, TOO_MANY_FAILURES, end_at_once, on_interrupt, print_json
     from maskmill.pipelines.commands.summary import summary_lines
     from maskmill.pipelines.driver.build import build, output_errors
     from maskmill.pipelines.driver.splits import mark_split, place_of
+    from maskmill.pipelines.reading.patience import patiently, watched
     from maskmill.schemas.errors import UsageError
 
     config, options, out = read_options(args)
@@ -41,11 +42,12 @@ def run(args: argparse.Namespace) -> int:
     if (place := place_of(out, config.split)) != out:
         out = place
         with output_errors(out):
-            mark_split(out, config)
+            patiently(lambda: mark_split(place, config), options.image_timeout, place)
     on_interrupt(
         f"what is finished is kept, and the same command resumes; see how far: maskmill status {shlex.quote(out)}"
     )
-    outcome = build(config, out, options, overwrite=args.overwrite, quiet=args.json)
+    with watched(out, options.image_timeout, end_at_once):
+        outcome = build(config, out, options, overwrite=args.overwrite, quiet=args.json)
     manifest = outcome.manifest
     if manifest is None:
         if options.detach:

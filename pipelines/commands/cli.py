@@ -14,6 +14,7 @@ from types import FrameType, ModuleType
 
 from maskmill.pipelines.commands.options import LateParser
 from maskmill.schemas.command import DONE, INTERRUPTED, run_command, unknown_command
+from maskmill.schemas.errors import InputError
 
 TOO_MANY_FAILURES = 3  # an exit code; the others are those of errors and of `schemas.command`
 
@@ -146,6 +147,16 @@ def on_interrupt(how_to_resume: str) -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
+
+
+def end_at_once(message: str) -> None:
+    """Ends this process with a sentence and the code of an input, or output, that cannot be used.
+
+    For threads, where others wait for storage that will not answer: no exception would reach them. At once is safe, as it is
+    in `on_interrupt`.
+    """
+    os.write(2, f"\nmaskmill: {message}\n".encode())
+    os._exit(InputError.exit_code)
 
 
 def print_json(value: object) -> None:

@@ -19,20 +19,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compares image by image."""
+    import functools
+
     from maskmill.pipelines.commands.cli import print_json
     from maskmill.pipelines.driver.build import output_errors
+    from maskmill.pipelines.reading.patience import opened
     from maskmill.pipelines.report.compare import compare, compare_lines
     from maskmill.pipelines.report.model import to_json
     from maskmill.schemas import storage
     from maskmill.schemas.reader import Dataset
 
-    old, new = Dataset.open(args.old), Dataset.open(args.new)
-    result = compare(old, new, args.layers or ())
+    old, new = (opened(folder, functools.partial(Dataset.open, folder)) for folder in (args.old, args.new))
+    result = opened(args.old, lambda: compare(old, new, args.layers or ()))
     if args.html:
         from maskmill.pipelines.report.compare_page import make_page
 
         with output_errors(args.html):
-            storage.write_bytes(args.html, make_page(old, new, result))
+            opened(args.html, lambda: storage.write_bytes(args.html, make_page(old, new, result)))
     if args.json:
         print_json(to_json(result))
     else:

@@ -32,14 +32,17 @@ def run(args: argparse.Namespace) -> int:
     from maskmill.pipelines.driver.build import output_errors
     from maskmill.pipelines.export.chosen import Chosen
     from maskmill.pipelines.export.formats import export
+    from maskmill.pipelines.reading.patience import opened
+    from maskmill.schemas import storage
     from maskmill.schemas.errors import UsageError
     from maskmill.schemas.reader import Dataset
 
     if args.gt and args.layers and args.format == "coco":
         raise UsageError("coco with --gt holds the annotations and no layers; leave out --layers, or --gt")
     names = [name.strip() for name in (args.layers or "").split(",") if name.strip()]
-    chosen = Chosen.of(Dataset.open(args.folder), names, args.gt)
+    chosen = opened(args.folder, lambda: Chosen.of(Dataset.open(args.folder), names, args.gt))
     with output_errors(args.to):
+        opened(args.to, lambda: storage.names(args.to))
         counts = export(chosen, args.format, args.to)
     if args.json:
         print_json(counts)

@@ -50,8 +50,9 @@ def run(args: argparse.Namespace) -> int:
     for reason, count in cost.refused.items():
         print(f"  refused or skipped at listing: {count:,} {reason}")
     print(
-        f"memory: at most {cost.worker_bytes / 1e9:.1f} GB for a worker, for a picture of {config.max_pixels:,} pixels; "
-        f"those of {cost.large_pixels:,} pixels and more are built one at a time here ({cost.machine_bytes / 1e9:.0f} GB)"
+        f"memory: at most {cost.worker_bytes / 1e9:.1f} GB for a worker, for a picture of {config.max_pixels:,} pixels, and "
+        f"{cost.file_bytes / 1e9:.1f} GB more where its file has {cost.file_limit >> 20} MB, the most that is read; those of "
+        f"{cost.large_pixels:,} pixels and more are built one at a time here ({cost.machine_bytes / 1e9:.0f} GB)"
     )
     if warning:
         print(f"warning: {warning}")

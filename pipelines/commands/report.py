@@ -28,22 +28,23 @@ def run(args: argparse.Namespace) -> int:
     from maskmill.pipelines.dataset.checksums import renew_checksums
     from maskmill.pipelines.dataset.leftovers import cleared
     from maskmill.pipelines.driver.build import output_errors
+    from maskmill.pipelines.reading.patience import entered, opened
     from maskmill.pipelines.report.remeasure import recorded_stats
     from maskmill.pipelines.report.write import own_truth, to_bytes, write_report
     from maskmill.schemas import storage
     from maskmill.schemas.manifest import CHECKSUMS, REPORT_HTML, REPORT_JSON, WORK
     from maskmill.schemas.reader import Dataset
 
-    dataset = Dataset.open(args.folder)
+    dataset = opened(args.folder, lambda: Dataset.open(args.folder))
     out = args.out or args.folder
     work = args.out or storage.join(args.folder, WORK)
-    with output_errors(out), cleared(out, REPORT_HTML, REPORT_JSON, CHECKSUMS):
+    with output_errors(out), entered(cleared(out, REPORT_HTML, REPORT_JSON, CHECKSUMS), out):
         truth, audit, categories = own_truth, None, None
         stats = None if args.annotations or args.from_shards else recorded_stats(args.folder, dataset.manifest)
         if args.annotations:
             from maskmill.pipelines.report.audit import Audit
 
-            found = Audit(args.folder, dataset.manifest, args.annotations)
+            found = opened(args.annotations, lambda: Audit(args.folder, dataset.manifest, args.annotations))
             tasks = found.tasks(work)
             from maskmill.pipelines.report.job import measured_stats
 

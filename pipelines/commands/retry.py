@@ -23,20 +23,22 @@ def run(args: argparse.Namespace) -> int:
     """Uncommits what failed and builds it again."""
     import shlex
 
-    from maskmill.pipelines.commands.cli import DONE, TOO_MANY_FAILURES, on_interrupt, print_json
+    from maskmill.pipelines.commands.cli import DONE, TOO_MANY_FAILURES, end_at_once, on_interrupt, print_json
     from maskmill.pipelines.commands.summary import summary_lines
     from maskmill.pipelines.driver.build import build, forget_failures
     from maskmill.pipelines.parts.config import RunOptions
+    from maskmill.pipelines.reading.patience import watched
     from maskmill.schemas.errors import REASONS, UsageError
 
     for reason in args.reason or ():
         if reason not in REASONS:
             raise UsageError(f"--reason {reason!r} is unknown; the reasons are {', '.join(REASONS)}")
     on_interrupt(f"resume with: maskmill retry {shlex.quote(args.folder)}")
-    plan, again = forget_failures(args.folder, tuple(args.reason or ()))
     given = {name: getattr(args, name) for name in ("workers", "image_timeout", "max_failure_rate")}
     options = RunOptions(**{name: value for name, value in given.items() if value is not None})
-    outcome = build(plan.requested, args.folder, options, quiet=args.json)
+    with watched(args.folder, options.image_timeout, end_at_once):
+        plan, again = forget_failures(args.folder, tuple(args.reason or ()))
+        outcome = build(plan.requested, args.folder, options, quiet=args.json)
     manifest = outcome.manifest
     assert manifest is not None, "a local run ends with a manifest"
     if args.json:

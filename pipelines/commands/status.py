@@ -15,12 +15,13 @@ def run(args: argparse.Namespace) -> int:
     from maskmill.pipelines.commands.summary import summary_lines
     from maskmill.pipelines.driver.progress import Tally
     from maskmill.pipelines.parts.plan import load_plan
+    from maskmill.pipelines.reading.patience import opened
     from maskmill.schemas.errors import InputError
     from maskmill.schemas.manifest import load_manifest
 
-    plan = load_plan(args.folder)
+    plan = opened(args.folder, lambda: load_plan(args.folder))
     try:
-        manifest = load_manifest(args.folder)
+        manifest = opened(args.folder, lambda: load_manifest(args.folder))
     except InputError:
         manifest = None
     if plan is None and manifest is None:
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     state = {"finished": manifest is not None, "folder": args.folder}
     if plan is not None:
         tally = Tally(args.folder, plan)
-        tally.refresh()
+        opened(args.folder, tally.refresh)
         state |= {
             "images": plan.inputs,
             "done": tally.done,

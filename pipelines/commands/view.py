@@ -35,16 +35,17 @@ def run(args: argparse.Namespace) -> int:
 
     from maskmill.pipelines.dataset.lookup import find_record
     from maskmill.pipelines.driver.build import output_errors
+    from maskmill.pipelines.reading.patience import opened
     from maskmill.pipelines.report.drawing import draw_example
     from maskmill.schemas import storage
     from maskmill.schemas.errors import DamageError, ImageError
     from maskmill.schemas.reader import Dataset
 
-    dataset = Dataset.open(args.folder)
+    dataset = opened(args.folder, lambda: Dataset.open(args.folder))
     if args.id is None:
         print("\n".join(offered_lines(dataset)))
         return 0
-    example = find_record(dataset, args.id)
+    example = opened(args.folder, lambda: find_record(dataset, args.id))
     names = [layer.name for layer in dataset.manifest.layers]
     if args.layers:
         wanted = [dataset.manifest.layer_index(name.strip()) for name in args.layers.split(",")]
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     stem = re.sub(r"[^\w.-]", "_", example.filename.rsplit("/", 1)[-1].rsplit(".", 1)[0]) or "record"
     out = args.out or f"{stem}.masks.{kind}"
     with output_errors(out):
-        storage.write_bytes(out, content)
+        opened(out, lambda: storage.write_bytes(out, content))
     print(out)
     return 0
 

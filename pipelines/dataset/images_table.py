@@ -24,7 +24,7 @@ from maskmill.pipelines.dataset.checksums import HashedStream
 from maskmill.pipelines.measuring.series import Series
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError
-from maskmill.schemas.manifest import IMAGES, images_files
+from maskmill.schemas.manifest import IMAGES, IMAGES_FOLDER, images_files
 
 ROWS_PER_GROUP = 65_536  # a group has a footer entry for every column, so a group of few rows costs more than its rows
 ONE_TABLE = (
@@ -212,12 +212,18 @@ class ImagesTable:
         stages: what was timed, in the order of the columns.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, records: int | None = None):
         """Opens the first file: a local one by its path, row group by row group; one on gs:// is read into memory.
+
+        Args:
+            folder: the data set's, local or gs://.
+            records: how many the data set has, where it is known. Then a file of more rows is not read (one of a few
+                megabytes can hold a billion), and who reads all rows and finds fewer is told.
 
         Raises:
             DamageError: there is none, or it is not as it was written. OSError: it cannot be read.
         """
+        self._records = records
         self.folder = folder
         self.files = images_files(folder) or [IMAGES]
         self._first = self._open(self.files[0])
@@ -227,9 +233,13 @@ class ImagesTable:
         path = storage.join(self.folder, *name.split("/"))
         try:
             if storage.is_remote(path):
-                return pq.ParquetFile(pa.BufferReader(storage.read_bytes(path)))
-            with storage.open_read(path):  # a regular file that is there; its absence is ours to explain
-                return pq.ParquetFile(path)
+                file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path)))
+            else:
+                with storage.open_read(path):  # a regular file that is there; its absence is ours to explain
+                    file = pq.ParquetFile(path)
+            if self._records is not None and file.metadata.num_rows > self._records:
+                raise ValueError(f"it has {file.metadata.num_rows} rows, the data set {self._records} records")
+            return file
         except FileNotFoundError:
             raise DamageError(f"{name} is missing from {self.folder}") from None
         except _UNREADABLE as error:
@@ -290,13 +300,18 @@ class ImagesTable:
     def _batches(
         self, names: Sequence[str], rows: int, pieces: Iterable[int] | None
     ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        seen = 0
         for name, file in self._opened(pieces):
+            seen += file.metadata.num_rows
             try:
                 self._check(name, file.schema_arrow, names)
                 for batch in file.iter_batches(rows, columns=list(names), use_threads=False):
                     yield name, batch
             except _UNREADABLE as error:
                 raise self._damaged(error, name) from error
+        if pieces is None and self._records not in (None, seen):
+            name = IMAGES if self.files == [IMAGES] else f"{IMAGES_FOLDER}/"
+            raise DamageError(f"{name} in {self.folder} has {seen} rows, and the data set {self._records} records")
 
     def columns(self, names: Sequence[str]) -> Columns:
         """Some columns, whole; see `batches`."""

@@ -22,7 +22,7 @@ def find_record(dataset: Dataset, wanted: str) -> ImageExample:
     kinds: list[list[str]] = [[], [], []]  # the ids found by id, by COCO image id, by file name
     number = wanted.lstrip("0") or "0"  # COCO people write 139 for 000000000139.jpg
     some: list[str] = []
-    for rows in ImagesTable(dataset.folder).batches(["id", "source_id"]):
+    for rows in ImagesTable(dataset.folder, len(dataset)).batches(["id", "source_id"]):
         for identity, source_id in zip(rows["id"], rows["source_id"], strict=True):
             kind = (
                 0 if identity == wanted else 1 if source_id == number else 2 if identity.endswith(f"/{wanted}") else -1
@@ -50,7 +50,7 @@ def some_ids(dataset: Dataset, count: int) -> list[str]:
     wanted = sorted({i * total // min(count, total) for i in range(min(count, total))})
     found: list[str] = []
     start = 0
-    for rows in ImagesTable(dataset.folder).batches(["id"]):
+    for rows in ImagesTable(dataset.folder, len(dataset)).batches(["id"]):
         ids = rows["id"]
         found += [ids[i - start] for i in wanted if start <= i < start + len(ids)]
         start += len(ids)

@@ -16,20 +16,23 @@ from maskmill.schemas.manifest import IMAGES, Manifest
 from maskmill.schemas.tfrecord import FRAME_BYTES, read_records
 
 
-def locate(folder: str, wanted: Iterable[str], pieces: Iterable[int] | None = None) -> dict[str, tuple[int, int, int]]:
+def locate(
+    folder: str, wanted: Iterable[str], pieces: Iterable[int] | None = None, records: int | None = None
+) -> dict[str, tuple[int, int, int]]:
     """Where records are: id -> (shard, byte offset, bytes with framing). Ids that are not there are left out.
 
     Args:
         folder: the data set's.
         wanted: ids.
         pieces: numbers of the table's files that have them, where that is known (see `ImagesTable.find`).
+        records: see `ImagesTable`.
 
     Raises:
         DamageError: `images.parquet` is missing or unreadable.
     """
     found = {}
     shard, end = -1, 0  # of the last row so far: its shard, and where in the shard it ends
-    for hits, columns in ImagesTable(folder).find(wanted, ["shard", "record_bytes"], pieces):
+    for hits, columns in ImagesTable(folder, records).find(wanted, ["shard", "record_bytes"], pieces):
         shards, sizes = columns["shard"], columns["record_bytes"] + FRAME_BYTES
         if not len(shards):
             continue
@@ -58,7 +61,7 @@ def each_example(
     Raises:
         DamageError: a record is not where `images.parquet` says, or is not sound.
     """
-    places = sorted(locate(folder, wanted, pieces).items(), key=lambda item: item[1])
+    places = sorted(locate(folder, wanted, pieces, manifest.num_records).items(), key=lambda item: item[1])
     return storage.in_parallel(lambda item: _read(folder, manifest, item[0], *item[1]), places, folder)
 
 

@@ -22,6 +22,7 @@ from maskmill.schemas.manifest import (
     FAILURES,
     IMAGES,
     IMAGES_FOLDER,
+    INFO_JSON,
     MANIFEST,
     REPORT_HTML,
     REPORT_JSON,
@@ -30,6 +31,8 @@ from maskmill.schemas.manifest import (
     digest,
     images_files,
     is_shard_name,
+    marked_splits,
+    split_mark,
 )
 from maskmill.schemas.reader import Dataset, read_shard
 from maskmill.schemas.stats import IOU_UNIT
@@ -67,9 +70,10 @@ class _Table:
     """`images.parquet` beside the records: its rows by shard, in one pass, and what they add up to."""
 
     def __init__(self, dataset: Dataset):
-        table = ImagesTable(dataset.folder)
+        table = ImagesTable(dataset.folder, len(dataset))
         layers = [layer.name for layer in dataset.manifest.layers]
-        self.num_rows = table.num_rows
+        if table.num_rows != len(dataset):
+            raise DamageError(f"{IMAGES}: its {table.num_rows} rows are not the {len(dataset)} records of the shards")
         self.sums: Counter = Counter()
         self.reencoded: Counter = Counter()
         self._shared = [*_SHARED, *(f"{name}/masks" for name in layers)]
@@ -282,6 +286,29 @@ def check_files(folder: str, manifest: Manifest, sizes: dict[str, int]) -> Itera
             yield f"{name}: cannot be read ({error.strerror or error})"
 
 
+def find_damage_above(folder: str) -> Iterator[str]:
+    """What is not as it was written of the files above several splits."""
+    try:
+        checksums = load_checksums(folder)
+    except (DamageError, OSError) as error:
+        yield str(error)
+        return
+    if checksums is None:
+        yield f"{CHECKSUMS}: missing from {folder}; the build command of a split writes it again"
+        return
+    sizes = storage.sizes(folder)
+    for name in sorted({INFO_JSON, *map(split_mark, marked_splits(folder))} - set(checksums)):
+        yield f"{CHECKSUMS}: has no line of {name}"
+    for name, sha256 in sorted(checksums.items()):
+        try:
+            if name not in sizes:
+                yield f"{name}: missing, or not a regular file"
+            elif read_file(folder, name).sha256 != sha256:
+                yield f"{name}: its checksum is not that of {CHECKSUMS}"
+        except OSError as error:
+            yield f"{name}: cannot be read ({error.strerror or error})"
+
+
 def find_damage(dataset: Dataset, *, deep: bool = False) -> Iterator[str]:
     """Everything in a data set that is not as it was written, a line each; nothing for a sound one.
 
@@ -299,8 +326,6 @@ def find_damage(dataset: Dataset, *, deep: bool = False) -> Iterator[str]:
     table = None
     try:
         table = _Table(dataset)
-        if table.num_rows != manifest.num_records:
-            yield f"{IMAGES}: its {table.num_rows} rows are not the {manifest.num_records} records of the shards"
     except DamageError as error:
         yield str(error)
     records = _Records(dataset, table, deep)

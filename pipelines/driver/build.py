@@ -33,7 +33,7 @@ from maskmill.pipelines.parts.plan import Plan, check_files, difference, load_pl
 from maskmill.pipelines.parts.preparing import paths_of_masks, prepared_folder, verify_prepared
 from maskmill.pipelines.parts.provenance import mask_packages, versions
 from maskmill.pipelines.parts.spent import SPENT, Spent, book
-from maskmill.pipelines.reading.patience import PATIENCE_S
+from maskmill.pipelines.reading.patience import PATIENCE_S, entered, opened
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, MaskmillError, UsageError
 from maskmill.schemas.manifest import (
@@ -128,7 +128,9 @@ def _lock(folder: str, idle_s: float = 0.0) -> Iterator[None]:
         return
     _refuse_links(folder)
     os.makedirs(os.path.join(folder, WORK), exist_ok=True)
-    with open(os.path.join(folder, WORK, "lock"), "w") as file:
+    # Without waiting, as opening a pipe would: the folder may come from elsewhere.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(os.path.join(folder, WORK, "lock"), flags, 0o666), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -277,7 +279,8 @@ def build(
             runner.check_detached()
         check(runner, **paths_of_workers(config, folder))  # before inputs are listed, which can take long
         cluster = None if runner.is_local else runner
-    with output_errors(folder), _lock(folder, _IDLE_S if cluster else 0.0):
+    lock = _lock(folder, _IDLE_S if cluster else 0.0)
+    with output_errors(folder), entered(lock, folder, run.image_timeout):
         if overwrite:
             _clear(folder)
         plan = plan_or_resume(config, folder, run.part_size, cluster=cluster, quiet=quiet, patience=run.image_timeout)
@@ -361,11 +364,11 @@ def forget_failures(folder: str, reasons: tuple[str, ...] = ()) -> tuple[Plan, i
     Returns:
         The plan and how many failures will be tried again. Inputs refused while listing are not among them.
     """
-    plan = load_plan(folder)
+    plan = opened(folder, lambda: load_plan(folder))
     if plan is None:
         raise InputError(f"{folder} holds no build: it has no {WORK}/plan.json")
     again = 0
-    with output_errors(folder), _lock(folder):
+    with output_errors(folder), entered(_lock(folder), folder):
         check_files(folder, plan)
         shards = load_shards(folder, plan)
 

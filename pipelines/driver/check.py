@@ -17,6 +17,8 @@ from maskmill.pipelines.parts import memory
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.generators import parse_specs
 from maskmill.pipelines.parts.plan import difference, images_per_part, load_plan
+from maskmill.pipelines.reading.location import MAX_FILE_BYTES
+from maskmill.pipelines.reading.patience import opened
 from maskmill.schemas import storage
 from maskmill.schemas.errors import InputError, UsageError
 from maskmill.schemas.manifest import WORK
@@ -53,14 +55,14 @@ def _questions(config: BuildConfig, out: str, run: RunOptions, quick: bool, job:
     known = _Known(Found(run.workers or usable_cores(), memory.machine_bytes() // usable_cores()))
     if not runner.is_local:
         known.found = Found()
-    yield Question("software", lambda: _software(config, out))
+    yield Question("software", lambda: opened(out, lambda: _software(config, out)))
     asked = list(questions(runner, paths_of_workers(config, out), known.found))
     yield from asked
-    yield Question("pictures", lambda: _pictures(config, known))
+    yield Question("pictures", lambda: opened(config.images, lambda: _pictures(config, known)))
     for option in ("annotations", "ground_truth", "synsets"):
         if path := getattr(config, option):
-            yield Question(option.replace("_", "-"), lambda path=path: _file(path))  # type: ignore[misc]
-    yield Question("output", lambda: _writable(out, storage.join(out, WORK)))
+            yield Question(option.replace("_", "-"), lambda path=path: opened(path, lambda: _file(path)))  # type: ignore[misc]
+    yield Question("output", lambda: opened(out, lambda: _writable(out, storage.join(out, WORK))))
     if runner.name == "DataflowRunner" and storage.is_remote(temporary := runner.option("temp_location")):
         yield Question("temporary", lambda: _writable(temporary, temporary), ("options",))
     if job:
@@ -161,7 +163,10 @@ def _memory(config: BuildConfig, found: Found) -> str:
     """A worker with the largest picture, against what a worker has."""
     generators = parse_specs(list(config.masks))
     most, idle = memory.worker_bytes(generators, config.max_pixels), memory.BASE_BYTES
-    needs = f"a worker takes {volume(idle)}, and {volume(most)} for a picture of {config.max_pixels:,} pixels"
+    needs = (
+        f"a worker takes {volume(idle)}, and {volume(most)} for a picture of {config.max_pixels:,} pixels, "
+        f"{volume(memory.FILE_BYTES)} more for a file of {volume(MAX_FILE_BYTES)}, the largest that is read"
+    )
     if found.slot_bytes is None:
         raise Doubt(f"{needs}; what the workers have is not known here")
     if found.slot_bytes < 2 * idle:

@@ -15,7 +15,8 @@ from maskmill.pipelines.parts.isolation import ChildProcess
 from maskmill.pipelines.parts.plan import IMAGES_PER_PART, default_num_shards, list_prepared
 from maskmill.pipelines.parts.preparing import has_prepared, prepared_folder
 from maskmill.pipelines.reading.inputs import Input, Refusal, Source
-from maskmill.pipelines.reading.patience import PATIENCE_S
+from maskmill.pipelines.reading.location import MAX_FILE_BYTES
+from maskmill.pipelines.reading.patience import PATIENCE_S, patiently
 from maskmill.pipelines.reading.read_ahead import read_one
 from maskmill.schemas import storage
 
@@ -38,6 +39,8 @@ class Estimate:
         cores: cores that the hours are for.
         free_bytes: free space at the output; None where unknown.
         worker_bytes: memory of a worker, at most: for the largest picture that `max_pixels` lets through.
+        file_limit: bytes of the largest file that is read.
+        file_bytes: memory that it takes on top.
         machine_bytes: memory of this machine.
         large_pixels: from how many pixels on pictures are built one at a time here.
         listed, there: files of the data set that were listed, and that there are; where they differ, numbers of images are
@@ -57,6 +60,8 @@ class Estimate:
     cores: int
     free_bytes: int | None
     worker_bytes: int
+    file_limit: int
+    file_bytes: int
     machine_bytes: int
     large_pixels: int
     listed: int = 1
@@ -168,8 +173,10 @@ def _estimate(
         seconds_per_image=sum(steady) / len(steady) if steady else None,
         bytes_per_image=sum(sizes) / len(sizes) if sizes else None,
         cores=cores,
-        free_bytes=free_space(out),
+        free_bytes=patiently(lambda: free_space(out), patience, out),
         worker_bytes=memory.worker_bytes(builder.generators, config.max_pixels),
+        file_limit=MAX_FILE_BYTES,
+        file_bytes=memory.FILE_BYTES,
         machine_bytes=memory.machine_bytes(),
         large_pixels=memory.large_pixels(builder.generators, cores),
         listed=some.listed,

@@ -39,7 +39,7 @@ def read_head(path: str) -> dict | None:
     head, separator, _ = text.partition(', "failures": ')
     try:
         return json.loads(head + "}") if separator else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -120,7 +120,7 @@ def _read_commit(path: str) -> dict | None:
     try:
         fields = json.loads(storage.read_bytes(path))
         return fields if isinstance(fields["records"], int) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

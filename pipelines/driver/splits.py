@@ -1,15 +1,16 @@
 """Several splits beside one another, opened by TFDS as one data set: `--out "coco-fh/{split}"`.
 
 A split stays a folder of its own, coco-fh/train and coco-fh/val, with its manifest, its resumption and its report: nothing that
-identifies a build knows of the others. Above them lie TFDS' two files and the layers' names, made from the manifests below, and
-a mark per split, `split-NAME.json`. Whatever finishes a build of a marked folder makes the files anew, so that they are true
-also after `retry`, and after a job that finished by itself on its cluster.
+identifies a build knows of the others. Above them lie TFDS' two files and the layers' names, made from the manifests below, a
+mark per split, `split-NAME.json`, and `SHA256SUMS` of these. Whatever finishes a build of a marked folder makes the files
+anew, so that they are true also after `retry`, and after a job that finished by itself on its cluster.
 """
 
 import json
 import logging
 from typing import Any
 
+from maskmill.pipelines.dataset.checksums import file_of, write_checksums
 from maskmill.pipelines.driver import tfds_metadata
 from maskmill.pipelines.parts.config import BuildConfig
 from maskmill.pipelines.parts.generators import parse_specs
@@ -17,6 +18,7 @@ from maskmill.pipelines.parts.plan import load_plan
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError, UsageError
 from maskmill.schemas.manifest import (
+    CHECKSUMS,
     FEATURES_JSON,
     INFO_JSON,
     LAYER_NAMES,
@@ -66,7 +68,11 @@ def mark_split(folder: str, config: BuildConfig) -> None:
                 f"{head} holds the split {other}, and splits that open together have the same --name, --masks and "
                 f"--masks-only; {'; '.join(differing)}. Choose another --out, or remove {storage.join(head, other)}"
             )
-    storage.write_bytes(storage.join(head, split_mark(split)), json.dumps({"split": split}).encode() + b"\n")
+    storage.write_bytes(storage.join(head, split_mark(split)), _mark(split))
+
+
+def _mark(split: str) -> bytes:
+    return json.dumps({"split": split}).encode() + b"\n"
 
 
 def _common(name: str, layers: list[str], masks_only: bool) -> dict[str, Any]:
@@ -108,10 +114,14 @@ def join_splits(folder: str) -> None:
         digests = [manifest.digest for manifest in manifests.values()]
         if digests == written:
             return
-        for name, data in files_of(manifests).items() if manifests else ():
+        files = files_of(manifests) if manifests else {}
+        for name, data in files.items():
             storage.write_bytes(storage.join(head, name), data)
-        if not manifests:
-            storage.remove(storage.join(head, INFO_JSON))
+        if files:
+            files |= {split_mark(split): _mark(split) for split in manifests}
+            write_checksums(head, {name: file_of(name, data).sha256 for name, data in files.items()})
+        else:
+            storage.remove_all(storage.join(head, name) for name in (INFO_JSON, CHECKSUMS))
         written = digests
 
 

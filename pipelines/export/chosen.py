@@ -138,7 +138,7 @@ def image_ids(dataset: Dataset) -> Int64[np.ndarray, " records"] | None:
     Raises:
         DamageError: `images.parquet` cannot be read, or has another number of rows.
     """
-    table = ImagesTable(dataset.folder)
+    table = ImagesTable(dataset.folder, len(dataset))
     if table.num_rows != len(dataset):
         raise DamageError(f"{IMAGES} in {dataset.folder} has {table.num_rows} rows for {len(dataset)} records")
     found: list[np.ndarray] = []

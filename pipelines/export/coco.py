@@ -119,7 +119,7 @@ def _numbered(chosen: Chosen, ids: np.ndarray | None) -> Iterator[tuple[int, Ima
 def _images(chosen: Chosen, ids: np.ndarray | None) -> Iterator[dict]:
     """The pictures, from the table: the shards are read once, for the masks."""
     number = 0
-    for rows in ImagesTable(chosen.dataset.folder).batches(["id", "height", "width"]):
+    for rows in ImagesTable(chosen.dataset.folder, len(chosen.dataset)).batches(["id", "height", "width"]):
         for name, height, width in zip(rows["id"], rows["height"].tolist(), rows["width"].tolist(), strict=True):
             image_id = number + 1 if ids is None else int(ids[number])
             yield {"id": image_id, "file_name": _text(name), "height": height, "width": width}

@@ -69,7 +69,7 @@ def png_name(filename: str) -> str:
 def check_names(chosen: Chosen) -> None:
     """Refuses pictures whose label PNGs would have one name, before anything is written. Raises InputError."""
     taken: dict[str, str] = {}
-    for rows in ImagesTable(chosen.dataset.folder).batches(["id"]):
+    for rows in ImagesTable(chosen.dataset.folder, len(chosen.dataset)).batches(["id"]):
         for name in rows["id"]:
             other = taken.setdefault(png_name(name), name)
             if other != name:

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -178,8 +179,14 @@ class Fold:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Fold":
-        """The inverse of `to_bytes`. Raises ValueError, TypeError, KeyError, OSError, EOFError or zlib.error where it is none."""
-        fields: dict[str, Any] = json.loads(gzip.decompress(data))
+        """The inverse of `to_bytes`. Raises ValueError where it is none."""
+        try:
+            return cls._parsed(json.loads(gzip.decompress(data)))
+        except (OSError, EOFError, zlib.error, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"no fold ({type(error).__name__}: {error})") from error
+
+    @classmethod
+    def _parsed(cls, fields: dict[str, Any]) -> "Fold":
         if fields.pop("format") != FORMAT:
             raise ValueError("a fold of another version")
         totals = fields["totals"]

@@ -58,7 +58,7 @@ def _read_commit(folder: str, plan: Plan, index: int) -> _Commit | None:
         fields = json.loads(storage.read_bytes(shard_sidecar_path(folder, plan, index)))
         is_packed = fields.pop("packed", False)
         return _Commit(Shard(**fields), is_packed) if fields.pop("plan_digest") == plan.digest else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -102,7 +102,8 @@ class ChildProcess:
     def __init__(self, settings: Settings, timeout: float):
         self.settings, self.timeout = settings, timeout
         self._process: subprocess.Popen | None = None
-        self._large = memory.large_pixels(parse_specs(list(settings.masks)), os.cpu_count() or 1)
+        self._generators = parse_specs(list(settings.masks))
+        self._large = memory.large_pixels(self._generators, os.cpu_count() or 1)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (the child's stderr; its end explains a crash)
 
     def _start(self) -> subprocess.Popen:
@@ -137,7 +138,7 @@ class ChildProcess:
             header = read_header(data, self.settings.max_pixels)
         except ImageError:
             return False  # refused before it is decoded
-        return header.width * header.height >= self._large
+        return header.width * header.height + memory.pixels_of_file(self._generators, len(data)) >= self._large
 
     def _build(self, item: Input, data: bytes) -> Built:
         for attempt in range(1, MAX_ATTEMPTS + 1):

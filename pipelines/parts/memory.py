@@ -15,10 +15,12 @@ import os
 import resource
 from collections.abc import Iterator, Sequence
 
+from maskmill.pipelines.reading.location import MAX_FILE_BYTES
 from maskmill.schemas.errors import ImageError
 
 BASE_BYTES = 400 << 20  # an idle worker: interpreter, libraries, compiled kernels
-FILE_BYTES = 768 << 20  # the largest file (256 MB), its record, and the answer's copy of it
+FILE_COPIES = 3  # that a worker has of a file: as it was read, in the record, and in the answer
+FILE_BYTES = FILE_COPIES * MAX_FILE_BYTES  # what the largest one takes on top
 _UNKNOWN = 500  # bytes a pixel, of a generator that does not say
 _CGROUP_LIMIT = "/sys/fs/cgroup/memory.max"
 
@@ -30,7 +32,7 @@ def bytes_per_pixel(generators: Sequence) -> int:
 
 
 def worker_bytes(generators: Sequence, max_pixels: int) -> int:
-    """The most that a worker takes for a picture of `max_pixels`, an ordinary file assumed."""
+    """The most that a worker takes for a picture of `max_pixels`, an ordinary file assumed; else `FILE_BYTES` more."""
     return BASE_BYTES + bytes_per_pixel(generators) * max_pixels
 
 
@@ -45,9 +47,17 @@ def machine_bytes() -> int:
 
 
 def large_pixels(generators: Sequence, workers: int) -> int:
-    """From how many pixels on pictures are built one at a time: where `workers` of them would fill half of the memory."""
+    """From how many pixels on pictures are built one at a time: where `workers` of them would fill half of the memory.
+
+    See `pixels_of_file` for their files.
+    """
     share = machine_bytes() // (2 * max(1, workers)) - BASE_BYTES
     return max(1_000_000, share // bytes_per_pixel(generators))
+
+
+def pixels_of_file(generators: Sequence, size: int) -> int:
+    """How many pixels cost as much memory as a file of so many bytes does, beside those of its picture."""
+    return FILE_COPIES * size // bytes_per_pixel(generators)
 
 
 @contextlib.contextmanager

@@ -120,7 +120,7 @@ def parse_sidecar(data: bytes, task: PartTask) -> Sidecar | None:
     try:
         fields = json.loads(data)
         sidecar = Sidecar(**{**fields, "overlaps": OverlapStats.from_json(fields["overlaps"])})
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return sidecar if sidecar.plan_digest == task.plan_digest else None
 

@@ -37,7 +37,7 @@ from maskmill.pipelines.parts.lines import (
     without_duplicates,
 )
 from maskmill.pipelines.parts.plan_lines import Piece, deal, split_evenly, write_piece
-from maskmill.pipelines.reading.inputs import Input, Refusal
+from maskmill.pipelines.reading.inputs import Input, Refusal, within_limits
 from maskmill.pipelines.reading.patience import patiently
 from maskmill.pipelines.reading.shard_files import Facts, InPieces, ShardFile, list_shard
 from maskmill.schemas import storage
@@ -120,7 +120,7 @@ def list_task(task: tuple[int, int, int], place: str, list_one: ListOne, seed: i
         for shard in (ShardFile(*json.loads(line)) for line in names):
             found = list_shard(list_one, shard)
             facts += Facts.of(shard, found)
-            for one in found:
+            for one in within_limits(one for one in found if isinstance(one, Input | Refusal)):
                 if isinstance(one, Input):
                     lines.add(*keys(seed, one.id, one.together), one.to_json())
                 elif isinstance(one, Refusal):

@@ -30,7 +30,8 @@ from maskmill.pipelines.parts.plan_lines import (
 )
 from maskmill.pipelines.parts.preparing import has_prepared, paths_of_masks, prepare
 from maskmill.pipelines.parts.provenance import mask_packages, versions
-from maskmill.pipelines.reading.inputs import Refusal, Source
+from maskmill.pipelines.reading.inputs import Refusal, Source, within_limits
+from maskmill.pipelines.reading.location import MAX_FILE_BYTES
 from maskmill.pipelines.reading.patience import PATIENCE_S, patiently
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError, InputError, UsageError
@@ -110,7 +111,7 @@ def list_inputs(
         source.fill(lines)
         refused += source.refused()
     else:
-        for item in source.list_inputs():
+        for item in within_limits(source.list_inputs()):
             if isinstance(item, Refusal):
                 refused.append(item)
             else:
@@ -194,6 +195,10 @@ def make_plan(
                 return _by_workers(config, folder, listed, source, part_size, pace)
         requested = config
         config, lines, refused = list_prepared(config, listed or source, folder, say, patience)
+        if large := sum(refusal.reason == "too_large" for refusal in refused):
+            say(
+                f"{large:,} inputs are not read: files of more than {MAX_FILE_BYTES >> 20} MB (too_large in the ledger)"
+            )
         resolved = _resolve(config, len(lines), bool(refused))
         seconds = pace(config, lines.head(_HEAD))
         size = part_size or images_per_part(seconds)

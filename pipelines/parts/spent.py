@@ -79,7 +79,7 @@ def read_spent(folder: str) -> Spent | None:
             fields: dict[str, Any] = json.loads(data)
             one = Spent(**{name: type(default)(fields[name]) for name, default in _ZERO.items()})
             total = one if total is None else total + one
-    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     return total
 

@@ -17,7 +17,7 @@ from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.pipelines.reading.location import Location
 from maskmill.pipelines.reading.tree import is_archive, list_tree
 from maskmill.schemas import storage
-from maskmill.schemas.errors import InputError
+from maskmill.schemas.errors import InputError, one_line
 
 _SYNSET = re.compile(r"^n\d{8}$")
 _HELD = 2_000_000  # files in memory while it is not known which labels there are; 0.3 kB each
@@ -79,15 +79,18 @@ def read_ground_truth(path: str, order: list[str] | None) -> list[tuple[str, str
 def read_devkit_order(path: str) -> tuple[list[str], dict[str, str]]:
     """The devkit's `meta.mat`: synsets by ILSVRC2012_ID (1..1000), and their names."""
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
     try:
-        table = loadmat(io.BytesIO(storage.read_bytes(path)), squeeze_me=True)["synsets"]
-        rows = sorted((int(row["ILSVRC2012_ID"]), str(row["WNID"]), str(row["words"])) for row in table)
+        data = storage.read_bytes(path)
     except FileNotFoundError:
         raise InputError(f"{path} not found") from None
-    except (MatReadError, KeyError, ValueError, IndexError, TypeError, NotImplementedError) as error:
-        raise InputError(f"{path} is not the devkit's meta.mat: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        table = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
+        rows = sorted((int(row["ILSVRC2012_ID"]), str(row["WNID"]), str(row["words"])) for row in table)
+    except Exception as error:  # scipy's reader raises almost anything on damaged files
+        raise InputError(f"{path} is not the devkit's meta.mat: {one_line(error) or type(error).__name__}") from error
     rows = [row for row in rows if row[0] <= 1000]  # ids above are inner nodes of the hierarchy
     return [synset for _, synset, _ in rows], {synset: words for _, synset, words in rows}
 

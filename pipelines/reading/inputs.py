@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from maskmill.pipelines.reading.example_record import ExampleRecord
-from maskmill.pipelines.reading.location import Location
+from maskmill.pipelines.reading.location import MAX_FILE_BYTES, Location, too_large
 from maskmill.pipelines.reading.names import escape_surrogates
 from maskmill.pipelines.reading.row_group import Cell
 
@@ -118,6 +118,15 @@ def lost(name: str, message: str) -> Refusal:
 def left_out(name: str, message: str) -> Refusal:
     """A file or link that is plainly not meant as a picture: counted and named, but no failure."""
     return Refusal(name, "list", "not_taken", message, 0, "skipped")
+
+
+def within_limits(listed: Iterator[Input | Refusal]) -> Iterator[Input | Refusal]:
+    """The same, with those refused that listing knows to be larger than `MAX_FILE_BYTES`: nobody has to begin to read them."""
+    for item in listed:
+        if isinstance(item, Input) and item.location.stated > MAX_FILE_BYTES:
+            yield Refusal(item.id, "list", "too_large", str(too_large("list", item.location.stated)))
+        else:
+            yield item
 
 
 class Source(Protocol):

@@ -10,8 +10,14 @@ from maskmill.schemas import storage
 from maskmill.schemas.errors import ImageError
 
 MAX_FILE_BYTES = 256 << 20  # no picture within the pixel limit needs more; a larger file is refused unread
+LARGE_BYTES = 16 << 20  # of a file; hardly any picture has so many
 ZIP_LOCAL_HEADER = 30  # bytes, before the name
 _PIECE = 2 << 20  # bytes, of a large entry that are read, or inflated, at a time
+
+
+def too_large(stage: str, size: int) -> ImageError:
+    """The refusal of a file of so many bytes."""
+    return ImageError("too_large", stage, f"the file has {size} bytes, the limit is {MAX_FILE_BYTES}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)  # there can be millions
@@ -21,7 +27,8 @@ class Location:
     Attributes:
         path: file path, local or gs://.
         offset: first byte within `path`; -1 when the file is `path` itself.
-        size: stored bytes; 0 for a file of its own, so that a plan does not change when a broken file is mended.
+        size: stored bytes; 0 for a file of its own, so that a plan does not change when a broken file is mended, but where
+            listing says that it is larger than `MAX_FILE_BYTES`.
         deflated: whether the bytes are a raw deflate stream (zip), and then `plain` is the size once inflated.
         plain: bytes once inflated.
         crc: CRC-32 of the file's bytes that a zip states, or -1.
@@ -43,22 +50,17 @@ class Location:
 
         Args:
             admit: called once it is known how many bytes there are, before memory is taken for them; may wait, or raise.
-                Not for whole files on gs://, where asking would be another request.
+                Of whole files on gs:// for those above `LARGE_BYTES`, since asking is another request.
 
         Raises:
             ImageError: not_found, unreadable, truncated or too_large, stage "read".
         """
-        if max(self.size, self.plain) > MAX_FILE_BYTES:
-            raise ImageError("too_large", "read", f"the file has more than {MAX_FILE_BYTES} bytes")
+        if self.stated > MAX_FILE_BYTES:
+            raise too_large("read", self.stated)
         try:
             if self.offset < 0:
-                if not storage.is_remote(self.path):
-                    admit(storage.size(self.path))
-                data = storage.read_whole(self.path, MAX_FILE_BYTES)
-                if len(data) > MAX_FILE_BYTES:
-                    raise ImageError("too_large", "read", f"the file has more than {MAX_FILE_BYTES} bytes")
-                return data
-            admit(max(self.size, self.plain))
+                return self._read_file(admit)
+            admit(self.stated)
             begin, first = self._begin()
             return self._checked(self._inflated(begin, first) if self.deflated else self._stored(begin, first))
         except FileNotFoundError as error:
@@ -71,6 +73,27 @@ class Location:
             ) from error
         except ValueError as error:  # no path of this system: it cannot be encoded, or holds a NUL
             raise ImageError("unreadable", "read", f"no file can have the name {self.path!r}") from error
+
+    @property
+    def stated(self) -> int:
+        """How many bytes the file has, as its archive or bucket says; 0 where that is not known."""
+        return max(self.size, self.plain)
+
+    def _read_file(self, admit: Callable[[int], None]) -> bytes:
+        """A file of its own. One on gs:// tells its size by what comes of it, a large one is then asked for it."""
+        if storage.is_remote(self.path):
+            data = storage.read_whole(self.path, LARGE_BYTES)
+            if len(data) <= LARGE_BYTES:
+                return data
+            del data
+        size = storage.size(self.path)
+        if size > MAX_FILE_BYTES:
+            raise too_large("read", size)
+        admit(size)
+        data = storage.read_whole(self.path, MAX_FILE_BYTES)
+        if len(data) > MAX_FILE_BYTES:  # it has grown
+            raise too_large("read", len(data))
+        return data
 
     def _begin(self) -> tuple[int, bytes | memoryview]:
         """Where the stored bytes begin, and those of them that came with a zip's own header: all, of an ordinary picture."""

@@ -14,7 +14,7 @@ from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.pipelines.reading.names import spelled
 from maskmill.pipelines.reading.row_group import MAX_ROW_GROUP_BYTES, Cell, open_parquet
 from maskmill.pipelines.reading.shard_files import Classes, Facts, InShards, Listed, ShardFile, Shards, find_shards
-from maskmill.schemas.errors import InputError
+from maskmill.schemas.errors import InputError, one_line
 
 PICTURE_COLUMNS = ("image", "img", "jpg", "jpeg", "png")  # in the order in which one of several is chosen
 LABEL_COLUMNS = ("label", "labels", "cls")
@@ -119,7 +119,7 @@ def list_file(shard: ShardFile) -> list[Classes | Listed]:
             columns = find_columns(file.schema_arrow, shard.path)
             return [Classes(columns.label, columns.names), *_list_rows(shard, file, columns)]
     except (ValueError, NotImplementedError, KeyError) as error:  # pyarrow's
-        raise InputError(f"{shard.path} is damaged or no parquet file: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{shard.path} is damaged or no parquet file: {one_line(error)}") from error
 
 
 def _list_rows(shard: ShardFile, file: Any, columns: Columns) -> Iterator[Listed]:

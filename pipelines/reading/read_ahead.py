@@ -17,11 +17,10 @@ import time
 from collections.abc import Generator, Iterable
 
 from maskmill.pipelines.reading.inputs import Input, Refusal
-from maskmill.pipelines.reading.location import Location
+from maskmill.pipelines.reading.location import LARGE_BYTES
 from maskmill.schemas import storage
 from maskmill.schemas.errors import ImageError
 
-LARGE_BYTES = 16 << 20  # of a file; hardly any picture has so many
 MAX_UNANSWERED = 8  # reads of one process; so many mean that the storage is gone, not that a few files are
 _TICK_S = 0.2  # between looks at the clock, while a file is waited for
 
@@ -41,8 +40,7 @@ class _Read:
     def run(self) -> None:
         self.begun = time.monotonic()
         try:
-            place = self.item.location
-            self.result = place.read(self._admit) if isinstance(place, Location) else place.read()
+            self.result = self.item.location.read(self._admit)
         except ImageError as error:
             self.result = Refusal(self.item.id, error.stage, error.reason, str(error))
         except BaseException as error:  # for the thread that waits

@@ -10,12 +10,12 @@ import dataclasses
 import io
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from maskmill.pipelines.reading.location import MAX_FILE_BYTES
+from maskmill.pipelines.reading.location import MAX_FILE_BYTES, too_large
 from maskmill.schemas import storage
-from maskmill.schemas.errors import ImageError
+from maskmill.schemas.errors import ImageError, one_line
 
 MAX_ROW_GROUP_BYTES = 512 << 20  # of its column of pictures, unpacked; libraries of the field write 100 MB at most
 
@@ -36,28 +36,35 @@ class Cell:
     row: int
     column: str
 
-    def read(self) -> bytes:
-        """The picture's file.
+    @property
+    def stated(self) -> int:
+        """Not known; row groups are bounded when they are listed."""
+        return 0
+
+    def read(self, admit: Callable[[int], None] = lambda size: None) -> bytes:
+        """The picture's file. `admit` is asked when its row group is there, and before it is taken out of it.
 
         Raises:
             ImageError: not_found, unreadable, empty_file or too_large, stage "read".
         """
         where = f"row {self.row} of row group {self.row_group} of {self.path}"
         try:
-            values = _load(self.path, self.row_group, self.column)
-            data = values[self.row].as_py()
+            value = _load(self.path, self.row_group, self.column)[self.row]
+            for name in self.column.split(".")[1:]:
+                value = value[name] if value.is_valid else value
+            size = len(value.as_buffer()) if value.is_valid else 0
+            if size > MAX_FILE_BYTES:
+                raise too_large("read", size)
+            admit(size)
+            data = value.as_py()
         except FileNotFoundError as error:
             raise ImageError("not_found", "read", f"no file at {self.path}") from error
         except (OSError, ValueError, IndexError, KeyError, NotImplementedError) as error:  # the rest are pyarrow's
-            reason = getattr(error, "strerror", None) or error
+            reason = one_line(getattr(error, "strerror", None) or error)
             raise ImageError("unreadable", "read", f"{where} cannot be read: {reason}") from error
-        for name in self.column.split(".")[1:]:
-            data = data and data[name]
         if data is None:
             text = f"{where} holds no bytes; of a picture that is a file of its own, or nowhere"
             raise ImageError("not_found", "read", text)
-        if len(data) > MAX_FILE_BYTES:
-            raise ImageError("too_large", "read", f"the file has more than {MAX_FILE_BYTES} bytes")
         return data
 
 

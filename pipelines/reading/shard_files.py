@@ -20,7 +20,7 @@ from maskmill.pipelines.reading.names import spelled
 from maskmill.pipelines.reading.tar_index import DamagedArchive
 from maskmill.pipelines.reading.tree import list_tree
 from maskmill.schemas import storage
-from maskmill.schemas.errors import InputError
+from maskmill.schemas.errors import InputError, one_line
 
 MAX_SHARDS = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -282,6 +282,6 @@ def list_shard(list_one: Callable[[ShardFile], list[_Result]], shard: ShardFile)
     except FileNotFoundError as error:
         raise InputError(f"{shard.path} not found; was it removed since the files were listed?") from error
     except OSError as error:
-        raise InputError(f"{shard.path} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{shard.path} cannot be read: {one_line(error.strerror or error)}") from error
     except DamagedArchive as error:
         raise InputError(f"{shard.path} is damaged: {error}") from error

@@ -18,6 +18,7 @@ from maskmill.schemas import storage
 from maskmill.schemas.sparse import open_sparse
 
 _BLOCK = tarfile.BLOCKSIZE
+_MAX_LINKS = 8  # from link to link; few systems follow more than 40, and no archive of pictures has a use for two
 _MAX_READ = 16 << 20  # bytes; no header with its extensions is longer, whatever it says of itself
 
 
@@ -88,15 +89,28 @@ def list_tar(
         return
     # Targets may lie anywhere, so they are looked for in a second pass: remembering every member would take a gigabyte
     # where there are millions, and hardly any tar of pictures holds a link.
-    wanted = {target for _, target in links}
+    ends = _ends(links)
+    wanted = {target for _, target in links} | set(ends.values())
     members = _list_members(path, stream, start, size, prefix)
     targets = {name: found for name, found in members if name in wanted and isinstance(found, Location)}
     for name, target in links:
-        found = targets.get(target)
+        found = targets.get(target) or targets.get(ends[target])
         if found is None or name.endswith(".tar"):
             yield name, left_out(name, f"a link to {target}, which is no file of the archive")
         else:
             yield name, found
+
+
+def _ends(links: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Target -> where it leads, through other links of the archive; a circle ends somewhere in it."""
+    after = dict(links)
+    ends = {}
+    for _, target in links:
+        end = target
+        for _ in range(_MAX_LINKS):
+            end = after.get(end, end)
+        ends[target] = end
+    return ends
 
 
 def list_inner(path: str, inner: InnerTar, stream: BinaryIO | None = None) -> list[Entry]:
@@ -150,7 +164,8 @@ def _list_members(
                     yield _settle(path, info, start, prefix)
             _check_end(window, archive.offset)
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-        raise DamagedArchive(f"the header at byte {start + end} cannot be read ({error})") from error
+        why = error if isinstance(error, tarfile.TarError) else "its extension is none"  # the rest speak of Python
+        raise DamagedArchive(f"the header at byte {start + end} cannot be read ({why})") from error
 
 
 def _settle(path: str, info: tarfile.TarInfo, start: int, prefix: str) -> tuple[str, Location | Refusal | str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from maskmill.pipelines.reading.folder_index import list_folder
 from maskmill.pipelines.reading.inputs import HIDDEN, Refusal, left_out
-from maskmill.pipelines.reading.location import Location
+from maskmill.pipelines.reading.location import MAX_FILE_BYTES, Location
 from maskmill.pipelines.reading.names import is_hidden
 from maskmill.pipelines.reading.tar_index import DamagedArchive, list_tar
 from maskmill.pipelines.reading.zip_index import list_zip
@@ -41,9 +41,12 @@ def list_tree(
             with open_sparse(path) as stream:
                 yield from list_zip(path, stream, size) if path.endswith(".zip") else list_tar(path, stream, 0, size)
         elif storage.is_remote(path):
-            for name, _ in storage.walk(path):
-                hidden = is_hidden(name)
-                yield name, left_out(name, HIDDEN) if hidden else Location(storage.join(path, *name.split("/")))
+            for name, size in storage.walk(path):
+                if is_hidden(name):
+                    yield name, left_out(name, HIDDEN)
+                else:  # a size is told where no picture has it; what the file is, is for others to say
+                    told = size if size > MAX_FILE_BYTES else 0
+                    yield name, Location(storage.join(path, *name.split("/")), size=told)
         else:
             yield from list_folder(path)
     except FileNotFoundError as error:

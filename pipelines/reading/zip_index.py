@@ -70,8 +70,10 @@ def _find_table(stream: BinaryIO, size: int) -> tuple[int, int, int, int, int]:
     found = last if found < 0 else found
     if found < 0:
         raise DamagedArchive("its end with the table of contents is missing; fetch it again")
-    _, disk, table_disk, here, entries, length, offset, _ = _END.unpack_from(tail, found)
+    _, disk, table_disk, here, entries, length, offset, comment = _END.unpack_from(tail, found)
     end = tail_at + found
+    if (more := tail.find(b"PK\3\4", found + _END.size + comment)) >= 0:
+        raise _joined(tail_at + more)
     modulus = 1 << 16
     stream.seek(max(0, end - _LOCATOR64.size - _END64.size))
     before = stream.read(min(end, _LOCATOR64.size + _END64.size))
@@ -92,7 +94,21 @@ def _find_table(stream: BinaryIO, size: int) -> tuple[int, int, int, int, int]:
         stream.seek(where + shift)
         if where != 0xFFFFFFFF and stream.read(4) != b"PK\3\4":
             raise DamagedArchive("its end states a wrong place for the table of contents")
+    if shift:
+        _check_before(stream, shift)
     return begin, end, shift, entries, modulus
+
+
+def _check_before(stream: BinaryIO, shift: int) -> None:
+    """Raises DamagedArchive where the `shift` bytes before a zip are, or end in, another one, of which no table speaks."""
+    for at, signature in ((0, b"PK\3\4"), (max(0, shift - _END.size), b"PK\5\6")):
+        stream.seek(at)
+        if stream.read(4) == signature:
+            raise _joined(shift)
+
+
+def _joined(at: int) -> DamagedArchive:
+    return DamagedArchive(f"another zip begins at byte {at}; zips that were joined have to be given one by one")
 
 
 def _settle(path: str, fields: bytes, raw: bytes, extra: bytes, shift: int) -> tuple[str, Location | Refusal]:

@@ -132,7 +132,7 @@ class Audit:
         self._shards: list[list[str]] = [[] for _ in self._manifest.shards]
         self._records = 0
         used = set()
-        for identity, source_id, shard in _rows(self._folder):
+        for identity, source_id, shard in _rows(self._folder, self._manifest.num_records):
             self._records += 1
             base = identity.rsplit("/", 1)[-1]
             entry = by_name.get(identity) or (by_id.get(source_id) if source_id else None)
@@ -193,7 +193,7 @@ def _sha256(path: str) -> str:
     return sha.hexdigest()
 
 
-def _rows(folder: str) -> Iterator[tuple[str, str, int]]:
+def _rows(folder: str, records: int) -> Iterator[tuple[str, str, int]]:
     """(id, COCO image id or "", shard) of every record."""
-    for rows in ImagesTable(folder).batches(["id", "source_id", "shard"]):
+    for rows in ImagesTable(folder, records).batches(["id", "source_id", "shard"]):
         yield from zip(rows["id"], rows["source_id"], rows["shard"].tolist(), strict=True)

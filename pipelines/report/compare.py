@@ -84,7 +84,7 @@ def _read(dataset: Dataset, names: Sequence[str]) -> _Table:
     layers = [layer for name in names for layer in _members(dataset.manifest)[name]]
     wanted = ["id", "instances", *dict.fromkeys(iou_units_column(name) for name in names)]
     wanted += dict.fromkeys(masks_column(layer) for layer in layers)
-    columns = ImagesTable(dataset.folder).columns(wanted)
+    columns = ImagesTable(dataset.folder, len(dataset)).columns(wanted)
     return _Table({identity: i for i, identity in enumerate(columns.pop("id"))}, columns)
 
 

@@ -10,13 +10,13 @@ from maskmill.pipelines.parts.spent import read_spent
 from maskmill.pipelines.report.model import Cost, SlowImage, Stage, Throughput
 
 
-def read_times(folder: str) -> StageTimes:
-    """The times of all records.
+def read_times(folder: str, records: int) -> StageTimes:
+    """The times of all records, of which there are so many.
 
     Raises:
         DamageError: the table is missing or cannot be read.
     """
-    table = ImagesTable(folder)
+    table = ImagesTable(folder, records)
     times = StageTimes.of(table.stages)
     for rows in table.batches(["id", *(f"ms/{name}" for name in table.stages)]):
         times.count(rows["id"], {name: rows[f"ms/{name}"] for name in table.stages})

@@ -121,7 +121,7 @@ def write_report(
     """
     agreement = None if sum(stats.sums.overlaps.instances) else find_agreement(folder, manifest, stats, pieces)
     build = describe_build(manifest, audit, categories)
-    throughput = describe_times(read_times(folder) if times is None else times, read_cost(folder))
+    throughput = describe_times(read_times(folder, manifest.num_records) if times is None else times, read_cost(folder))
     document = make_document(build, stats, read_ledger(folder), throughput, agreement)
     objects, drawings = find_objects(folder, manifest, stats, document, truth, pieces)
     document = dataclasses.replace(document, examples=dataclasses.replace(document.examples, by_category=objects))

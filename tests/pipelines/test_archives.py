@@ -138,6 +138,27 @@ def test_a_bad_member_of_a_tar_costs_itself(tmp_path):
     assert rb"bytes\xff.png" in shard.read_bytes()
 
 
+def test_links_to_links_lead_to_a_picture_or_say_why_not(tmp_path):
+    """As `cp -a` and `ln -s` leave them; a circle leads nowhere."""
+    soft, hard = {"type": tarfile.SYMTYPE}, {"type": tarfile.LNKTYPE}
+    data = member("first.png", **soft, linkname="second.png").tobuf() + member("a.png", len(FILES["0.png"])).tobuf()
+    data += padded(FILES["0.png"]) + member("second.png", **hard, linkname="third.png").tobuf()
+    data += member("third.png", **hard, linkname="a.png").tobuf()
+    data += member("b.png", **soft, linkname="c.png").tobuf() + member("c.png", **soft, linkname="b.png").tobuf()
+    (tmp_path / "x.tar").write_bytes(data + bytes(1024))
+    taken, refused = listed(tmp_path / "x.tar")
+    assert taken == {"a.png", "first.png", "second.png", "third.png"}
+    assert refused == {"b.png": "skipped", "c.png": "skipped"}
+
+
+def test_a_sparse_map_of_rubbish_is_refused_in_our_words(tmp_path):
+    fields = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "s.png", "GNU.sparse.realsize": "9"}
+    data = member("s.png", 1024, pax_headers=fields).tobuf(tarfile.PAX_FORMAT) + b"x" * 1024 + bytes(1024)
+    (tmp_path / "x.tar").write_bytes(data)
+    with pytest.raises(InputError, match=r"the header at byte 0 cannot be read \(its extension is none\)$"):
+        list(list_tree(str(tmp_path / "x.tar")))
+
+
 def test_a_damaged_tar_inside_a_tar_costs_what_lies_behind_the_damage(tmp_path):
     inner = {f"n0000000{i}.tar": tar_bytes({f"n0000000{i}_{j}.png": picture(i) for j in range(3)}) for i in range(4)}
     inner["n00000000.tar"] = flip(inner["n00000000.tar"], 80)  # its first header: a class of which nothing is left
@@ -237,6 +258,9 @@ def test_a_flipped_bit_in_a_zip_is_found_by_its_checksum(method, tmp_path):
         (lambda d: flip(d, 8 * (len(d) - 5)), "its end states a wrong place|lies outside it"),
         (lambda d: d[:-14] + b"\7\0\7\0" + d[-10:], "holds 4 entries, its end says 7"),
         (lambda d: d[:-18] + b"\1\0" + d[-16:], "one piece of a zip in several"),
+        (lambda d: zip_bytes({"q.png": b"x"}) + d, "another zip begins at byte 109; zips that were joined"),
+        (lambda d: b"#!" + zip_bytes({"q.png": b"x"}) + d, "another zip begins at byte 111;"),
+        (lambda d: d + zip_bytes({"q.png": b"x"})[:-30], "another zip begins at byte [0-9]+;"),
     ],
 )
 def test_a_zip_without_its_table_of_contents_is_refused(damage, says, tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gzip
 import os
 from pathlib import Path
 
@@ -11,12 +12,15 @@ from drawn import content, write_coco
 from maskmill.pipelines.driver import graph
 from maskmill.pipelines.driver.build import build
 from maskmill.pipelines.driver.finish import finish_build
+from maskmill.pipelines.driver.progress import Tally
+from maskmill.pipelines.folding.fold import Fold
 from maskmill.pipelines.parts import assemble
 from maskmill.pipelines.parts.assemble import assemble_shard, load_parts, load_shard, load_shards, shard_sidecar_path
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.isolation import InProcess
-from maskmill.pipelines.parts.part import build_part, part_path, sidecar_path
+from maskmill.pipelines.parts.part import build_part, load_sidecar, part_path, sidecar_path
 from maskmill.pipelines.parts.plan import Plan, make_plan
+from maskmill.pipelines.parts.spent import read_spent
 from maskmill.schemas import storage
 from maskmill.schemas.errors import DamageError
 
@@ -78,6 +82,22 @@ def test_a_part_that_is_really_damaged_is_named_and_uncommitted(how, built):
     assert left == [True, False, True]
     assert load_shard(out, plan, 0) is None
     assert not list(Path(out).glob("*.tfrecord*"))
+
+
+@pytest.mark.parametrize("rubbish", [b"[" * 100_000, b'"text"', b"5", b"null", b"[1]", b'{"a": 1}'])
+def test_accounts_of_rubbish_are_none(rubbish, built):
+    """So that what they are of is built again, and no command stumbles over them."""
+    out, plan = built
+    task = plan.tasks[0]
+    storage.write_bytes(sidecar_path(out, task.name), rubbish)
+    storage.write_bytes(shard_sidecar_path(out, plan, 0), rubbish)
+    storage.write_bytes(storage.join(out, "_work", "spent", "x.json"), rubbish[:4096])
+    assert load_sidecar(out, task) is None
+    assert load_shard(out, plan, 0) is None
+    assert read_spent(out) is None
+    Tally(out, plan).refresh()
+    with pytest.raises(ValueError, match="no fold"):
+        Fold.from_bytes(gzip.compress(rubbish))
 
 
 def test_a_shard_that_a_forgotten_job_wrote_over_is_not_whole(built):

@@ -409,3 +409,10 @@ def test_masks_only_shards_hold_no_pictures_and_open_too(coco, reference, tmp_pa
         assert [m.counts for m in example.masks] == [m.counts for m in whole[example.filename].masks]
     assert len(list(tfds.builder_from_directory(str(tmp_path)).as_dataset(split="train"))) == 40
     assert list(find_damage(Dataset.open(str(tmp_path)))) == []
+
+
+def test_a_lock_that_is_a_pipe_is_refused_at_once(coco, tmp_path):
+    os.makedirs(tmp_path / "out" / "_work")
+    os.mkfifo(tmp_path / "out" / "_work" / "lock")
+    with pytest.raises(InputError, match=r"cannot write to .*out \(.*lock\): No such device"):
+        build(coco, str(tmp_path / "out"), RunOptions(workers=0, image_timeout=20), quiet=True)

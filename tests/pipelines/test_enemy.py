@@ -76,6 +76,13 @@ def edit_table(folder: Path, name: str, change) -> None:
     renew_checksums(str(folder), ("images.parquet",))
 
 
+def many_rows(folder: Path) -> None:
+    """A billion would be a file of as many bytes."""
+    table = pq.ParquetFile(folder / "images.parquet").read()
+    pq.write_table(pa.concat_tables([table] * 2000), folder / "images.parquet")
+    renew_checksums(str(folder), ("images.parquet",))
+
+
 def edit_manifest(folder: Path, change) -> None:
     fields = json.loads((folder / "manifest.json").read_bytes())
     del fields["manifest_digest"]
@@ -127,6 +134,11 @@ ATTACKS = {
         "images.parquet in .* is damaged",
     ),
     "a table of nothing": (lambda f: (f / "images.parquet").write_bytes(b""), ALL - {"status"}, "is damaged"),
+    "a table of more rows than records": (
+        lambda f: many_rows(f),
+        ALL - {"status"},
+        "it has 12000 rows, the data set 6 records",
+    ),
     "records before the shard": (
         lambda f: edit_table(f, "record_bytes", lambda values: [-(10**12)] * len(values)),
         {"view", "html", "report"},

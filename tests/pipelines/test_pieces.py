@@ -3,10 +3,14 @@
 import dataclasses
 import json
 import os
+import re
+import shutil
 import types
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from batches import same, take
 from drawn import write_coco
@@ -24,6 +28,7 @@ from maskmill.pipelines.parts import plan_lines
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.pipelines.parts.part_index import PartIndex
 from maskmill.schemas import manifest as manifest_module
+from maskmill.schemas import shard_table
 from maskmill.schemas.errors import DamageError
 from maskmill.schemas.manifest import load_manifest
 from maskmill.schemas.reader import Dataset
@@ -212,6 +217,33 @@ def test_damage_is_named(name, how, large, capsys):
         assert name in said.out + said.err
     finally:
         (large / name).write_bytes(whole)
+
+
+def test_a_table_of_more_shards_than_a_data_set_has_is_not_read(large, tmp_path, monkeypatch, capsys):
+    shutil.copytree(large, tmp_path / "copy")
+    monkeypatch.setattr(shard_table, "MAX_SHARDS", 6)
+    assert main(["status", str(tmp_path / "copy")]) == 5
+    assert "cannot be read: it has 7 rows, and no data set more than 6 shards" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["compare", "COPY", "SMALL"], ["view", "COPY", "1"], ["export", "COPY", "--format", "coco", "--to", "TO.json"]],
+)
+def test_a_missing_piece_is_missed_by_every_reader(command, large, small, tmp_path, capsys):
+    shutil.copytree(large, tmp_path / "copy")
+    (tmp_path / "copy" / "images" / "00001.parquet").unlink()
+    places = {"COPY": tmp_path / "copy", "SMALL": small, "TO.json": tmp_path / "to.json"}
+    assert main([str(places.get(word, word)) for word in command]) == 5
+    assert re.search(r"has \d+ rows(,? and the data set| for) 39 records", capsys.readouterr().err)
+
+
+def test_an_index_of_more_rows_than_records_is_not_used(small, tmp_path):
+    """Frames are counted in its place."""
+    shutil.copytree(small, tmp_path / "copy")
+    table = pq.ParquetFile(small / "images.parquet").read()
+    pq.write_table(pa.concat_tables([table, table]), tmp_path / "copy" / "images.parquet")
+    assert Dataset.open(str(tmp_path / "copy"))[7].filename == Dataset.open(str(small))[7].filename
 
 
 def test_failures_are_retried_to_the_same_bytes_in_one_piece_or_many(config, large, tmp_path, monkeypatch):

@@ -4,17 +4,19 @@ import dataclasses
 import io
 import json
 import os
+import random
 import tarfile
 import zipfile
 
 import numpy as np
 import pytest
 import scipy.io
+from mutants import mutate
 
 from maskmill.pipelines.reading import imagenet
 from maskmill.pipelines.reading.coco import Coco
 from maskmill.pipelines.reading.folder import Folder
-from maskmill.pipelines.reading.imagenet import ImageNet
+from maskmill.pipelines.reading.imagenet import ImageNet, read_devkit_order
 from maskmill.pipelines.reading.inputs import Input, Refusal
 from maskmill.pipelines.reading.location import Location
 from maskmill.pipelines.reading.tree import list_tree
@@ -105,7 +107,7 @@ def test_unreadable_files_have_a_reason(location, reason):
 def test_a_file_too_large_to_be_a_picture_is_not_kept_in_memory(tmp_path, monkeypatch):
     (tmp_path / "large.jpg").write_bytes(b"x" * 101)
     monkeypatch.setattr("maskmill.pipelines.reading.location.MAX_FILE_BYTES", 100)
-    with pytest.raises(ImageError, match="more than 100 bytes") as caught:
+    with pytest.raises(ImageError, match="has 101 bytes, the limit is 100") as caught:
         Location(str(tmp_path / "large.jpg")).read()
     assert caught.value.reason == "too_large"
 
@@ -342,3 +344,21 @@ def test_files_that_are_no_instances(content, message, tmp_path):
         list(Coco(str(tmp_path / "images"), str(tmp_path / "x.json")).list_inputs())
     with pytest.raises(InputError, match="not found; --annotations takes"):
         list(Coco(str(tmp_path / "images"), str(tmp_path / "y.json")).list_inputs())
+
+
+def test_a_damaged_devkit_is_read_or_refused_in_one_line(tmp_path):
+    kind = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object)]
+    table = np.array([(i + 1, f"n0000000{i}", "a name") for i in range(4)], kind)
+    rng = random.Random(3)
+    for packed in (False, True):
+        scipy.io.savemat(tmp_path / "whole.mat", {"synsets": table}, do_compression=packed)
+        whole, said = (tmp_path / "whole.mat").read_bytes(), []
+        assert len(read_devkit_order(str(tmp_path / "whole.mat"))[0]) == 4
+        for _ in range(60):
+            (tmp_path / "meta.mat").write_bytes(mutate(whole, rng))
+            try:
+                read_devkit_order(str(tmp_path / "meta.mat"))
+            except InputError as error:
+                said.append(str(error))
+        assert len(said) > 5
+        assert not any("\n" in text for text in said)

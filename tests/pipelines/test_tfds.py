@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import os
+import random
+import shutil
 
 import pytest
+from archives import flip
 from drawn import write_coco
 
 from maskmill.pipelines.commands.cli import main
-from maskmill.pipelines.dataset.validate import find_damage
+from maskmill.pipelines.dataset.validate import find_damage, find_damage_above
 from maskmill.pipelines.driver.build import build
 from maskmill.pipelines.parts.config import BuildConfig, RunOptions
 from maskmill.schemas import storage
@@ -82,8 +85,6 @@ def test_pictures_of_unknown_origin_get_no_invented_terms(splits, tmp_path):
 
 
 def test_the_names_are_vouched_for_like_every_file(splits, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(splits["train"], copy)
     assert list(find_damage(Dataset.open(str(copy)))) == []
@@ -140,6 +141,35 @@ def test_the_folder_above_says_which_splits_it_holds(beside, capsys):
     assert (
         f"holds the splits train, val, each a data set; name one: {beside / 'out' / 'train'}" in capsys.readouterr().err
     )
+
+
+def test_the_folder_above_is_valid_until_a_bit_of_it_flips(beside, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(beside / "out", copy)
+    assert main(["validate", str(copy)]) == 0
+    assert capsys.readouterr().out.startswith("valid: 14 records in 4 shards of 2 splits; ")
+    rng = random.Random(2)
+    above = sorted(path for path in copy.iterdir() if path.is_file())
+    assert [path.name for path in above] == [
+        "SHA256SUMS",
+        "dataset_info.json",
+        "features.json",
+        "masks.layer.labels.txt",
+        "split-train.json",
+        "split-val.json",
+    ]
+    for path in above:
+        data = path.read_bytes()
+        for _ in range(4):
+            path.write_bytes(flip(data, rng.randrange(8 * len(data))))
+            assert list(find_damage_above(str(copy))) != [], path.name
+        path.unlink()
+        assert list(find_damage_above(str(copy))) != [], path.name
+        path.write_bytes(data)
+    table = copy / "val" / "images.parquet"
+    table.write_bytes(flip(table.read_bytes(), 999))
+    assert main(["validate", str(copy)]) == 5
+    assert "val: images.parquet: its checksum is not that of SHA256SUMS" in capsys.readouterr().err
 
 
 def test_other_layers_do_not_come_beside(beside, capsys):

@@ -107,6 +107,36 @@ def test_counts_longer_than_any_mask_take_no_memory():
         rle.decode_counts(long, 1000, 1000)
 
 
+@pytest.mark.parametrize("block", [7, 8, 9, 64])
+def test_blocks_of_any_size_make_the_same_runs(block, monkeypatch):
+    """As `test_long_counts...` needs them: numbers lie across their borders."""
+    rng = np.random.default_rng(block)
+    runs = rng.integers(0, 2 ** rng.integers(1, 22, 300))
+    total = int(runs.sum())
+    whole = rle.encode_runs(runs)
+    monkeypatch.setattr(rle, "_BLOCK", block)
+    assert rle.encode_runs(runs) == whole
+    assert np.array_equal(rle.decode_counts(whole, total, 1), runs)
+    with pytest.raises(rle.RleError, match="longer than any run"):
+        rle.decode_counts(b"P" * 200 + b"0", total, 1)
+
+
+def test_long_counts_cost_their_runs_and_little_more():
+    """Of 64 bits each; it was sixty times the text."""
+    runs = np.ones(3 << 20, np.int64)
+    runs[0], text = 0, b""
+    tracemalloc.start()
+    text = rle.encode_runs(runs)
+    encoding = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    found = rle.decode_counts(text, (3 << 20) - 1, 1)
+    decoding = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.size == runs.size
+    assert encoding < 26 * runs.size, encoding
+    assert decoding < 36 * runs.size, decoding
+
+
 def test_counts_must_be_bytes():
     with pytest.raises(rle.RleError, match="must be bytes, got str"):
         rle.decode_counts("61X13mN000`0", 9, 10)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 from archives import picture, tar_bytes, zip_bytes
+from fuzz_readers import READERS
 from mutants import seeds as pictures
 
 from maskmill.masks.grid import Grid
@@ -110,7 +111,7 @@ def _manifest(data: bytes) -> None:
     assert parse_manifest(manifest.to_json(), "again") == manifest
 
 
-def _manifest_seeds() -> list[bytes]:
+def manifest_seed() -> bytes:
     manifest = Manifest(
         dataset="coco",
         split="train",
@@ -126,7 +127,7 @@ def _manifest_seeds() -> list[bytes]:
         categories={"1": "person"},
         plan_digest="1" * 64,
     )
-    return [manifest.to_json()]
+    return manifest.to_json()
 
 
 def _example(data: bytes) -> None:
@@ -207,8 +208,9 @@ TARGETS = {
     "tar": Target(functools.partial(_list, "tar"), functools.partial(_archives, "tar")),
     "zip": Target(functools.partial(_list, "zip"), functools.partial(_archives, "zip")),
     "rle": Target(_rle, _rle_seeds),
-    "manifest": Target(_manifest, _manifest_seeds),
+    "manifest": Target(_manifest, lambda: [manifest_seed()]),
     "example": Target(_example, _example_seeds),
     "annotations": Target(_annotations, _annotation_seeds),
     "image": Target(_image, lambda: list(pictures().values())),
+    **{name: Target(check, seeds) for name, (check, seeds) in READERS.items()},
 }
