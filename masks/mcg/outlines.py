@@ -191,8 +191,9 @@ def fill_groups(
     groups: Int32[np.ndarray, "groups 4"], pieces: Pieces
 ) -> tuple[Int64[np.ndarray, " groups+1"], Int32[np.ndarray, " pieces"]]:
     """The same as `fill_holes`, of nodes that are filled, in pieces: what is found are the pieces in each group's holes."""
+    low, high, place, box, start, edge, outside = pieces.walk
     own, of_pieces = (pieces.hole_start, pieces.holes), (pieces.box, pieces.start, pieces.neighbour)
-    return _fill_holes(groups, *pieces.walk, *own, of_pieces, len(pieces.segments))
+    return _fill_holes(groups, low, high, place, box, start, edge, outside, *own, of_pieces, len(pieces.segments))
 
 
 @numba.njit(cache=True)

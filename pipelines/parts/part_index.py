@@ -123,7 +123,7 @@ class PartIndex(Sequence[tuple[PartTask, ...]]):
 
     def sizes(self) -> dict[str, int]:
         """Bytes of the files of lines, by name."""
-        ends = (self._numbers[:, 0] + self._numbers[:, 1])[self._firsts[[*self.pieces[1:], len(self)]] - 1].tolist()
+        ends = self._numbers[:, :2].sum(1)[self._firsts[[*self.pieces[1:], len(self)]] - 1].tolist()
         return {lines_name(number if len(self.pieces) else ONLY): end for number, end in enumerate(ends)}
 
     def to_json(self) -> list[list[list[int]]]:

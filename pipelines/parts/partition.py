@@ -349,7 +349,8 @@ def in_order(refused: Iterable[Refusal]) -> Iterator[Refusal]:
         table.execute(f"CREATE TABLE refused ({', '.join(names)})")
         table.executemany(f"INSERT INTO refused VALUES ({marks})", map(_columns, refused))
         for row in table.execute(f"SELECT * FROM refused ORDER BY {', '.join(names)}"):
-            yield Refusal(*(one.decode("utf-8", "surrogatepass") if isinstance(one, bytes) else one for one in row))
+            values: list[Any] = [one.decode("utf-8", "surrogatepass") if isinstance(one, bytes) else one for one in row]
+            yield Refusal(*values)
     finally:
         table.close()
 
