@@ -25,10 +25,10 @@ FEWEST_ROWS = 8  # of a picture: below this reading it is not worth the while
 CONTOUR_ROWS = round(sum(COUNTS) * sum(STANDARD.scales))
 CANDIDATE_ROWS = SAMPLES
 
-# One core of the machine that docs/mcg.md's times are from: seconds a picture, and a million rows of one fit.
+# Seconds of one core a picture, and a million rows of one fit: estimates, never held against a run of this size.
 CONTOUR_SECONDS, PROPOSE_SECONDS = 0.3, 0.7
 CONTOUR_FIT_SECONDS, RANKER_FIT_SECONDS = 60.0, 300.0
-# Bytes of memory a byte of rows: as read, put together, without one fold, and binned; and bytes of disk a row of floats.
+# Bytes of memory a byte of rows (as read, put together, without one fold, and binned) and of disk: estimates too.
 MEMORY_COPIES, DISK_SHARE, PROCESS_BYTES = 3.5, 1.0, 500 * 2**20
 
 
@@ -111,9 +111,9 @@ def describe(needed: Budget) -> str:
     lines = [
         f"{needed.pictures} pictures, at most {needed.rows_each} rows of each for either model; {needed.measured} measured",
         f"rows: {needed.contour_rows / 1e6:.2f} million pixels, {needed.candidate_rows / 1e6:.2f} million candidates",
-        f"memory: {needed.memory_bytes / 2**30:.1f} GiB in the process that fits; a worker takes about as much as a build's",
+        f"memory, estimated: {needed.memory_bytes / 2**30:.1f} GiB in the process that fits; a worker takes what a build's does",
         f"disk: {needed.disk_bytes / 2**30:.1f} GiB under _work",
-        f"time: {needed.worker_hours:.1f} core-hours of sampling and measuring, over all workers, "
+        f"time, estimated: {needed.worker_hours:.1f} core-hours of sampling and measuring, over all workers, "
         f"then {needed.driver_hours:.1f} hours of fitting on one core",
     ]
     return "\n".join(lines)
