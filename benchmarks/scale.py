@@ -179,6 +179,12 @@ def fill_up(name: str, place: str, function: Any, items: Sequence[Any], some: li
         for number in range(len(some), len(items)):
             shards = len(dealt[number][1])
             own = {key: (known[key] * 2)[:shards] for key in ("parts", "ids", "digests")}
+            for shard, images in enumerate(dealt[number][1]):  # shards differ by one image at most
+                *parts, (offset, size, count) = own["parts"][shard]
+                own["parts"][shard] = [
+                    *parts,
+                    [offset, size, count + len(images) - sum(p[2] for p in [*parts, (0, 0, count)])],
+                ]
             Path(partition._file(place, "dealt", number)).write_text(json.dumps({**known, **own}))
 
 
