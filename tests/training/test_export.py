@@ -222,7 +222,7 @@ def test_a_run_is_exported_to_one_file(tiny_run, tmp_path, format):
 
 def test_what_cannot_be_exported_is_refused(tiny_run, tmp_path, monkeypatch):
     workdir, _ = tiny_run
-    with pytest.raises(UsageError, match="torchvision, detectron2, got 'timm'"):
+    with pytest.raises(UsageError, match="torchvision, detectron2, onnx, got 'timm'"):
         export_backbone(str(workdir), str(tmp_path / "a.safetensors"), format="timm")
     with pytest.raises(UsageError, match=r"name it so: .*a\.safetensors"):
         export_backbone(str(workdir), str(tmp_path / "a.pth"))
